@@ -1,0 +1,1 @@
+"""Hardware-aware compression of PyTorch networks."""

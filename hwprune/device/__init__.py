@@ -1,0 +1,1 @@
+"""What the hardware says: profiles, latency tables, predicted latency."""

@@ -1,0 +1,1 @@
+"""Which channels of a network are tied, and which operators it runs."""

@@ -1,0 +1,1 @@
+"""What may leave a network together, and what that costs."""

@@ -1,0 +1,1 @@
+"""Export a network and time it where it will run."""

@@ -1,0 +1,1 @@
+"""From a masked network to a smaller one that computes the same."""

@@ -1,0 +1,1 @@
+"""Proximal training: the optimiser wrapper, schedules, the loop, checkpoints."""
