@@ -1,0 +1,209 @@
+"""Records what a network computes: every ATen operator of one forward pass, in order.
+
+The recording is what both the coupling of channels and the list of operators to price are read from.
+It holds names and shapes only, no data, and follows whatever control flow the example inputs take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map
+
+from hwprune.errors import GraphError
+
+ExampleInputs = Tensor | Sequence[Any] | Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A tensor at one point of the forward pass.
+
+    Attributes:
+        index: Unique within the recording; an in-place operator writes a new one.
+        shape: Its shape.
+        name: Dotted name of the parameter or buffer it is, ``None`` for everything else.
+    """
+
+    index: int
+    shape: tuple[int, ...]
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One ATen operator.
+
+    Attributes:
+        op: Its name with overload, such as ``aten.convolution.default``.
+        args: Positional arguments, tensors replaced by :class:`Value`.
+        kwargs: Keyword arguments, tensors replaced by :class:`Value`.
+        outputs: The tensors it returned.
+        module: Dotted name of the innermost module that ran it.
+        in_place: Whether it wrote into one of its arguments.
+    """
+
+    op: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    outputs: tuple[Value, ...]
+    module: str
+    in_place: bool = False
+
+    @property
+    def inputs(self) -> tuple[Value, ...]:
+        """Every tensor among the arguments, in order."""
+        leaves = tree_flatten((self.args, dict(self.kwargs)))[0]
+        return tuple(leaf for leaf in leaves if isinstance(leaf, Value))
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """One forward pass.
+
+    Attributes:
+        calls: Operators in execution order.
+        inputs: The tensors the network was called with.
+        outputs: The tensors it returned.
+    """
+
+    calls: tuple[Call, ...]
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+
+
+class _Recorder(TorchDispatchMode):
+    """Notes every operator below autograd and hands its result on unchanged."""
+
+    def __init__(self, names: Mapping[int, str], module_stack: list[str]) -> None:
+        super().__init__()
+        self.calls: list[Call] = []
+        self._names = names
+        self._module_stack = module_stack
+        self._values: dict[int, Value] = {}
+        self._alive: list[Tensor] = []  # keeps ids from being reused
+        self._next = 0
+
+    def value(self, tensor: Tensor, *, fresh: bool = False) -> Value:
+        """The value that ``tensor`` holds now; a new one if it was just written."""
+        key = id(tensor)
+        if fresh or key not in self._values:
+            self._values[key] = Value(self._next, tuple(tensor.shape), self._names.get(key))
+            self._next += 1
+            self._alive.append(tensor)
+        return self._values[key]
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+
+        def as_value(leaf: Any) -> Any:
+            return self.value(leaf) if isinstance(leaf, Tensor) else leaf
+
+        seen = {id(leaf) for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)}
+        noted_args, noted_kwargs = tree_map(as_value, (args, kwargs))
+        result = func(*args, **kwargs)
+        written = [leaf for leaf in tree_flatten(result)[0] if isinstance(leaf, Tensor)]
+        outputs = tuple(self.value(leaf, fresh=True) for leaf in written)
+        self.calls.append(
+            Call(
+                op=str(func),
+                args=noted_args,
+                kwargs=noted_kwargs,
+                outputs=outputs,
+                module=self._module_stack[-1],
+                in_place=any(id(leaf) in seen for leaf in written),
+            )
+        )
+        return result
+
+
+@contextmanager
+def _tracked_modules(model: nn.Module, stack: list[str]) -> Iterator[None]:
+    """Keeps the dotted name of the running module on top of ``stack``."""
+    handles = []
+    for name, module in model.named_modules():
+
+        def enter(_module: nn.Module, _args: Any, name: str = name) -> None:
+            stack.append(name)
+
+        def leave(_module: nn.Module, _args: Any, _output: Any) -> None:
+            stack.pop()
+
+        handles.append(module.register_forward_pre_hook(enter))
+        handles.append(module.register_forward_hook(leave, always_call=True))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Puts every module into evaluation mode and each back into its own mode afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
+def call_model(model: nn.Module, example_inputs: ExampleInputs) -> Any:
+    """Calls ``model`` with a tensor, a sequence of arguments or a mapping of keyword arguments."""
+    if isinstance(example_inputs, Tensor):
+        return model(example_inputs)
+    if isinstance(example_inputs, Mapping):
+        return model(**example_inputs)
+    return model(*example_inputs)
+
+
+def record(model: nn.Module, example_inputs: ExampleInputs) -> Recording:
+    """Runs ``model`` once in evaluation mode and records its operators.
+
+    Args:
+        model: Any module; its mode, parameters and buffers are left as they were.
+        example_inputs: A tensor, a sequence of arguments or a mapping of keyword arguments.
+
+    Returns:
+        The operators, inputs and outputs.
+
+    Raises:
+        GraphError: If the forward pass fails.
+
+    >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU())
+    >>> [call.op for call in record(net, torch.zeros(1, 1, 8, 8)).calls]
+    ['aten.convolution.default', 'aten.relu.default']
+    """
+    names = {id(tensor): name for name, tensor in model.named_buffers()}
+    names |= {id(tensor): name for name, tensor in model.named_parameters()}
+    stack = [""]
+    recorder = _Recorder(names, stack)
+    leaves = [leaf for leaf in tree_flatten(example_inputs)[0] if isinstance(leaf, Tensor)]
+    inputs = tuple(recorder.value(leaf) for leaf in leaves)
+    try:
+        with evaluation_mode(model), torch.no_grad(), _tracked_modules(model, stack), recorder:
+            result = call_model(model, example_inputs)
+    except Exception as error:
+        raise GraphError(
+            "the forward pass of the model fails on the example inputs",
+            where=f"{type(model).__name__}.{stack[-1]}".rstrip("."),
+            expected="a forward pass without error",
+            got=f"{type(error).__name__}: {error}",
+            hint="call the model with the example inputs by hand and mend what it raises",
+        ) from error
+    outputs = [leaf for leaf in tree_flatten(result)[0] if isinstance(leaf, Tensor)]
+    return Recording(
+        calls=tuple(recorder.calls),
+        inputs=inputs,
+        outputs=tuple(recorder.value(leaf) for leaf in outputs),
+    )
