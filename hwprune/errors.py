@@ -44,9 +44,7 @@ class HwpruneError(Exception):
         self.what, self.where, self.expected, self.got, self.hint = what, where, expected, got, hint
         message = what if where is None else f"{what} (in {where})"
         details = [
-            f"{label} {value}"
-            for label, value in (("expected", expected), ("got", got))
-            if value is not None
+            f"{label} {value}" for label, value in (("expected", expected), ("got", got)) if value is not None
         ]
         if details:
             message += ": " + ", ".join(details)

@@ -120,9 +120,7 @@ def fuse(trace: Sequence[TracedOperator], outputs: Sequence[str] = ()) -> tuple[
         if operator.kind in FREE_KINDS and inputs:
             _alias(readers, aliases, inputs[0], traced.output)
             continue
-        candidates = [
-            value for value in inputs if value in open_writers and readers[value] == 1
-        ]
+        candidates = [value for value in inputs if value in open_writers and readers[value] == 1]
         if candidates:
             position, state = open_writers[candidates[0]]
             absorbed = _absorb(merged[position], state, operator, len(inputs))
@@ -143,9 +141,7 @@ def _alias(readers: Counter[str], aliases: dict[str, str], source: str, output: 
     readers[source] += readers[output] - 1
 
 
-def _absorb(
-    writer: Operator, state: str, operator: Operator, arity: int
-) -> tuple[Operator, str] | None:
+def _absorb(writer: Operator, state: str, operator: Operator, arity: int) -> tuple[Operator, str] | None:
     """The writer with ``operator`` merged into it and its new state, or ``None`` where it stays apart."""
     if operator.kind == "batch_norm" and state == "plain":
         return writer, "plain"

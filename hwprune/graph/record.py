@@ -78,11 +78,11 @@ class Recording:
     outputs: tuple[Value, ...]
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Notes every operator below autograd and hands its result on unchanged."""
 
     def __init__(self, names: Mapping[int, str], module_stack: list[str]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.calls: list[Call] = []
         self._names = names
         self._module_stack = module_stack

@@ -1,0 +1,218 @@
+"""From a recording to the operators that a runtime will execute and a latency table can price."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from torch import nn
+
+from hwprune.graph.record import Call, ExampleInputs, Recording, Value, record
+from hwprune.operators import Operator, TracedOperator, fuse
+
+#: ATen base names to operator kinds, for operators that need nothing but the shape of their result.
+ELEMENTWISE_KINDS = {
+    "add": "add",
+    "add_": "add",
+    "sub": "add",
+    "mul": "mul",
+    "mul_": "mul",
+    "div": "mul",
+    "relu": "relu",
+    "relu_": "relu",
+    "hardtanh": "clip",
+    "hardtanh_": "clip",
+    "clamp": "clip",
+    "clamp_min": "clip",
+    "sigmoid": "sigmoid",
+    "tanh": "tanh",
+    "leaky_relu": "leaky_relu",
+    "leaky_relu_": "leaky_relu",
+    "hardsigmoid": "hard_sigmoid",
+    "hardswish": "hard_swish",
+    "hardswish_": "hard_swish",
+    "silu": "silu",
+    "silu_": "silu",
+    "gelu": "gelu",
+    "elu": "elu",
+    "_softmax": "softmax",
+    "native_batch_norm": "batch_norm",
+    "_native_batch_norm_legit_no_training": "batch_norm",
+    "native_layer_norm": "layer_norm",
+    "native_group_norm": "group_norm",
+    "cat": "concat",
+    "constant_pad_nd": "pad",
+}
+#: ATen base names of operators that move no data in a runtime.
+FREE_OPERATORS = frozenset(
+    {
+        "view", "_unsafe_view", "reshape", "flatten", "unsqueeze", "squeeze", "expand", "alias",
+        "detach", "clone", "contiguous", "t", "dropout", "_to_copy", "unflatten",
+    }
+)  # fmt: skip
+
+
+def trace_operators(model: nn.Module, example_inputs: ExampleInputs) -> tuple[Operator, ...]:
+    """The fused operators of one forward pass in evaluation mode.
+
+    Args:
+        model: Any module.
+        example_inputs: What it is called with; only shapes matter, and the batch size does not.
+
+    Returns:
+        Operators in execution order. A kind that no table knows carries its ATen name, so that the
+        table can refuse it by name.
+
+    Raises:
+        GraphError: If the forward pass fails.
+    """
+    return operators_of(record(model, example_inputs))
+
+
+def operators_of(recording: Recording) -> tuple[Operator, ...]:
+    """The fused operators of a recording."""
+    traced: list[TracedOperator] = []
+    computed = {value.index for value in recording.inputs}
+    read = {value.index for call in recording.calls for value in call.inputs}
+    for call in recording.calls:
+        activations = [value for value in call.inputs if value.index in computed]
+        if not activations or not call.outputs:
+            continue  # a tensor made of parameters or constants alone is folded by every runtime
+        computed.update(value.index for value in call.outputs)
+        operator = replace(_operator(call, activations), name=call.module)
+        traced.append(TracedOperator(operator, tuple(map(_name, activations)), _name(call.outputs[0])))
+        # Further outputs (the parts of a split) come with the first; those nobody reads are no reader
+        # either (the statistics that a batch norm returns).
+        traced += [
+            TracedOperator(_ALIAS, (_name(call.outputs[0]),), _name(output))
+            for output in call.outputs[1:]
+            if output.index in read
+        ]
+    return fuse(traced, [_name(value) for value in recording.outputs])
+
+
+_ALIAS = Operator("identity", 1, 1)
+
+
+def _name(value: Value) -> str:
+    return f"v{value.index}"
+
+
+def _operator(call: Call, activations: list[Value]) -> Operator:
+    """The operator that ``call`` stands for, named by its kind."""
+    base = call.op.split(".")[1]
+    builder = _BUILDERS.get(base)
+    if builder is not None:
+        return builder(call, activations)
+    result = call.outputs[0]
+    if base in FREE_OPERATORS:
+        return _shaped("identity", result)
+    return _shaped(ELEMENTWISE_KINDS.get(base, base), result)
+
+
+def channels_and_map(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Channels, rows and columns of an activation: (N, C, H, W), (N, L, C), (N, C) or less.
+
+    >>> channels_and_map((1, 16, 7, 9)), channels_and_map((1, 10)), channels_and_map((1, 50, 32))
+    ((16, 7, 9), (10, 1, 1), (32, 50, 1))
+    """
+    if len(shape) == 4:
+        return shape[1], shape[2], shape[3]
+    if len(shape) == 3:
+        return shape[2], shape[1], 1
+    if len(shape) == 2:
+        return shape[1], 1, 1
+    rows = 1
+    for size in shape[1:-1]:
+        rows *= size
+    return (shape[-1] if shape else 1), rows, 1
+
+
+def _shaped(kind: str, value: Value) -> Operator:
+    channels, rows, columns = channels_and_map(value.shape)
+    return Operator(kind, channels, channels, rows, columns)
+
+
+def _first(sizes: list[int] | tuple[int, ...]) -> int:
+    return int(sizes[0])
+
+
+def _convolution(call: Call, activations: list[Value]) -> Operator:
+    source, weight = call.args[0], call.args[1]
+    stride, padding, dilation, transposed, _output_padding, groups = call.args[3:9]
+    _, rows, columns = channels_and_map(source.shape) if len(source.shape) == 4 else (0, 1, source.shape[-1])
+    kernel = (1, *weight.shape[2:]) if len(weight.shape) == 3 else weight.shape[2:]
+    return Operator(
+        "conv_transpose" if transposed else "conv",
+        in_channels=source.shape[1],
+        out_channels=call.outputs[0].shape[1],
+        height=rows,
+        width=columns,
+        kernel_h=kernel[-2],
+        kernel_w=kernel[-1],
+        stride=_first(stride),
+        padding=_first(padding),
+        dilation=_first(dilation),
+        groups=groups,
+    )
+
+
+def _matrix_product(call: Call, activations: list[Value]) -> Operator:
+    left, right = [value for value in call.inputs if len(value.shape) >= 2][:2]
+    kind = "linear" if len(activations) == 1 else "matmul"
+    rows = 1
+    for size in left.shape[1:-1]:
+        rows *= size
+    rows *= left.shape[0] if len(left.shape) == 2 and kind == "matmul" else 1
+    return Operator(kind, left.shape[-1], right.shape[-1], height=rows)
+
+
+def _pool(kind: str) -> Callable[[Call, list[Value]], Operator]:
+    def build(call: Call, activations: list[Value]) -> Operator:
+        kernel = call.args[1]
+        stride = call.args[2] if len(call.args) > 2 and call.args[2] else kernel
+        padding = call.args[3] if len(call.args) > 3 else (0,)
+        return replace(
+            _shaped(kind, activations[0]),
+            kernel_h=int(kernel[0]),
+            kernel_w=int(kernel[-1]),
+            stride=_first(stride),
+            padding=_first(padding),
+        )
+
+    return build
+
+
+def _mean(call: Call, activations: list[Value]) -> Operator:
+    return _shaped("global_average_pool", activations[0])
+
+
+def _adaptive_pool(call: Call, activations: list[Value]) -> Operator:
+    if all(int(size) == 1 for size in call.args[1]):
+        return _shaped("global_average_pool", activations[0])
+    source, result = activations[0].shape, call.outputs[0].shape
+    if source[2] % result[2] or source[3] % result[3]:
+        return _shaped("adaptive_average_pool", activations[0])
+    kernel_h, kernel_w = source[2] // result[2], source[3] // result[3]
+    if kernel_h == kernel_w == 1:
+        return _shaped("identity", activations[0])
+    return replace(
+        _shaped("average_pool", activations[0]),
+        kernel_h=kernel_h,
+        kernel_w=kernel_w,
+        stride=kernel_h,
+    )
+
+
+_BUILDERS: dict[str, Callable[[Call, list[Value]], Operator]] = {
+    "convolution": _convolution,
+    "addmm": _matrix_product,
+    "mm": _matrix_product,
+    "bmm": _matrix_product,
+    "baddbmm": _matrix_product,
+    "max_pool2d_with_indices": _pool("max_pool"),
+    "max_pool2d": _pool("max_pool"),
+    "avg_pool2d": _pool("average_pool"),
+    "mean": _mean,
+    "_adaptive_avg_pool2d": _adaptive_pool,
+}
