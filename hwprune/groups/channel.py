@@ -1,0 +1,219 @@
+"""Channels, bundled so that a layer's width stays a multiple of what the hardware likes.
+
+A member is one channel of one axis: its filters, their biases and the scales and shifts of the norms
+behind them, in every layer that the axis ties together. Zeroing a member makes the channel vanish.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from hwprune.errors import GraphError
+from hwprune.graph.axes import BoolArray, ChannelAxis, TensorSlice
+from hwprune.groups.base import Bundles
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Part:
+    """One producing tensor of an axis, ready for use in a training step."""
+
+    tensor: Tensor
+    dim: int
+    start: int  # offset of the axis among all members
+    width: int
+    channels: Tensor | None  # position -> channel, None where that is the identity
+    owned: Tensor | None  # positions that belong to the axis, None where all do
+
+    def squares(self) -> Tensor:
+        """Sum of squares of every channel, shape ``(width,)``."""
+        weights = self.tensor.detach()
+        others = [dim for dim in range(weights.ndim) if dim != self.dim]
+        per_position = torch.linalg.vector_norm(weights, dim=others).square() if others else weights.square()
+        if self.channels is None:
+            return per_position
+        if self.owned is not None:
+            per_position = per_position[self.owned]
+        return per_position.new_zeros(self.width).index_add_(0, self.channels, per_position)
+
+    def scale_(self, factors: Tensor) -> None:
+        """Multiplies every channel by its factor, ``factors`` of shape ``(width,)``, in place."""
+        weights = self.tensor.detach()
+        if self.channels is not None:
+            spread = factors[self.channels]
+            if self.owned is not None:
+                whole = factors.new_ones(weights.shape[self.dim])
+                whole[self.owned] = spread
+                spread = whole
+            factors = spread
+        shape = [1] * weights.ndim
+        shape[self.dim] = -1
+        weights.mul_(factors.view(shape))
+
+
+class ChannelGroups:
+    """The prunable channels of a network, as a :class:`~hwprune.groups.base.GroupSet`.
+
+    Args:
+        model: The network; its parameters are read and scaled in place.
+        axes: Its channel axes; pinned ones are left out.
+        aligns: Axis name to the number of channels that leave together.
+
+    Raises:
+        GraphError: If no axis may shrink.
+    """
+
+    def __init__(self, model: nn.Module, axes: Sequence[ChannelAxis], aligns: Mapping[str, int]) -> None:
+        self.axes = tuple(axis for axis in axes if axis.pinned is None and axis.width > aligns[axis.name])
+        if not self.axes:
+            raise GraphError(
+                "nothing can be pruned: no channel axis may shrink",
+                expected="at least one axis wider than its alignment",
+                got="; ".join(unprunable_reasons(axes, aligns)) or "no channel axis at all",
+            )
+        self.aligns = tuple(aligns[axis.name] for axis in self.axes)
+        self.widths = np.array([axis.width for axis in self.axes], dtype=np.int64)
+        self.starts = np.concatenate([[0], np.cumsum(self.widths)])
+        tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+        self._parts = [
+            _make_part(tensors[part.tensor], part, int(start), axis.width)
+            for axis, start in zip(self.axes, self.starts[:-1], strict=True)
+            for part in axis.producers
+        ]
+        self._device = self._parts[0].tensor.device
+        self._member_axis = torch.repeat_interleave(
+            torch.arange(len(self.axes)), torch.from_numpy(self.widths)
+        ).to(self._device)
+
+    @property
+    def member_count(self) -> int:
+        """Number of channels over all axes."""
+        return int(self.starts[-1])
+
+    @property
+    def group_count(self) -> int:
+        """Number of bundles in the dense network, those that must stay included."""
+        return sum(math.ceil(axis.width / align) for axis, align in zip(self.axes, self.aligns, strict=True))
+
+    def member_norms(self) -> Tensor:
+        """Norm of every channel over all of its producers, shape ``(members,)``."""
+        squares = torch.zeros(self.member_count, device=self._device)
+        for part in self._parts:
+            squares[part.start : part.start + part.width] += part.squares()
+        return squares.sqrt()
+
+    def scale_(self, factors: Tensor) -> None:
+        """Multiplies every channel's producers by its factor, shape ``(members,)``, in place."""
+        for part in self._parts:
+            part.scale_(factors[part.start : part.start + part.width])
+
+    def momenta_scale_(self, optimizer: torch.optim.Optimizer, factors: Tensor) -> None:
+        """Multiplies the optimiser's state of every channel's producers likewise, in place."""
+        for part in self._parts:
+            state = optimizer.state.get(part.tensor, {})
+            for value in state.values():
+                if isinstance(value, Tensor) and value.shape == part.tensor.shape:
+                    twin = _Part(value, part.dim, part.start, part.width, part.channels, part.owned)
+                    twin.scale_(factors[part.start : part.start + part.width])
+
+    def parameters(self) -> list[Tensor]:
+        """The tensors that are scaled: all producers of the axes that may shrink."""
+        return [part.tensor for part in self._parts]
+
+    def ranked_shares(self, norms: Tensor, alive: Tensor) -> list[npt.NDArray[np.float64]]:
+        """Per axis, each living bundle's share of the axis norm, from strongest to weakest.
+
+        Args:
+            norms: Shape ``(members,)``; zero for dead members.
+            alive: Shape ``(members,)``, boolean.
+        """
+        shares = []
+        for start, stop, align in zip(self.starts[:-1], self.starts[1:], self.aligns, strict=True):
+            living = norms[start:stop][alive[start:stop]].double().cpu().numpy()
+            squares = np.sort(living)[::-1] ** 2
+            bundles = np.add.reduceat(squares, np.arange(0, squares.size, align))
+            shares.append(np.sqrt(bundles / max(bundles.sum(), np.finfo(np.float64).tiny)))
+        return shares
+
+    def strongest(self, norms: Tensor, alive: Tensor, widths: npt.NDArray[np.int64]) -> Tensor:
+        """The ``widths`` strongest living members of every axis, as a mask of shape ``(members,)``."""
+        kept = torch.zeros_like(alive)
+        for start, stop, width in zip(self.starts[:-1], self.starts[1:], widths, strict=True):
+            strength = torch.where(alive[start:stop], norms[start:stop], -torch.inf)
+            order = torch.argsort(strength, descending=True, stable=True)
+            kept[start + order[: int(width)]] = True
+        return kept & alive
+
+    def bundle(self, norms: Tensor, alive: Tensor) -> Bundles:
+        """Bundles every ``align`` living channels of an axis in the order of their norms.
+
+        The strongest bundle of an axis always stays; where the width is no multiple of the alignment
+        the weakest bundle is the smaller one, so that what is left is aligned.
+
+        Args:
+            norms: Shape ``(members,)``.
+            alive: Shape ``(members,)``, boolean.
+        """
+        of_member = torch.full((self.member_count,), -1, dtype=torch.long, device=norms.device)
+        axis_of: list[int] = []
+        for index, align in enumerate(self.aligns):
+            start, stop = int(self.starts[index]), int(self.starts[index + 1])
+            strength = torch.where(alive[start:stop], norms[start:stop], -torch.inf)
+            order = torch.argsort(strength, descending=True, stable=True)
+            living = order[: int(alive[start:stop].sum())]
+            rank_bundle = torch.arange(living.numel(), device=norms.device) // align
+            candidate = rank_bundle >= 1
+            of_member[start + living[candidate]] = len(axis_of) + rank_bundle[candidate] - 1
+            axis_of += [index] * (math.ceil(living.numel() / align) - 1)
+        return Bundles(
+            of_member,
+            torch.tensor(axis_of, dtype=torch.long, device=norms.device),
+            self._member_axis,
+            len(self.axes),
+        )
+
+    def widths_of(self, alive: Tensor) -> npt.NDArray[np.int64]:
+        """Living channels of every axis, shape ``(axes,)``."""
+        counts = torch.bincount(self._member_axis[alive], minlength=len(self.axes))
+        return np.asarray(counts.cpu().numpy(), dtype=np.int64)
+
+    def kept(self, alive: Tensor) -> dict[str, BoolArray]:
+        """Axis name to the mask of its living channels, as surgery takes it."""
+        flags = alive.cpu().numpy()
+        return {
+            axis.name: flags[start:stop].copy()
+            for axis, start, stop in zip(self.axes, self.starts[:-1], self.starts[1:], strict=True)
+        }
+
+
+def unprunable_reasons(axes: Sequence[ChannelAxis], aligns: Mapping[str, int]) -> list[str]:
+    """One line for every axis that cannot shrink, with the reason."""
+    return [
+        f"{axis.name}: " + (axis.pinned or f"{axis.width} channels are one group of {aligns[axis.name]}")
+        for axis in axes
+        if axis.pinned is not None or axis.width <= aligns[axis.name]
+    ]
+
+
+def _make_part(tensor: Tensor, part: TensorSlice, start: int, width: int) -> _Part:
+    """Turns a slice into index tensors, without indices where the mapping is the identity."""
+    positions = np.flatnonzero(part.channels >= 0)
+    owned = None
+    if positions.size < part.channels.size:
+        owned = torch.from_numpy(positions).to(tensor.device)
+    channels = part.channels[positions]
+    identity = owned is None and np.array_equal(channels, np.arange(width))
+    return _Part(
+        tensor,
+        part.dim,
+        start,
+        width,
+        None if identity else torch.from_numpy(channels).to(tensor.device),
+        owned,
+    )

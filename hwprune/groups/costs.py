@@ -1,0 +1,193 @@
+"""What groups cost and what may be spent: budgets in microseconds or in groups.
+
+A budget prices every axis at its current width and says how much is still too much. The envelope works on
+that linearisation, refreshed as groups die; :func:`fit` then settles the rest exactly, on the budget's own
+terms instead of the linearised ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from hwprune.errors import TargetError
+
+Widths = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+
+#: Steps of an axis looked ahead on the latency staircase, so that a step that frees nothing follows the
+#: step behind it that does.
+LOOK_AHEAD = 4
+#: Smallest cost of a group as a fraction of the mean: a cost of zero would never let a group leave.
+COST_FLOOR = 1e-3
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prices:
+    """The budget linearised at one width vector.
+
+    Attributes:
+        per_axis: Shape ``(axes,)``: what the next group of each axis costs; positive.
+        excess: By how much the network is over its budget, in the unit of the costs; negative where it
+            is under.
+    """
+
+    per_axis: FloatArray
+    excess: float
+
+
+class Budget(Protocol):
+    """What a network may cost."""
+
+    def used(self, widths: Widths) -> FloatArray:
+        """Cost of whole networks: widths of shape ``(..., axes)`` to shape ``(...)``."""
+        ...
+
+    @property
+    def limit(self) -> float:
+        """The cost not to be exceeded."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LatencyBudget:
+    """A budget in microseconds, priced by a latency predictor.
+
+    Attributes:
+        predict_us: Widths of shape ``(..., axes)`` to predicted latencies of shape ``(...)``.
+        limit: The latency not to be exceeded, in microseconds.
+    """
+
+    predict_us: Callable[[Widths], FloatArray]
+    limit: float
+
+    def used(self, widths: Widths) -> FloatArray:
+        """Predicted latency in microseconds."""
+        return np.asarray(self.predict_us(widths), dtype=np.float64)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CountBudget:
+    """A budget in groups.
+
+    Attributes:
+        aligns: Shape ``(axes,)``: members per group.
+        limit: The number of groups not to be exceeded.
+    """
+
+    aligns: Widths
+    limit: float
+
+    def used(self, widths: Widths) -> FloatArray:
+        """Number of groups."""
+        return np.asarray(np.ceil(widths / self.aligns).sum(axis=-1), dtype=np.float64)
+
+
+def narrower(widths: Widths, aligns: Widths, steps: int) -> Widths:
+    """Every axis narrowed alone by ``steps`` groups, shape ``(axes, axes)``, never below one group.
+
+    The weakest group of a width that is no multiple of the alignment is the smaller one.
+
+    >>> narrower(np.array([20, 16]), np.array([8, 8]), 1)
+    array([[16, 16],
+           [20,  8]])
+    """
+    groups = np.maximum(np.ceil(widths / aligns).astype(np.int64) - steps, 1)
+    result = np.tile(widths, (widths.size, 1))
+    np.fill_diagonal(result, np.minimum(groups * aligns, widths))
+    return result
+
+
+def price(budget: Budget, widths: Widths, aligns: Widths) -> Prices:
+    """Linearises ``budget`` at ``widths``.
+
+    The price of an axis is the best mean saving per group over the next :data:`LOOK_AHEAD` groups, with
+    the producers' outputs and the consumers' inputs made narrower together.
+
+    Args:
+        budget: The budget.
+        widths: Shape ``(axes,)``.
+        aligns: Shape ``(axes,)``: members per group.
+    """
+    used = float(budget.used(widths))
+    savings = used - budget.used(
+        np.stack([narrower(widths, aligns, steps) for steps in range(1, LOOK_AHEAD + 1)])
+    )
+    per_group = (savings / np.arange(1, LOOK_AHEAD + 1)[:, None]).max(axis=0)
+    floor = COST_FLOOR * max(float(np.abs(per_group).mean()), np.finfo(np.float64).tiny)
+    return Prices(np.maximum(per_group, floor), used - budget.limit)
+
+
+def smallest(aligns: Widths, widths: Widths) -> Widths:
+    """The narrowest widths that groups allow: one group per axis."""
+    return np.minimum(aligns, widths)
+
+
+def check_reachable(budget: Budget, aligns: Widths, dense: Widths, unit: str) -> None:
+    """Raises :class:`TargetError` where even the narrowest network exceeds the budget."""
+    least = float(budget.used(smallest(aligns, dense)))
+    if least > budget.limit:
+        whole = float(budget.used(dense))
+        raise TargetError(
+            "the target cannot be met by pruning this network on this device",
+            expected=f"at least {least:.4g} {unit} (predicted for one group per axis, "
+            f"{whole / least:.2f} times faster than dense)",
+            got=f"{budget.limit:.4g} {unit}",
+            hint="ask for less, or start from another network",
+        )
+
+
+def fit(budget: Budget, scores: Sequence[FloatArray], widths: Widths, aligns: Widths) -> Widths:
+    """Chooses widths within the budget, greedily: least score lost per cost saved first.
+
+    Args:
+        budget: The budget.
+        scores: Per axis, the importance of its living groups from strongest to weakest; the first one
+            always stays.
+        widths: Shape ``(axes,)``: living members per axis.
+        aligns: Shape ``(axes,)``: members per group.
+
+    Returns:
+        Widths of shape ``(axes,)`` with ``budget.used <= budget.limit``. Groups taken out too
+        many are put back, strongest first, as long as they fit.
+
+    Raises:
+        TargetError: If the budget is exceeded at one group per axis.
+    """
+    current = widths.copy()
+    removed: list[tuple[float, int]] = []
+    used = float(budget.used(current))
+    while used > budget.limit:
+        shrinkable = np.ceil(current / aligns) > 1
+        if not shrinkable.any():
+            check_reachable(budget, aligns, widths, "of the budget")
+        prices = price(budget, current, aligns).per_axis
+        weakest = np.array(
+            [scores[axis][int(np.ceil(current[axis] / aligns[axis])) - 1] for axis in range(current.size)]
+        )
+        loss = np.where(shrinkable, weakest**2 / prices, np.inf)
+        axis = int(np.argmin(loss))
+        removed.append((float(weakest[axis]), axis))
+        current = narrower(current, aligns, 1)[axis]
+        used = float(budget.used(current))
+    return _put_back(budget, current, widths, aligns, removed)
+
+
+def _put_back(
+    budget: Budget,
+    current: Widths,
+    widths: Widths,
+    aligns: Widths,
+    removed: Sequence[tuple[float, int]],
+) -> Widths:
+    """Widens axes again, strongest removed group first, while the budget holds."""
+    for _score, axis in sorted(removed, key=lambda entry: -entry[0]):
+        wider = current.copy()
+        wider[axis] = min(current[axis] + aligns[axis], widths[axis])
+        if float(budget.used(wider)) <= budget.limit:
+            current = wider
+    return current
