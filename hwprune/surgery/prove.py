@@ -1,0 +1,180 @@
+"""Tries every cut before training: what cannot be cut exactly is pinned, with the reason.
+
+Finding the coupling is one thing, knowing that it is right another. Each axis is cut alone on a copy of
+the network with random parameters (trained or freshly initialised ones hide mistakes behind zeros and
+ones), masked and slim outputs are compared, and the operators of the slim network are recorded: they say
+how every operator's channels follow the width of the axis.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from hwprune.errors import GraphError
+from hwprune.graph.axes import ChannelAxis
+from hwprune.graph.record import ExampleInputs
+from hwprune.graph.trace import trace_operators
+from hwprune.operators import Operator
+from hwprune.surgery.rebuild import rebuild
+from hwprune.surgery.verify import TOLERANCE, compare, outputs_of
+
+#: Rounding accumulates differently in narrower sums; a wrong cut of random weights is far above this.
+TRIAL_TOLERANCE = 10 * TOLERANCE
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ProvenAxes:
+    """The axes of a network and how its operators follow them.
+
+    Attributes:
+        axes: All axes; those that failed their trial are pinned.
+        operators: The fused operators of the dense network.
+        in_loss: Shape ``(operators, axes)``: input channels an operator loses per channel of the axis.
+        out_loss: Shape ``(operators, axes)``: likewise for output channels.
+    """
+
+    axes: tuple[ChannelAxis, ...]
+    operators: tuple[Operator, ...]
+    in_loss: npt.NDArray[np.int64]
+    out_loss: npt.NDArray[np.int64]
+
+
+def prove(
+    model: nn.Module,
+    axes: Sequence[ChannelAxis],
+    example_inputs: ExampleInputs,
+    aligns: Mapping[str, int],
+    *,
+    seed: int = 0,
+) -> ProvenAxes:
+    """Cuts every axis once on a randomised copy and pins those that do not come out equal.
+
+    Args:
+        model: The network; not touched.
+        axes: Its axes, as found by the coupling.
+        example_inputs: What it is called with.
+        aligns: Axis name to the number of channels that leave together.
+        seed: Seed of the random parameters.
+
+    Returns:
+        The axes, pinned where needed, and the widths of every operator as a function of theirs.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    operators = trace_operators(model, example_inputs)
+    dense = randomised(model, generator).eval()
+    in_loss = np.zeros((len(operators), len(axes)), dtype=np.int64)
+    out_loss = np.zeros_like(in_loss)
+    proven = []
+    for index, axis in enumerate(axes):
+        removed = min(aligns[axis.name], axis.width - 1)
+        if axis.pinned is None and removed > 0:
+            reason, slim_operators = _trial(dense, axis, example_inputs, removed, generator)
+            if reason is None and [op.kind for op in slim_operators] != [op.kind for op in operators]:
+                reason = "the narrower network runs other operators"
+            if reason is None:
+                reason = _widths(operators, slim_operators, removed, in_loss[:, index], out_loss[:, index])
+            axis = replace(axis, pinned=reason)
+        proven.append(axis)
+    return ProvenAxes(tuple(proven), operators, in_loss, out_loss)
+
+
+def randomised(model: nn.Module, generator: torch.Generator) -> nn.Module:
+    """A copy with random floating-point parameters and buffers, scaled so that activations stay finite.
+
+    Args:
+        model: The network; not touched.
+        generator: Source of the numbers.
+    """
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        for name, tensor in [*twin.named_parameters(), *twin.named_buffers()]:
+            if tensor.is_floating_point():
+                tensor.copy_(_random_like(tensor, name, generator))
+    return twin
+
+
+def _random_like(tensor: Tensor, name: str, generator: torch.Generator) -> Tensor:
+    drawn: Tensor = torch.randn(tensor.shape, generator=generator).to(tensor)
+    if name.endswith("running_var"):
+        return drawn.square() + 0.5
+    if tensor.ndim >= 2:
+        return drawn * (2.0 / max(tensor[0].numel(), 1)) ** 0.5
+    return 1.0 + 0.3 * drawn if name.endswith("weight") else 0.3 * drawn
+
+
+def _trial(
+    dense: nn.Module,
+    axis: ChannelAxis,
+    example_inputs: ExampleInputs,
+    removed: int,
+    generator: torch.Generator,
+) -> tuple[str | None, tuple[Operator, ...]]:
+    """Cuts ``removed`` random channels; the reason why that is wrong, if it is, and the slim operators."""
+    mask = np.ones(axis.width, dtype=bool)
+    mask[torch.randperm(axis.width, generator=generator)[:removed].numpy()] = False
+    with zeroed(dense, axis, mask):
+        expected = outputs_of(dense, example_inputs)
+        try:
+            slim = rebuild(dense, [axis], {axis.name: mask})
+            operators = trace_operators(slim, example_inputs)
+            actual = outputs_of(slim, example_inputs)
+        except GraphError as error:
+            return f"cannot be narrowed: {error.got or error.what}", ()
+    difference = compare(expected, actual)
+    if difference.relative > TRIAL_TOLERANCE:
+        return (
+            f"a zeroed channel still acts on the network (outputs differ by {difference.absolute:.2g}): "
+            "an activation with f(0) != 0, or a layer that mixes the channels",
+            (),
+        )
+    return None, operators
+
+
+class zeroed:  # noqa: N801  (used as a context manager, like torch.no_grad)
+    """Within the context the producers of the masked-out channels are zero; afterwards as before.
+
+    Args:
+        model: The network; changed in place and restored.
+        axis: The axis to mask.
+        mask: Shape ``(width,)``, ``False`` for channels to zero.
+    """
+
+    def __init__(self, model: nn.Module, axis: ChannelAxis, mask: npt.NDArray[np.bool_]) -> None:
+        self._tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+        self._axis, self._mask = axis, mask
+        self._saved: dict[str, Tensor] = {}
+
+    def __enter__(self) -> None:
+        for part in self._axis.producers:
+            tensor = self._tensors[part.tensor].detach()
+            self._saved.setdefault(part.tensor, tensor.clone())
+            dead = np.flatnonzero((part.channels >= 0) & ~self._mask[np.maximum(part.channels, 0)])
+            tensor.index_fill_(part.dim, torch.from_numpy(dead).to(tensor.device), 0.0)
+
+    def __exit__(self, *_exception: object) -> None:
+        for name, values in self._saved.items():
+            self._tensors[name].detach().copy_(values)
+
+
+def _widths(
+    dense: Sequence[Operator],
+    slim: Sequence[Operator],
+    removed: int,
+    in_loss: npt.NDArray[np.int64],
+    out_loss: npt.NDArray[np.int64],
+) -> str | None:
+    """Fills the losses per channel; a reason where an operator does not follow the width linearly."""
+    for row, (before, after) in enumerate(zip(dense, slim, strict=True)):
+        lost_in = before.in_channels - after.in_channels
+        lost_out = before.out_channels - after.out_channels
+        if lost_in % removed or lost_out % removed:
+            return f"the width of {before.name or before.kind} does not follow it linearly"
+        in_loss[row], out_loss[row] = lost_in // removed, lost_out // removed
+    return None

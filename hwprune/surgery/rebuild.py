@@ -1,0 +1,195 @@
+"""Cuts channels out of a network: slices every tensor and corrects the sizes that modules remember."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hwprune.errors import GraphError
+from hwprune.graph.axes import BoolArray, ChannelAxis, IntArray, kept_positions
+
+#: (tensor name, dimension) -> positions that stay, ascending
+KeptPositions = Mapping[tuple[str, int], IntArray]
+
+
+def rebuild(model: nn.Module, axes: Sequence[ChannelAxis], kept: Mapping[str, BoolArray]) -> nn.Module:
+    """Returns a narrower copy of ``model``; the model itself is not touched.
+
+    Args:
+        model: The network the axes were found on.
+        axes: Its channel axes.
+        kept: Axis name to a mask of shape ``(width,)``; an axis not named keeps every channel.
+
+    Returns:
+        A network of the same classes, in the same mode, with smaller tensors.
+
+    Raises:
+        GraphError: If a mask does not fit its axis, keeps nothing, or cuts a module whose sizes
+            are not understood.
+    """
+    check_masks(axes, kept)
+    slim = copy.deepcopy(model)
+    narrow(slim, kept_positions(axes, kept))
+    return slim
+
+
+def check_masks(axes: Sequence[ChannelAxis], kept: Mapping[str, BoolArray]) -> None:
+    """Raises :class:`GraphError` where a mask fits no axis or keeps nothing."""
+    by_name = {axis.name: axis for axis in axes}
+    for name, mask in kept.items():
+        if name not in by_name:
+            raise GraphError(
+                "no such channel axis", where=name, expected=f"one of {sorted(by_name)}", got=name
+            )
+        axis = by_name[name]
+        if mask.shape != (axis.width,):
+            raise GraphError(
+                "the mask does not fit the channel axis",
+                where=name,
+                expected=f"shape ({axis.width},)",
+                got=f"shape {mask.shape}",
+            )
+        if not mask.any():
+            raise GraphError(
+                "every channel of an axis would be cut",
+                where=name,
+                expected="at least one channel kept",
+                got=0,
+            )
+
+
+def narrow(model: nn.Module, positions: KeptPositions) -> None:
+    """Slices the tensors of ``model`` in place and corrects the sizes its modules remember.
+
+    Args:
+        model: The network to change.
+        positions: For every tensor dimension that shrinks, the positions that stay.
+
+    Raises:
+        GraphError: If a module is cut whose remembered sizes are not understood.
+    """
+    for owner, dims in _by_module(positions).items():
+        module = model.get_submodule(owner)
+        for tensor_name in {name for name, _dim in dims}:
+            tensor = getattr(module, tensor_name)
+            sliced = tensor.detach()
+            for (name, dim), keep in dims.items():
+                if name == tensor_name:
+                    sliced = sliced.index_select(dim, torch.from_numpy(keep).to(sliced.device))
+            _replace_tensor(module, tensor_name, sliced.clone())
+        resize(module, where=owner)
+
+
+def _by_module(positions: KeptPositions) -> dict[str, dict[tuple[str, int], IntArray]]:
+    """The positions grouped by the dotted name of the module that owns the tensor."""
+    grouped: dict[str, dict[tuple[str, int], IntArray]] = {}
+    for (tensor, dim), keep in positions.items():
+        owner, _, name = tensor.rpartition(".")
+        grouped.setdefault(owner, {})[(name, dim)] = keep
+    return grouped
+
+
+def _replace_tensor(module: nn.Module, name: str, value: Tensor) -> None:
+    """Puts ``value`` where the parameter or buffer ``name`` was."""
+    old = getattr(module, name)
+    if isinstance(old, nn.Parameter):
+        setattr(module, name, nn.Parameter(value, requires_grad=old.requires_grad))
+    else:
+        setattr(module, name, value)
+
+
+# One entry per module type whose attributes repeat the shapes of its tensors. Looked up along the
+# class hierarchy, so that a user's subclass is resized like its parent.
+Resizer = Callable[[Any], None]
+
+
+def _resize_convolution(module: Any) -> None:
+    weight = module.weight
+    depthwise = module.groups > 1 and module.groups == module.in_channels
+    if depthwise:
+        module.groups = weight.shape[0] * module.groups // module.out_channels
+    module.out_channels = weight.shape[0]
+    module.in_channels = weight.shape[1] * module.groups
+
+
+def _resize_transposed_convolution(module: Any) -> None:
+    weight = module.weight
+    if module.groups > 1 and module.groups == module.in_channels:
+        module.groups = weight.shape[0]
+    module.in_channels = weight.shape[0]
+    module.out_channels = weight.shape[1] * module.groups
+
+
+def _resize_linear(module: Any) -> None:
+    module.out_features, module.in_features = module.weight.shape
+
+
+def _resize_norm(module: Any) -> None:
+    tensors = (module.weight, module.running_mean, module.running_var)
+    module.num_features = next(tensor for tensor in tensors if tensor is not None).shape[0]
+
+
+def _resize_group_norm(module: Any) -> None:
+    if module.num_groups == module.num_channels:
+        module.num_groups = module.weight.shape[0]
+    module.num_channels = module.weight.shape[0]
+
+
+def _resize_layer_norm(module: Any) -> None:
+    module.normalized_shape = tuple(module.weight.shape)
+
+
+def _resize_prelu(module: Any) -> None:
+    module.num_parameters = module.weight.shape[0]
+
+
+def _resize_embedding(module: Any) -> None:
+    module.num_embeddings, module.embedding_dim = module.weight.shape
+
+
+RESIZERS: dict[type[nn.Module], Resizer] = {
+    nn.Conv1d: _resize_convolution,
+    nn.Conv2d: _resize_convolution,
+    nn.Conv3d: _resize_convolution,
+    nn.ConvTranspose1d: _resize_transposed_convolution,
+    nn.ConvTranspose2d: _resize_transposed_convolution,
+    nn.ConvTranspose3d: _resize_transposed_convolution,
+    nn.Linear: _resize_linear,
+    nn.modules.batchnorm._NormBase: _resize_norm,
+    nn.GroupNorm: _resize_group_norm,
+    nn.LayerNorm: _resize_layer_norm,
+    nn.PReLU: _resize_prelu,
+    nn.Embedding: _resize_embedding,
+}
+
+
+def resize(module: nn.Module, *, where: str) -> None:
+    """Makes the sizes that ``module`` remembers agree with its tensors.
+
+    A module that holds tensors of its own but no size (a layer scale, say) needs no entry.
+
+    Args:
+        module: The module whose tensors were replaced.
+        where: Its dotted name, for the message.
+
+    Raises:
+        GraphError: If it is one of PyTorch's own layers and not in :data:`RESIZERS`: its sizes
+            would silently disagree with its tensors.
+    """
+    for ancestor in type(module).__mro__:
+        resizer = RESIZERS.get(ancestor)
+        if resizer is not None:
+            resizer(module)
+            return
+    if type(module).__module__.startswith("torch.nn."):
+        raise GraphError(
+            f"a layer of type {type(module).__name__} cannot be made narrower",
+            where=where,
+            expected="one of " + ", ".join(sorted(kind.__name__ for kind in RESIZERS)),
+            got=type(module).__name__,
+            hint="keep its channels by passing its name in keep=",
+        )
