@@ -1,0 +1,71 @@
+"""How strong the penalty is at each step, and when the support is settled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hwprune.errors import InputError
+
+#: The strengths of all steps add up to at least this much: what the envelope takes from a group's norm
+#: grows with their sum, so short trainings need more per step than long ones.
+TOTAL_STRENGTH = 12.0
+#: Bounds of the strength of one step (method notes: 0.01-0.02 on a few thousand steps).
+LEAST_STRENGTH, GREATEST_STRENGTH = 0.01, 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class StrengthSchedule:
+    """Nothing at first, then a linear ramp to a constant strength, then a settled support.
+
+    Attributes:
+        total_steps: Steps of the whole training.
+        start: Fraction of the steps after which the ramp starts.
+        full: Fraction at which it reaches its peak.
+        settle: Fraction at which the survivors are fixed; the rest trains them undisturbed.
+        peak: Strength per step on the plateau; ``None`` chooses it from the number of steps.
+
+    Raises:
+        InputError: If the fractions are not ``0 <= start <= full < settle <= 1``.
+
+    >>> schedule = StrengthSchedule(total_steps=1000, peak=0.02)
+    >>> schedule.strength(50), schedule.strength(250), schedule.strength(500)
+    (0.0, 0.01, 0.02)
+    """
+
+    total_steps: int
+    start: float = 0.1
+    full: float = 0.4
+    settle: float = 0.6
+    peak: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.total_steps < 1:
+            raise InputError("no training steps", expected="total_steps >= 1", got=self.total_steps)
+        if not 0 <= self.start <= self.full < self.settle <= 1:
+            raise InputError(
+                "the fractions of the schedule are out of order",
+                expected="0 <= start <= full < settle <= 1",
+                got=(self.start, self.full, self.settle),
+            )
+
+    @property
+    def settle_step(self) -> int:
+        """The step after which the survivors are fixed; at least 1."""
+        return max(1, round(self.settle * self.total_steps))
+
+    @property
+    def plateau(self) -> float:
+        """Strength per step once the ramp is done."""
+        if self.peak is not None:
+            return self.peak
+        effective_steps = self.total_steps * (self.settle - (self.start + self.full) / 2)
+        return min(max(TOTAL_STRENGTH / effective_steps, LEAST_STRENGTH), GREATEST_STRENGTH)
+
+    def strength(self, step: int) -> float:
+        """Strength at ``step`` (from 1 to ``total_steps``); 0 before the ramp."""
+        progress = step / self.total_steps
+        if progress <= self.start:
+            return 0.0
+        if progress >= self.full:
+            return self.plateau
+        return self.plateau * (progress - self.start) / (self.full - self.start)
