@@ -1,0 +1,181 @@
+"""Measures networks of chosen widths on the device and brings the prediction in line with it.
+
+A sum of single operators misses what a runtime does between them. Before training, the dense network and a
+narrower one are measured and the prediction is fitted to both; when the support settles, the survivors
+are measured and the budget corrected until the measured target is met.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from platformdirs import user_cache_path
+from torch import nn
+
+from hwprune.device.predict import WidthPredictor
+from hwprune.device.profile import DeviceProfile
+from hwprune.files import write_json
+from hwprune.graph.axes import BoolArray, ChannelAxis
+from hwprune.graph.record import ExampleInputs
+from hwprune.groups.costs import FloatArray, LatencyBudget, Widths
+from hwprune.operators import Operator
+from hwprune.runtime.environment import environment
+from hwprune.runtime.export import export
+from hwprune.runtime.timing import Timing, measure_alternately
+from hwprune.surgery.rebuild import rebuild
+
+#: A prediction is corrected only where the measurement misses the target by more than this, or falls short
+#: of it: corrections within the noise of a measurement would make equal runs differ.
+WASTE_TOLERANCE = 0.07
+#: The part of the target left free, so that the noise of the final measurement does not miss it.
+MARGIN = 0.025
+#: Turns of build, measure, correct.
+MAX_TURNS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One turn of the closed loop.
+
+    Attributes:
+        limit_us: The predicted latency that was aimed at.
+        predicted_us: What the chosen widths are predicted to take.
+        measured_us: What they took.
+        allowed_us: What they may take.
+    """
+
+    limit_us: float
+    predicted_us: float
+    measured_us: float
+    allowed_us: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DeviceLoop:
+    """Builds networks of given widths and times them on the device.
+
+    Attributes:
+        model: The full-width network; not touched.
+        example_inputs: What it is exported with.
+        axes: The axes that widths refer to, in order.
+        profile: The device.
+    """
+
+    model: nn.Module
+    example_inputs: ExampleInputs
+    axes: Sequence[ChannelAxis]
+    profile: DeviceProfile
+
+    def measure(self, networks: Mapping[str, Mapping[str, BoolArray]]) -> dict[str, Timing]:
+        """Times networks alternately in one run.
+
+        Args:
+            networks: Name to what is kept of each axis; nothing means dense.
+
+        Returns:
+            Name to timing.
+        """
+        with tempfile.TemporaryDirectory(prefix="hwprune-") as folder:
+            paths = {}
+            for name, kept in networks.items():
+                paths[name] = Path(folder) / f"{name}.onnx"
+                export(rebuild(self.model, self.axes, kept), paths[name], self.example_inputs)
+            return measure_alternately(paths, self.profile)
+
+    def kept(self, widths: Widths) -> dict[str, BoolArray]:
+        """The first channels of every axis: latency does not depend on which ones stay."""
+        return {
+            axis.name: np.arange(axis.width) < width for axis, width in zip(self.axes, widths, strict=True)
+        }
+
+
+def calibrate(loop: DeviceLoop, predictor: WidthPredictor, sample: Sequence[Widths]) -> WidthPredictor:
+    """Fits the prediction's factor and overhead to measured networks of the model at hand.
+
+    The measurements are cached per network, machine and runtime, so that equal runs see equal predictions.
+
+    Args:
+        loop: Measures.
+        predictor: Uncalibrated prediction.
+        sample: Widths to measure, two or more, the dense ones included.
+
+    Returns:
+        The calibrated predictor; its overhead is never negative.
+    """
+    raw = predictor.with_calibration(1.0, 0.0)
+    predicted = np.array([float(raw.latency_us(widths)) for widths in sample])
+    measured = _cached_measurements(loop, raw.operators, sample)
+    if float(np.ptp(predicted)) < 0.05 * float(predicted.max()):
+        return predictor.with_calibration(float(measured.mean() / predicted.mean()), 0.0)
+    # Relative errors count, not absolute ones: weigh every network by its latency.
+    design = np.stack([predicted, np.ones_like(predicted)], axis=1) / measured[:, None]
+    factor, overhead = np.linalg.lstsq(design, np.ones_like(measured), rcond=None)[0]
+    if overhead < 0 or factor <= 0:
+        factor, overhead = float(np.mean(measured / predicted)), 0.0
+    return predictor.with_calibration(float(factor), float(overhead))
+
+
+def _cached_measurements(
+    loop: DeviceLoop, operators: Sequence[Operator], sample: Sequence[Widths]
+) -> FloatArray:
+    facts = environment()
+    key = json.dumps(
+        [
+            [str(replace(operator, name="")) for operator in operators],
+            [widths.tolist() for widths in sample],
+            loop.profile.runtime.model_dump(mode="json"),
+            [str(facts.get(name)) for name in ("cpu", "cores", "onnxruntime", "torch")],
+        ]
+    )
+    path = user_cache_path("hwprune") / "calibration" / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
+    if path.exists():
+        try:
+            return np.array(json.loads(path.read_text())["median_us"], dtype=np.float64)
+        except (ValueError, KeyError):
+            path.unlink()  # a cache: measured again below
+    timings = loop.measure({f"network{i}": loop.kept(widths) for i, widths in enumerate(sample)})
+    medians = [timings[f"network{i}"].median_us for i in range(len(sample))]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"median_us": medians, "widths": [widths.tolist() for widths in sample]})
+    return np.array(medians, dtype=np.float64)
+
+
+def settle_on_device(
+    loop: DeviceLoop,
+    budget: LatencyBudget,
+    allowed_us: Callable[[float], float],
+    choose: Callable[[LatencyBudget], Widths],
+) -> tuple[Widths, LatencyBudget, tuple[Turn, ...]]:
+    """Chooses widths, measures them, corrects the budget and goes on until the measured target is met.
+
+    Args:
+        loop: Measures.
+        budget: The predicted latency aimed at first.
+        allowed_us: From the dense network's measured latency to the one allowed.
+        choose: Widths for a budget.
+
+    Returns:
+        The widths, the budget they were chosen with, and every turn taken.
+    """
+    turns: list[Turn] = []
+    best: tuple[Widths, LatencyBudget] | None = None
+    while len(turns) < MAX_TURNS:
+        widths = choose(budget)
+        timings = loop.measure({"dense": {}, "slim": loop.kept(widths)})
+        allowed = allowed_us(timings["dense"].median_us)
+        measured = timings["slim"].median_us
+        turns.append(Turn(budget.limit, float(budget.used(widths)), measured, allowed))
+        if measured <= allowed:
+            best = (widths, budget)
+            if measured >= (1 - WASTE_TOLERANCE) * allowed or np.array_equal(
+                widths, choose(replace(budget, limit=budget.limit * 1.02))
+            ):
+                break
+        budget = replace(budget, limit=turns[-1].predicted_us * allowed / measured * (1 - MARGIN / 2))
+    return *(best or (widths, budget)), tuple(turns)

@@ -1,0 +1,132 @@
+"""What may be cut, what was, and why the rest stays: a summary a person can read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from hwprune.device.profile import DeviceProfile
+from hwprune.errors import InputError
+from hwprune.graph.axes import BoolArray, ChannelAxis
+from hwprune.groups.channel import ChannelGroups
+from hwprune.operators import Operator
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRow:
+    """One axis.
+
+    Attributes:
+        name: The first module that produces it.
+        width_before: Channels of the dense network.
+        width_after: Channels kept.
+        align: Channels that leave together.
+        tied: Modules that are cut with it.
+        reason: Why it stays whole, or ``None`` where it may shrink.
+    """
+
+    name: str
+    width_before: int
+    width_after: int
+    align: int
+    tied: tuple[str, ...]
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All axes of a network, in execution order."""
+
+    rows: tuple[PlanRow, ...]
+
+    def as_records(self) -> list[dict[str, object]]:
+        """The rows as the report carries them."""
+        return [
+            {
+                "name": row.name,
+                "width_before": row.width_before,
+                "width_after": row.width_after,
+                "align": row.align,
+                "tied": list(row.tied),
+                "kept_whole_because": row.reason,
+            }
+            for row in self.rows
+        ]
+
+    def __str__(self) -> str:
+        """A table with one line per axis."""
+        lines = []
+        for row in self.rows:
+            why = f"   ({row.reason})" if row.reason else ""
+            lines.append(f"{row.name:40s} {row.width_before:5d} -> {row.width_after:5d}{why}")
+        return "\n".join(lines)
+
+
+def producing_modules(axis: ChannelAxis) -> tuple[str, ...]:
+    """Dotted names of the modules whose parameters make up the channels, in order, without repeats."""
+    return tuple(dict.fromkeys(part.tensor.rpartition(".")[0] for part in axis.producers))
+
+
+def axis_aligns(
+    axes: Sequence[ChannelAxis], operators: Sequence[Operator], profile: DeviceProfile
+) -> dict[str, int]:
+    """Channels that leave together, per axis: the largest alignment among its producing operators."""
+    by_layer: dict[str, int] = {}
+    for operator in operators:
+        by_layer[operator.name] = max(by_layer.get(operator.name, 1), profile.align_for(operator))
+    return {axis.name: max(by_layer.get(module, 1) for module in producing_modules(axis)) for axis in axes}
+
+
+def pin(axes: Sequence[ChannelAxis], keep: Sequence[str]) -> tuple[ChannelAxis, ...]:
+    """Pins the axes that the user wants whole.
+
+    Args:
+        axes: All axes.
+        keep: Names of modules that produce them.
+
+    Raises:
+        InputError: If a name produces no axis.
+    """
+    wanted = set(keep)
+    known = {module for axis in axes for module in producing_modules(axis)}
+    unknown = wanted - known
+    if unknown:
+        raise InputError(
+            "no such layer to keep",
+            where="keep",
+            expected=f"some of {sorted(known)}",
+            got=sorted(unknown),
+        )
+    return tuple(
+        replace(axis, pinned=axis.pinned or "kept on request")
+        if wanted.intersection(producing_modules(axis))
+        else axis
+        for axis in axes
+    )
+
+
+def make_plan(axes: Sequence[ChannelAxis], groups: ChannelGroups, kept: Mapping[str, BoolArray]) -> Plan:
+    """The plan after the support has settled.
+
+    Args:
+        axes: All axes, pinned ones included.
+        groups: The prunable channels.
+        kept: Axis name to the mask of its kept channels.
+    """
+    aligns = dict(zip((axis.name for axis in groups.axes), groups.aligns, strict=True))
+    rows = []
+    for axis in axes:
+        reason = axis.pinned
+        if reason is None and axis.name not in aligns:
+            reason = f"{axis.width} channels are a single group"
+        rows.append(
+            PlanRow(
+                axis.name,
+                axis.width,
+                int(kept[axis.name].sum()) if axis.name in kept else axis.width,
+                aligns.get(axis.name, axis.width),
+                tuple(dict.fromkeys(part.tensor.rpartition(".")[0] for part in axis.slices)),
+                reason,
+            )
+        )
+    return Plan(tuple(rows))
