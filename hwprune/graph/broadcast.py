@@ -49,9 +49,17 @@ def _combine_dim(flow: Flow, tensors: Sequence[Labelled], from_end: int, size: i
 def _note_addends(flow: Flow, tensors: Sequence[Labelled]) -> None:
     """Marks parameters that are added to activations; keeps parameters that are added to each other."""
     weights = [tensor for tensor in tensors if tensor.is_weight]
-    if len(weights) < len(tensors):
+    activations = [tensor for tensor in tensors if not tensor.is_weight]
+    if activations:
+        channels = {
+            from_end
+            for tensor in activations
+            for from_end, labels in enumerate(reversed(tensor.dims))
+            if labels is not None
+        }
         for tensor in weights:
-            flow.produce(tensor, *tensor.dims)
+            added = enumerate(reversed(tensor.dims))
+            flow.produce(tensor, *(labels for from_end, labels in added if from_end in channels))
     elif len(weights) > 1 and not _same_atoms(weights):
         # Which of them must be zero would have to be known wherever the sum is used.
         for tensor in weights:

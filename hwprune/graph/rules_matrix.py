@@ -130,14 +130,13 @@ def convolution(flow: Flow, arguments: Arguments) -> Sequence[Dims]:
     if groups == 1:
         flow.meet(channels, weight.dims[reading], "read next to something of fixed width")
         produced = weight.dims[writing]
-    elif groups == data.shape[1] and not transposed:
+    elif groups == data.shape[1] and (weight.shape[1] == 1 or not transposed):
+        writing = 0
         produced = _depthwise(flow, channels, weight)
-    elif groups == data.shape[1] and weight.shape[1] == 1:
-        produced = flow.meet(channels, weight.dims[0], "convolved one by one at fixed width")
     else:
         produced = _grouped(flow, channels, weight, groups, transposed)
     if not data.is_weight:
-        flow.produce(weight, produced)
+        flow.produce(weight, weight.dims[writing])
         if bias is not None:
             flow.produce(bias, bias.dims[0])
     if bias is not None:
