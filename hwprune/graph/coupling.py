@@ -9,8 +9,9 @@ pins what reaches it and is named in the reason.
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -28,9 +29,11 @@ from hwprune.graph import (  # noqa: F401  (imported for the rules they register
     rules_spatial,
 )
 from hwprune.graph.axes import ChannelAxis, Role, TensorSlice
-from hwprune.graph.flow import Flow, Labelled, Source, bind, find_rule
+from hwprune.graph.flow import Flow, Labelled, Rule, Source, bind, find_rule
 from hwprune.graph.labels import AtomClasses, Dims, Segment
 from hwprune.graph.record import Call, ExampleInputs, Recording, Value, record
+
+logger = logging.getLogger(__name__)
 
 
 def find_axes(model: nn.Module, example_inputs: ExampleInputs) -> tuple[ChannelAxis, ...]:
@@ -81,21 +84,47 @@ def _follow(flow: Flow, call: Call, refused: str | None) -> None:
     """Carries the labels through one operator."""
     flow.enter(call.module)
     inputs = [flow.labelled(value) for value in call.inputs]
-    apply = None if refused else find_rule(call)
-    source = _common_source(inputs)
-    results: list[Dims] = []
-    if apply is None:
-        name = call.op.removesuffix(".default")
+    results: Sequence[Dims] | None = None
+    if refused is None:
+        refused = f"operator {call.op.removesuffix('.default')} has no rule"
+        apply = find_rule(call)
+        if apply is not None:
+            refused = f"operator {call.op} is used in a form that its rule does not know"
+            results = _apply(flow, call, apply)
+    if results is None:
         for tensor in inputs:
-            flow.pin_all(tensor.dims, refused or f"operator {name} has no rule")
-    else:
-        arguments = tree_map(
-            lambda leaf: flow.labelled(leaf) if isinstance(leaf, Value) else leaf, bind(call)
-        )
-        results = list(apply(flow, arguments))
+            flow.pin_all(tensor.dims, refused)
+    source = _common_source(inputs)
     for index, value in enumerate(call.outputs):
-        dims = results[index] if index < len(results) else (None,) * len(value.shape)
-        flow.give(value, _checked(flow, call, value, dims), source)
+        nothing: Dims = (None,) * len(value.shape)
+        flow.give(value, results[index] if results and index < len(results) else nothing, source)
+
+
+def _apply(flow: Flow, call: Call, apply: Rule) -> Sequence[Dims] | None:
+    """The labels of the outputs, ``None`` where the rule does not understand the call.
+
+    An operator may be called in a form that its rule was not written for. What the rule has said by then
+    stays: it can only keep more channels than need be.
+    """
+    arguments = tree_map(lambda leaf: flow.labelled(leaf) if isinstance(leaf, Value) else leaf, bind(call))
+    try:
+        results = apply(flow, arguments)
+    except (IndexError, KeyError, TypeError, ValueError) as error:
+        logger.debug("%s in %s: %s", call.op, call.module, error)
+        return None
+    for value, dims in zip(call.outputs, results, strict=False):
+        if not _fits(value, dims):
+            for each in results:
+                flow.pin_all(each, f"operator {call.op} is used in a form that its rule does not know")
+            return None
+    return results
+
+
+def _fits(value: Value, dims: Dims) -> bool:
+    """Whether labels have the shape of the tensor they are meant for."""
+    return len(dims) == len(value.shape) and all(
+        labels is None or len(labels) == size for labels, size in zip(dims, value.shape, strict=True)
+    )
 
 
 def _common_source(inputs: list[Labelled]) -> Source:
@@ -104,23 +133,6 @@ def _common_source(inputs: list[Labelled]) -> Source:
     if "activation" in sources:
         return "activation"
     return "parameter" if "parameter" in sources else "buffer"
-
-
-def _checked(flow: Flow, call: Call, value: Value, dims: Dims) -> Dims:
-    """The labels, or none (and every channel kept) where they do not fit the tensor.
-
-    An operator may be called in a form that its rule was not written for; that must not go unseen.
-    """
-    sizes = tuple(
-        size if labels is None else len(labels) for labels, size in zip(dims, value.shape, strict=False)
-    )
-    if len(dims) == len(value.shape) and sizes == value.shape:
-        return dims
-    why = f"operator {call.op} is used in a form that its rule does not know"
-    flow.pin_all(dims, why)
-    for tensor in call.inputs:
-        flow.pin_all(flow.labelled(tensor).dims, why)
-    return (None,) * len(value.shape)
 
 
 def _pin_outputs(flow: Flow, recording: Recording) -> None:

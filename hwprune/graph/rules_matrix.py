@@ -103,14 +103,23 @@ def attention(flow: Flow, arguments: Arguments) -> Sequence[Dims]:
         flow.pin(width, "the scale of the attention follows from the width of its heads")
     tokens = flow.meet(key.dims[-2], value.dims[-2], "softmax over it")
     flow.pin(tokens, "softmax over it")
-    leading = [Labelled(part.shape[:-2], part.dims[:-2]) for part in (query, key, value)]
-    batch = combine(flow, leading, "heads are matched", additive=False)
+    heads = [_shared_heads(part, query.shape[-3]) for part in (query, key, value)]
+    batch = combine(flow, heads, "heads are matched", additive=False)
     for name in ("attn_mask", "attn_bias"):
         mask = arguments.get(name)
         if mask is not None:
             flow.pin_all(mask.dims, "it masks an attention")
             flow.pin_all(batch, "an attention mask may have a row for it")
     return [(*batch, query.dims[-2], value.dims[-1])]
+
+
+def _shared_heads(tensor: Labelled, heads: int) -> Labelled:
+    """The dimensions before tokens and width, each head repeated where several queries share it."""
+    *batch, own = tensor.shape[:-2]
+    labels = tensor.dims[-3]
+    if labels is not None and own != heads:
+        labels = np.repeat(labels, heads // own)
+    return Labelled((*batch, heads), (*tensor.dims[:-3], labels))
 
 
 def _per_group(labels: Labels, groups: int) -> Labels:
