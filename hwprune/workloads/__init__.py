@@ -1,1 +1,16 @@
 """The built-in models and data sets that the command line can name."""
+
+from hwprune.workloads.batches import accuracy, batches_per_epoch, iterate_batches
+from hwprune.workloads.data import Dataset
+from hwprune.workloads.resolve import dataset_names, load_dataset, make_model, model_names
+
+__all__ = [
+    "Dataset",
+    "accuracy",
+    "batches_per_epoch",
+    "dataset_names",
+    "iterate_batches",
+    "load_dataset",
+    "make_model",
+    "model_names",
+]

@@ -1,0 +1,176 @@
+"""Data sets held in memory as tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from hwprune.errors import WorkloadError
+
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images and labels for training and testing.
+
+    Attributes:
+        name: What the user called it.
+        train_images: Shape ``(n, c, h, w)``, float32, normalised.
+        train_labels: Shape ``(n,)``, int64.
+        test_images: Shape ``(m, c, h, w)``, float32, normalised like the training images.
+        test_labels: Shape ``(m,)``, int64.
+        classes: Number of classes.
+        augment: Changes a batch of training images at random, or ``None``.
+
+    Raises:
+        WorkloadError: If shapes, types, counts or values do not fit together.
+    """
+
+    name: str
+    train_images: Tensor
+    train_labels: Tensor
+    test_images: Tensor
+    test_labels: Tensor
+    classes: int
+    augment: Augment | None = None
+
+    def __post_init__(self) -> None:
+        for part in ("train", "test"):
+            where = f"{self.name}, {part} set"
+            _check_images(getattr(self, f"{part}_images"), where)
+            _check_labels(
+                getattr(self, f"{part}_labels"), len(getattr(self, f"{part}_images")), self.classes, where
+            )
+        if self.train_images.shape[1:] != self.test_images.shape[1:]:
+            raise WorkloadError(
+                "training and test images differ in shape",
+                where=self.name,
+                expected=tuple(self.train_images.shape[1:]),
+                got=tuple(self.test_images.shape[1:]),
+            )
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width in pixels."""
+        channels, height, width = self.train_images.shape[1:]
+        return channels, height, width
+
+    @property
+    def image_size(self) -> int:
+        """Height and width in pixels of square images.
+
+        Raises:
+            WorkloadError: If the images are not square.
+        """
+        _, height, width = self.image_shape
+        if height != width:
+            raise WorkloadError(
+                "the images are not square",
+                where=self.name,
+                expected="as many rows as columns",
+                got=f"{height} rows, {width} columns",
+                hint="crop or pad them first",
+            )
+        return height
+
+    def first(self, count: int | None) -> Dataset:
+        """The same data set with only the first ``count`` training images; all of them for ``None``.
+
+        Raises:
+            WorkloadError: If there are not that many.
+        """
+        if count is None:
+            return self
+        if not 1 <= count <= len(self.train_labels):
+            raise WorkloadError(
+                "there are not that many training images",
+                where=self.name,
+                expected=f"1 to {len(self.train_labels)}",
+                got=count,
+            )
+        return replace(self, train_images=self.train_images[:count], train_labels=self.train_labels[:count])
+
+
+def _check_images(images: Tensor, where: str) -> None:
+    """Refuses anything but at least one finite float32 image."""
+    if not isinstance(images, Tensor) or images.ndim != 4 or images.dtype != torch.float32:
+        raise WorkloadError(
+            "images of the wrong form",
+            where=where,
+            expected="float32 of shape (n, channels, height, width)",
+            got=_describe(images),
+        )
+    if not images.numel():
+        raise WorkloadError(
+            "there are no images", where=where, expected="at least one", got=_describe(images)
+        )
+    if not bool(torch.isfinite(images).all()):
+        raise WorkloadError("images hold NaN or infinity", where=where)
+
+
+def _check_labels(labels: Tensor, count: int, classes: int, where: str) -> None:
+    """Refuses anything but one class number per image."""
+    if not isinstance(labels, Tensor) or labels.shape != (count,) or labels.dtype != torch.int64:
+        raise WorkloadError(
+            "labels do not fit the images",
+            where=where,
+            expected=f"int64 of shape ({count},)",
+            got=_describe(labels),
+        )
+    if int(labels.min()) < 0 or int(labels.max()) >= classes:
+        raise WorkloadError(
+            "a label is no class",
+            where=where,
+            expected=f"0 to {classes - 1}",
+            got=f"{int(labels.min())} to {int(labels.max())}",
+        )
+
+
+def _describe(value: object) -> str:
+    """A tensor by its type and shape, anything else by its class."""
+    return (
+        f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+    )
+
+
+def normalised(
+    name: str,
+    train: tuple[Tensor, Tensor],
+    test: tuple[Tensor, Tensor],
+    classes: int,
+    augment: Augment | None = None,
+) -> Dataset:
+    """A data set whose channels have mean 0 and deviation 1 over the training set.
+
+    A channel that never changes is only centred.
+
+    Args:
+        name: What the user called it.
+        train: Images ``(n, c, h, w)`` as float32 of any scale, and labels ``(n,)``.
+        test: Likewise; scaled by the numbers of the training set.
+        classes: Number of classes.
+        augment: See :class:`Dataset`.
+
+    Raises:
+        WorkloadError: If they do not make a data set.
+
+    >>> images, labels = torch.tensor([1.0, 3.0]).reshape(2, 1, 1, 1), torch.tensor([0, 1])
+    >>> normalised("example", (images, labels), (images, labels), 2).train_images.flatten().tolist()
+    [-1.0, 1.0]
+    """
+    mean = train[0].mean(dim=(0, 2, 3), keepdim=True)
+    deviation = (train[0] - mean).square().mean(dim=(0, 2, 3), keepdim=True).sqrt()
+    scale = torch.where(deviation > 0, deviation, 1.0)
+    return Dataset(
+        name,
+        (train[0] - mean).div_(scale),
+        train[1],
+        (test[0] - mean).div_(scale),
+        test[1],
+        classes,
+        augment,
+    )

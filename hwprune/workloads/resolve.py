@@ -1,0 +1,91 @@
+"""From what the user typed to a network or a data set."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hwprune.errors import WorkloadError
+from hwprune.workloads.data import Dataset
+from hwprune.workloads.imports import call, import_callable
+from hwprune.workloads.models import MODELS, build
+from hwprune.workloads.sources import SOURCES
+
+
+def model_names() -> tuple[str, ...]:
+    """The built-in networks, sorted."""
+    return tuple(sorted(MODELS))
+
+
+def dataset_names() -> tuple[str, ...]:
+    """The built-in data sets, sorted."""
+    return tuple(sorted(SOURCES))
+
+
+def load_dataset(spec: str) -> Dataset:
+    """Loads a data set.
+
+    Args:
+        spec: ``digits``, ``fashion-mnist[:DIR]``, ``imagefolder:DIR`` or ``package.module:callable``; a
+            callable returns a :class:`Dataset` or a tuple of training images, training labels, test
+            images and test labels, which are used as they are.
+
+    Raises:
+        WorkloadError: If it cannot be found or made, or is malformed.
+    """
+    name, _, folder = spec.partition(":")
+    if name in SOURCES:
+        return SOURCES[name](folder)
+    result = call(import_callable(spec, kind="data set", known=dataset_names()), {}, spec)
+    if isinstance(result, Dataset):
+        return result
+    if not isinstance(result, tuple) or len(result) != 4:
+        length = f" of {len(result)}" if isinstance(result, tuple) else ""
+        raise WorkloadError(
+            "the callable returned no data set",
+            where=spec,
+            expected="a Dataset, or a tuple of train images, train labels, test images, test labels",
+            got=f"{type(result).__name__}{length}",
+        )
+    train_images, train_labels, test_images, test_labels = result
+    classes = max(_class_count(train_labels), _class_count(test_labels))
+    return Dataset(spec, train_images, train_labels, test_images, test_labels, classes)
+
+
+def _class_count(labels: Any) -> int:
+    """One more than the largest label; 1 where they are no labels, which :class:`Dataset` refuses."""
+    valid = isinstance(labels, Tensor) and labels.dtype == torch.int64 and labels.numel()
+    return max(int(labels.max()) + 1, 1) if valid else 1
+
+
+def make_model(spec: str, *, in_channels: int, image_size: int, classes: int, seed: int) -> nn.Module:
+    """Makes a freshly initialised network; the CPU's random state is left as it was.
+
+    Args:
+        spec: A built-in name, or ``package.module:callable``, called with those of the keywords
+            ``in_channels``, ``image_size`` and ``classes`` that it takes.
+        in_channels: Channels of the images.
+        image_size: Height and width of the images in pixels.
+        classes: Number of logits.
+        seed: Seed of the initialisation.
+
+    Raises:
+        WorkloadError: If it cannot be found or made, or is no network.
+    """
+    sizes = {"in_channels": in_channels, "image_size": image_size, "classes": classes}
+    # Only the CPU's generator: torch.manual_seed would also reseed the accelerators'.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        if spec in MODELS:
+            return build(spec, in_channels, image_size, classes)
+        result = call(import_callable(spec, kind="model", known=model_names()), sizes, spec)
+    if not isinstance(result, nn.Module):
+        raise WorkloadError(
+            "the callable returned no network",
+            where=spec,
+            expected="a torch.nn.Module",
+            got=type(result).__name__,
+        )
+    return result
