@@ -96,7 +96,7 @@ def _read_image(path: Path) -> npt.NDArray[np.uint8]:
         from PIL import Image
     except ImportError as error:
         raise WorkloadError(
-            "reading images needs Pillow, which is not installed", hint="pip install 'hwprune[images]'"
+            "reading images needs Pillow, which is not installed", hint="run pip install 'hwprune[images]'"
         ) from error
     try:
         with Image.open(path) as image:

@@ -37,7 +37,8 @@ def digits(folder: str) -> Dataset:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise WorkloadError(
-            "the digits come with scikit-learn, which is not installed", hint="pip install 'hwprune[demo]'"
+            "the digits come with scikit-learn, which is not installed",
+            hint="run pip install 'hwprune[demo]'",
         ) from error
     content = load_digits()
     images = torch.from_numpy(content.images).float().unsqueeze(1)
@@ -73,7 +74,7 @@ def _fashion_mnist_folder(folder: str) -> Path:
     raise WorkloadError(
         "Fashion-MNIST is not on this machine",
         expected=f"its idx files in {' or '.join(map(str, candidates))}",
-        hint="apt-get install dataset-fashion-mnist, or name their folder: fashion-mnist:DIR",
+        hint="run apt-get install dataset-fashion-mnist, or name their folder: fashion-mnist:DIR",
     )
 
 
