@@ -49,15 +49,13 @@ def total(flow: Flow, arguments: Arguments) -> Sequence[Dims]:
 )
 def statistic(flow: Flow, arguments: Arguments) -> Sequence[Dims]:
     """A statistic that a channel of zeros changes."""
-    if isinstance(arguments.get("other"), Labelled):  # max(self, other) is the element-wise maximum
-        return []
     return _reduce(flow, arguments, why="a statistic is taken over channels")
 
 
 @rule(
     *aten(
         """
-        _log_softmax _softmax _safe_softmax cumprod cumsum logcumsumexp _cumsum sort log_softmax softmax
+        _log_softmax _softmax _safe_softmax cumprod cumsum logcumsumexp sort log_softmax softmax
         """
     ),
 )

@@ -73,3 +73,12 @@ def fold(flow: Flow, arguments: Arguments) -> Sequence[Dims]:
         positions = int(np.prod(arguments["kernel_size"]))
         rows = flow.tie(rows.reshape(-1, positions).T, "patches are made of fixed channels")
     return [(*batch, rows, None, None)]
+
+
+@rule("aten.unfold")
+def windows(flow: Flow, arguments: Arguments) -> Sequence[Dims]:
+    """Windows along one dimension, laid out along a new last one."""
+    tensor: Labelled = arguments["self"]
+    dim = arguments["dimension"] % tensor.rank
+    flow.pin(tensor.dims[dim], "windows slide along it")
+    return [(*tensor.dims[:dim], None, *tensor.dims[dim + 1 :], None)]

@@ -103,3 +103,23 @@ def test_grouped_queries_share_the_heads_of_their_keys():
     by_tensor = {(part.tensor, part.dim): part.channels.tolist() for part in axes["query"].slices}
     assert by_tensor["query.weight", 0] == [0] * 8 + [1] * 8
     assert by_tensor["key.weight", 0] == by_tensor["value.bias", 0] == [0] * 4 + [1] * 4
+
+
+def test_fused_attention_with_shared_keys():
+    class Fused(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.query, self.key, self.value = nn.Linear(6, 16), nn.Linear(6, 8), nn.Linear(6, 8)
+            self.out = nn.Linear(16, 6)
+
+        def forward(self, x):
+            query, key, value = (
+                layer(x).view(2, 5, -1, 4).transpose(1, 2) for layer in (self.query, self.key, self.value)
+            )
+            mixed = functional.scaled_dot_product_attention(query, key, value, enable_gqa=True)
+            return self.out(mixed.transpose(1, 2).flatten(2))
+
+    axis = axes_of(Fused())["query"]
+    assert axis.pinned is None
+    assert axis.slices[0].channels.tolist() == [0] * 8 + [1] * 8
+    assert {part.tensor for part in axis.slices} >= {"key.weight", "value.weight", "out.weight"}
