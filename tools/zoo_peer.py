@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch_pruning
@@ -35,23 +35,31 @@ def prune_half(dense: nn.Module, inputs: Inputs, outputs: Sequence[str]) -> tupl
         pruning_ratio=0.5,
         ignored_layers=[pruned.get_submodule(name) for name in outputs],
     )
+    alive: dict[str, list[int]] = {}  # positions count from what earlier groups have left
     for group in pruner.step(interactive=True):
+        gone: dict[str, set[int]] = defaultdict(set)
         for dependency, positions in group:
-            if pruner.DG.is_out_channel_pruning_fn(dependency.handler):
-                name = names.get(id(dependency.target.module))
-                if name is not None:
-                    _zero(masked, name, list(positions), dependency.target.module)
+            name = names.get(id(dependency.target.module))
+            if name is not None and pruner.DG.is_out_channel_pruning_fn(dependency.handler):
+                width = pruner.DG.get_out_channels(dependency.target.module)
+                alive.setdefault(name, list(range(width)))
+                gone[name].update(positions)
+        for name, positions in gone.items():
+            _zero(masked, name, [alive[name][position] for position in sorted(positions)])
+            alive[name] = [old for new, old in enumerate(alive[name]) if new not in positions]
         group.prune()
     return pruned, masked
 
 
-def _zero(masked: nn.Module, name: str, positions: list[int], pruned: Any) -> None:
+def _zero(masked: nn.Module, name: str, positions: list[int]) -> None:
     """Zeroes what makes the channels at ``positions`` of one module or parameter."""
     index = torch.tensor(positions)
     with torch.no_grad():
-        if isinstance(pruned, nn.Parameter):
-            parameter = masked.get_parameter(name)
-            parameter.index_fill_(parameter.ndim - 1, index, 0.0)
+        parameter = dict(masked.named_parameters()).get(name)
+        if parameter is not None:
+            # What torch-pruning cuts of a bare parameter: its last dimension that is not 1.
+            wide = max(dim for dim, size in enumerate(parameter.shape) if size > 1)
+            parameter.index_fill_(wide, index, 0.0)
             return
         module = masked.get_submodule(name)
         if isinstance(module, nn.PReLU):
