@@ -106,7 +106,7 @@ def calibrate(loop: DeviceLoop, predictor: WidthPredictor, sample: Sequence[Widt
         sample: Widths to measure, two or more, the dense ones included.
 
     Returns:
-        The calibrated predictor; its overhead is never negative.
+        The calibrated predictor. Its overhead is negative where timing single operators adds to them.
     """
     raw = predictor.with_calibration(1.0, 0.0)
     predicted = np.array([float(raw.latency_us(widths)) for widths in sample])
@@ -116,7 +116,7 @@ def calibrate(loop: DeviceLoop, predictor: WidthPredictor, sample: Sequence[Widt
     # Relative errors count, not absolute ones: weigh every network by its latency.
     design = np.stack([predicted, np.ones_like(predicted)], axis=1) / measured[:, None]
     factor, overhead = np.linalg.lstsq(design, np.ones_like(measured), rcond=None)[0]
-    if overhead < 0 or factor <= 0:
+    if not 0.5 <= factor <= 2.0:  # too little in common: a plain ratio is the safer correction
         factor, overhead = float(np.mean(measured / predicted)), 0.0
     return predictor.with_calibration(float(factor), float(overhead))
 

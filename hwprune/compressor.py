@@ -29,7 +29,7 @@ from hwprune.groups.channel import ChannelGroups
 from hwprune.groups.costs import Budget, CountBudget, LatencyBudget, Widths, check_reachable, fit
 from hwprune.penalties import make_penalty
 from hwprune.plan import Plan, axis_aligns, make_plan, pin
-from hwprune.runtime.rows import localize
+from hwprune.runtime.local import localize
 from hwprune.surgery.prove import prove
 from hwprune.surgery.rebuild import rebuild
 from hwprune.surgery.verify import Difference, verify

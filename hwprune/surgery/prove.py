@@ -101,7 +101,7 @@ def randomised(model: nn.Module, generator: torch.Generator) -> nn.Module:
 
 
 def _random_like(tensor: Tensor, name: str, generator: torch.Generator) -> Tensor:
-    drawn: Tensor = torch.randn(tensor.shape, generator=generator).to(tensor)
+    drawn = torch.empty_like(tensor).copy_(torch.randn(tensor.shape, generator=generator))
     if name.endswith("running_var"):
         return drawn.square() + 0.5
     if tensor.ndim >= 2:
