@@ -1,0 +1,155 @@
+"""What every penalty offers, and the checks that all of them make."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor
+
+from hwprune.errors import InputError
+
+
+class Penalty(Protocol):
+    """A function of the norms of groups with a proximal operator that scales groups.
+
+    Norms have shape ``(..., groups)``: every row along the last dimension is a penalty of its own. The
+    proximal operator of a function of norms scales every group,
+
+        argmin_x 1/2 |x - w|^2 + L penalty(x)  =  (f_1 w_1, ..., f_m w_m),    0 <= f_j <= 1,
+
+    so that the factors are all that a penalty has to give.
+    """
+
+    @property
+    def name(self) -> str:
+        """What the command line calls it."""
+        ...
+
+    @property
+    def strength_scale(self) -> float:
+        """Factor on the schedule's strength that suits shares of a layer's norm."""
+        ...
+
+    def value(self, norms: Tensor) -> Tensor:
+        """The penalty, shape ``(...)``."""
+        ...
+
+    def prox_factors(self, norms: Tensor, strength: float | Tensor) -> Tensor:
+        """What the proximal operator multiplies each group by, shape ``(..., groups)``, in [0, 1].
+
+        A strength of 0 leaves everything as it is. A tensor holds one strength for all rows, or one per
+        row, shape ``(...)``.
+        """
+        ...
+
+    def replace_budget(self, budget: float | Tensor, cost: Tensor | None) -> Self:
+        """The same penalty with another budget and costs; itself where it knows none."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PenaltySettings:
+    """What penalties are made from; each takes what it knows.
+
+    Attributes:
+        budget: Groups, or the sum of their costs, that may stay.
+        cost: Shape ``(groups,)``; ``None`` for ones.
+        ridge: Shape ``(groups,)``; ``None`` for ones. Only the envelopes know one.
+    """
+
+    budget: float | Tensor = float("inf")
+    cost: Tensor | None = None
+    ridge: Tensor | None = None
+
+
+def check_norms(norms: Tensor) -> float:
+    """Refuses norms that are none.
+
+    Args:
+        norms: Any shape but a scalar's.
+
+    Returns:
+        The greatest norm, 0 where there is none.
+
+    Raises:
+        InputError: Unless all norms are finite, not negative and of a floating type.
+    """
+    if not norms.is_floating_point():
+        raise InputError("norms must be floating-point", expected="float32 or float64", got=norms.dtype)
+    if norms.ndim == 0:
+        raise InputError("norms have no groups", expected="shape (..., groups)", got="a scalar")
+    if not norms.numel():
+        return 0.0
+    # One pass; NaN passes through both extremes and fails both comparisons.
+    least, greatest = (float(extreme) for extreme in torch.aminmax(norms.detach()))
+    if not (least >= 0 and greatest < float("inf")):
+        raise InputError(
+            "norms must be finite and not negative",
+            expected="every norm in [0, inf)",
+            got=f"norms from {least} to {greatest}",
+            hint="a loss that is not finite usually causes this: lower the learning rate",
+        )
+    return greatest
+
+
+def check_strength(strength: float | Tensor) -> None:
+    """Raises :class:`InputError` unless every strength is finite and not negative."""
+    values = torch.as_tensor(strength)
+    if not bool(((values >= 0) & torch.isfinite(values)).all()):
+        raise InputError("the strength must be finite and not negative", expected="[0, inf)", got=strength)
+
+
+def per_row(strength: float | Tensor, norms: Tensor) -> Tensor:
+    """The strength as a tensor that broadcasts against norms of shape ``(..., groups)``.
+
+    >>> per_row(torch.tensor([1.0, 2.0]), torch.ones(2, 3)).shape
+    torch.Size([2, 1])
+    """
+    check_strength(strength)
+    values = torch.as_tensor(strength, dtype=norms.dtype, device=norms.device)
+    return values.unsqueeze(-1) if values.ndim else values
+
+
+def check_positive(name: str, weights: Tensor | None, where: str) -> None:
+    """Raises :class:`InputError` unless all weights are positive, finite and along one dimension."""
+    if weights is None:
+        return
+    if weights.ndim != 1:
+        raise InputError(
+            f"the {name} must be one number per group",
+            where=where,
+            expected="shape (groups,)",
+            got=tuple(weights.shape),
+        )
+    if not bool((torch.isfinite(weights) & (weights > 0)).all()):
+        raise InputError(f"every {name} must be positive and finite", where=where, got=weights)
+
+
+def check_budget(budget: float | Tensor, where: str) -> None:
+    """Raises :class:`InputError` where a budget is negative or no number; infinity is allowed."""
+    if not bool((torch.as_tensor(budget) >= 0).all()):
+        raise InputError("the budget must not be negative", where=where, expected=">= 0", got=budget)
+
+
+def fitted(name: str, weights: Tensor | None, norms: Tensor) -> Tensor:
+    """Weights per group in double precision, shape ``(groups or 1,)``.
+
+    Args:
+        name: What they are, for the message.
+        weights: Shape ``(groups,)``; ``None`` for ones.
+        norms: Shape ``(..., groups)``.
+
+    Raises:
+        InputError: If they do not fit the norms.
+    """
+    if weights is None:
+        return torch.ones(1, dtype=torch.float64, device=norms.device)
+    if weights.shape[0] != norms.shape[-1]:
+        raise InputError(
+            f"the {name} does not fit the norms",
+            expected=f"{norms.shape[-1]} groups",
+            got=f"{weights.shape[0]}",
+        )
+    return weights.to(device=norms.device, dtype=torch.float64)

@@ -1,0 +1,272 @@
+"""The weighted group sparse envelope, plain and exact, with costs.
+
+Source: the plain form with unit cost is the Weighted Group Sparse Envelope Function (arXiv 2212.12921); the
+cost-weighted budget and the exact (debiased) form are derived in ``docs/envelope.md``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from hwprune.errors import InputError
+from hwprune.penalties.base import check_budget, check_norms, check_positive, check_strength, fitted
+from hwprune.penalties.roots import (
+    Ramps,
+    openings,
+    row_slices,
+    slices,
+    solve_root,
+    take,
+    tile_size,
+    working_dtype,
+)
+
+#: Steepest ramp: groups whose norms differ by less than 2^-26 of themselves are taken for ties. It keeps
+#: half of the digits of float64 for the opening of a group in the middle of its ramp.
+_STEEPEST = 2.0**26
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Solution:
+    """A proximal step.
+
+    Attributes:
+        factors: Shape ``(..., groups)``: what each group is multiplied by.
+        root: Shape ``(..., 1)``, float64: the solution of the budget equation, to start the next step from.
+    """
+
+    factors: Tensor
+    root: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Step:
+    """The ramps of a proximal step, and the weights of ``f = u / (u * kept + pull)``, shaped like theirs."""
+
+    ramps: Ramps
+    kept: Tensor
+    pull: Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GroupEnvelope:
+    """``S(w) = 1/2 min_u sum_j a_j t_j^2 / u_j  s.t. 0 <= u <= 1, sum_j c_j u_j <= B``, and its exact form.
+
+    With unit cost and an integer budget k this is the biconjugate of ``1/2 sum_j a_j t_j^2`` restricted to
+    at most k non-zero groups (WGSEF; GSEF with unit ridge; SEF, half the squared k-support norm, with
+    single elements). With unequal costs that biconjugate is hidden behind a knapsack, and S is its continuous
+    relaxation: a convex lower bound.
+
+    The exact form, ``debias=True``, is ``G(w) = S(w) - 1/2 sum_j a_j t_j^2``: with unit cost it is zero
+    exactly on the networks within the budget, so survivors are not shrunk.
+
+    Attributes:
+        budget: Groups, or the sum of costs, that may stay: a number, or a tensor of shape ``(...)``.
+        ridge: ``a``, shape ``(groups,)``, positive; ``None`` for ones.
+        cost: ``c``, shape ``(groups,)``, positive; ``None`` for ones.
+        debias: Whether :meth:`value` and the prox are those of the exact form.
+
+    Raises:
+        InputError: If a weight is not positive or the budget is negative.
+
+    >>> envelope = GroupEnvelope(budget=1, debias=False)
+    >>> envelope.value(torch.tensor([3.0, 4.0], dtype=torch.float64))
+    tensor(24.5000, dtype=torch.float64)
+    >>> GroupEnvelope(budget=1).value(torch.tensor([3.0, 0.0]))
+    tensor(0.)
+    >>> GroupEnvelope(budget=1).prox_factors(torch.tensor([3.0, 1.0]), strength=0.2)
+    tensor([0.9722, 0.4167])
+    """
+
+    budget: float | Tensor = float("inf")
+    ridge: Tensor | None = None
+    cost: Tensor | None = None
+    debias: bool = True
+
+    def __post_init__(self) -> None:
+        check_positive("ridge", self.ridge, "GroupEnvelope")
+        check_positive("cost", self.cost, "GroupEnvelope")
+        check_budget(self.budget, "GroupEnvelope")
+
+    @property
+    def name(self) -> str:
+        """What the command line calls it."""
+        return "envelope" if self.debias else "wgsef"
+
+    @property
+    def strength_scale(self) -> float:
+        """The plain form shrinks survivors at every step and bears far less strength."""
+        return 1.0 if self.debias else 0.01
+
+    def replace_budget(self, budget: float | Tensor, cost: Tensor | None) -> Self:
+        """The same envelope with another budget and costs."""
+        return replace(self, budget=budget, cost=cost)
+
+    def value(self, norms: Tensor) -> Tensor:
+        """The envelope, S or (``debias``) G, differentiable in the norms.
+
+        Args:
+            norms: Shape ``(..., groups)``.
+
+        Returns:
+            Shape ``(...)``; infinite where the budget is 0 and a norm is not.
+
+        Raises:
+            InputError: If a norm is negative, infinite or NaN.
+        """
+        check_norms(norms)
+        if not norms.numel():
+            return norms.sum(-1)
+        # S(t) = z^2 S(t / z); norms of about 1 have squares that are numbers.
+        scale = norms.detach().amax(-1, keepdim=True).double()
+        scale = torch.where(scale > 0, scale, 1.0)
+        shares = norms.double() / scale
+        energy = fitted("ridge", self.ridge, norms) * shares.square()
+        # By the envelope theorem the gradient is the one at fixed u.
+        opened = self._best_openings(shares.detach())
+        spread = energy / torch.where(opened > 0, opened, 1.0)
+        closed = (shares.detach() > 0) & (self._budget_rows(norms).reshape(scale.shape) <= 0)
+        spread = torch.where(closed, torch.inf, spread - energy if self.debias else spread)
+        return (spread.sum(-1) / 2 * scale[..., 0] * scale[..., 0]).to(norms.dtype)
+
+    def conjugate(self, norms: Tensor) -> Tensor:
+        """``S*(y) = 1/2 sum of the k largest t_j(y)^2 / a_j``: the conjugate of the plain form.
+
+        The exact form is not convex and has no conjugate of interest (0 at 0, infinite elsewhere), so
+        ``debias`` makes no difference here. A fraction of the budget counts as that fraction of one group.
+
+        Args:
+            norms: Norms of the dual variable, shape ``(..., groups)``.
+
+        Returns:
+            Shape ``(...)``.
+
+        Raises:
+            InputError: If there are costs: the conjugate is then a knapsack.
+
+        >>> GroupEnvelope(budget=1).conjugate(torch.tensor([3.0, 4.0]))
+        tensor(8.)
+        """
+        check_norms(norms)
+        if self.cost is not None:
+            raise InputError(
+                "the conjugate has a closed form only for unit cost",
+                where="GroupEnvelope.conjugate",
+                expected="cost=None",
+                got="a cost per group",
+            )
+        energy = norms.double().square() / fitted("ridge", self.ridge, norms)
+        groups = norms.shape[-1]
+        budget = self._budget_rows(norms).reshape(*norms.shape[:-1], 1)
+        most = float(budget.max()) if budget.numel() else 0.0
+        strongest = energy.topk(groups if most >= groups else -int(-most // 1), dim=-1).values
+        ranks = torch.arange(strongest.shape[-1], device=norms.device, dtype=torch.float64)
+        return ((budget - ranks).clamp(0.0, 1.0) * strongest).sum(-1).div(2).to(norms.dtype)
+
+    def prox_factors(self, norms: Tensor, strength: float | Tensor) -> Tensor:
+        """The factors ``f_j`` of :meth:`solve`, shape ``(..., groups)``, in [0, 1]."""
+        return self.solve(norms, strength).factors
+
+    def solve(self, norms: Tensor, strength: float | Tensor, start: Tensor | None = None) -> Solution:
+        """``argmin_x 1/2 |x - w|^2 + L S(x)`` (``debias``: ``L G(x)``) as factors on the groups.
+
+        The exact form's objective is convex while ``L a_j <= 1``; beyond, ``L a_j`` acts like 1, where
+        the prox keeps the groups of the largest ``t_j^2 / c_j`` that fit and drops the others. With unit
+        cost that is the exact minimiser for every ``L a_j >= 1`` as well. Groups that differ by less than
+        2^-26 of their norm may then share what is left of the budget, as ties do.
+
+        Args:
+            norms: Shape ``(..., groups)``; groups of norm 0 get the factor 0 unless ``L`` is 0.
+            strength: ``L``, not negative: a number, or a tensor of shape ``()`` or ``(...)``.
+            start: Root of an earlier step, shape ``(..., 1)``, to start from. Only the speed depends on it.
+
+        Returns:
+            Factors in the type of the norms, and the root.
+
+        Raises:
+            InputError: If a norm or the strength is negative, infinite or NaN.
+        """
+        greatest = check_norms(norms)
+        check_strength(strength)
+        shape = (*norms.shape[:-1], 1)
+        strengths = torch.as_tensor(strength, dtype=torch.float64)
+        if not norms.numel() or not bool(strengths.any()):
+            return Solution(torch.ones_like(norms), norms.new_zeros(shape, dtype=torch.float64))
+        strengths = strengths.to(norms.device)
+        strengths = strengths.expand(norms.shape[:-1]).reshape(-1) if strengths.ndim else strengths.reshape(1)
+        rows = norms.detach().reshape(-1, norms.shape[-1])
+        step, unit = self._step(norms, strengths)
+        begin = None if start is None else start.detach().to(rows.device, torch.float64).reshape(-1) * unit
+        factors, root = _solve_rows(
+            rows, step, self._budget_rows(norms), begin, working_dtype(rows, greatest, step.ramps)
+        )
+        factors = torch.where(strengths[:, None] == 0, 1.0, factors) if strengths.numel() > 1 else factors
+        return Solution(factors.reshape(norms.shape), (root / unit).reshape(shape))
+
+    def _best_openings(self, norms: Tensor) -> Tensor:
+        """The minimising u of S at norms of shape ``(..., groups)``, float64."""
+        ridge = fitted("ridge", self.ridge, norms)[:, None]
+        cost = fitted("cost", self.cost, norms)[:, None]
+        ramps, _ = _scaled((ridge / cost).sqrt(), torch.zeros_like(ridge[:1]), cost)
+        flat, budget = norms.reshape(-1, norms.shape[-1]), self._budget_rows(norms)
+        opened = torch.empty_like(flat)
+        for rows in row_slices(flat):
+            root = solve_root(flat[rows], ramps, budget[rows], None, torch.float64)
+            opened[rows] = openings(flat[rows].T, ramps, root).clamp_(0.0, 1.0).T
+        return opened.reshape(norms.shape)
+
+    def _budget_rows(self, norms: Tensor) -> Tensor:
+        """The budget of every row, shape ``(rows,)``, float64."""
+        budget = torch.as_tensor(self.budget, dtype=torch.float64, device=norms.device)
+        return budget.expand(norms.shape[:-1]).reshape(-1)
+
+    def _step(self, norms: Tensor, strengths: Tensor) -> tuple[_Step, Tensor]:
+        """The proximal step for ``strengths`` of shape ``(rows or 1,)``, and the unit of its root."""
+        ridge = fitted("ridge", self.ridge, norms)[:, None]
+        cost = fitted("cost", self.cost, norms)[:, None]
+        pull = strengths[None, :] * ridge
+        if self.debias:
+            pull = pull.clamp(max=1 - 1 / _STEEPEST)
+            kept = 1 - pull
+            # u = (s t sqrt(a / c) - L a) / (1 - L a), with the a that the limit on L a leaves.
+            ridge = torch.where(strengths > 0, pull / strengths, ridge)
+            gain, offset = (ridge / cost).sqrt() / kept, pull / kept
+        else:
+            kept = torch.ones_like(pull)
+            # u = s t sqrt(a / c) - L a, both made smaller alike where the ramp is too steep.
+            offset = pull.clamp(max=_STEEPEST)
+            gain = (ridge / cost).sqrt() * torch.where(pull > 0, offset / pull, 1.0)
+        ramps, unit = _scaled(gain, offset, cost)
+        return _Step(ramps, kept, pull), unit
+
+
+def _scaled(gain: Tensor, offset: Tensor, cost: Tensor) -> tuple[Ramps, Tensor]:
+    """Ramps whose largest gain is 1, and what their roots are multiplied by for it."""
+    unit = gain.amax()
+    return Ramps(gain / unit, offset, cost), unit
+
+
+def _solve_rows(
+    norms: Tensor, step: _Step, budget: Tensor, start: Tensor | None, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Factors ``(rows, groups)`` and roots ``(rows,)`` of norms of shape ``(rows, groups)``."""
+    factors = torch.empty(norms.shape, dtype=norms.dtype, device=norms.device)
+    roots = torch.empty_like(budget)
+    for rows in row_slices(norms):
+        begin = None if start is None else start[rows]
+        part = step.ramps.part(slice(None), rows)
+        roots[rows] = solve_root(norms[rows], part, budget[rows], begin, dtype)
+        for groups in slices(norms.shape[1], max(1, tile_size(norms))):
+            ramps = step.ramps.part(groups, rows)
+            kept, pull = (take(weights, groups, rows).to(dtype) for weights in (step.kept, step.pull))
+            values = norms[rows, groups].T.to(dtype)
+            opened = openings(values, ramps, roots[rows]).clamp_(0.0, 1.0)
+            # A tiny number in place of 0: no strength and no opening are 0 / 0.
+            shrunk = torch.mul(opened, kept).add_(pull).clamp_min_(torch.finfo(dtype).tiny)
+            torch.div(opened, shrunk, out=opened)
+            factors[rows, groups] = opened.T
+    return factors, roots

@@ -1,0 +1,169 @@
+"""HALO, the hierarchical adaptive lasso: a lasso whose weights are found along with the network, on groups.
+
+Source: Seto, Wells and Zhang, HALO: Learning to Prune Neural Networks with Shrinkage, SDM 2021, arXiv
+2008.10183, with the norm ``t_j`` of a group in the place of a weight's magnitude.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from hwprune.errors import InputError
+from hwprune.penalties.base import check_norms, per_row
+from hwprune.penalties.group_lasso import soft_factors
+
+
+@dataclass(frozen=True, slots=True)
+class Halo:
+    """``xi sum_j t_j / l_j^2 + psi | sum_j |l_j| - P |`` in the norms t and the coefficients l.
+
+    The coefficients are state, started at 1 (:meth:`start`) and trained along by gradient descent
+    (:meth:`coefficient_gradient`); whoever owns the optimiser owns them, decays and saves them. They belong
+    to groups, so the groups must stay the same.
+
+    Attributes:
+        xi: Weight of the lasso, not negative.
+        psi: Weight of the coefficients' budget, not negative.
+        total: P, what the magnitudes of the coefficients should add up to.
+
+    Raises:
+        InputError: If a weight or the total is negative or not finite.
+
+    >>> halo = Halo(xi=1.0, psi=0.5, total=1.0)
+    >>> norms = torch.tensor([2.0, 4.0])
+    >>> halo.value(norms, halo.start(norms))
+    tensor(6.5000)
+    >>> halo.prox_factors(norms, 0.5, torch.tensor([1.0, 0.5]))
+    tensor([0.7500, 0.5000])
+    """
+
+    xi: float
+    psi: float
+    total: float
+
+    def __post_init__(self) -> None:
+        for name, weight in (("xi", self.xi), ("psi", self.psi), ("total", self.total)):
+            if not 0 <= weight < float("inf"):
+                raise InputError(f"{name} is out of range", where="Halo", expected="[0, inf)", got=weight)
+
+    def start(self, norms: Tensor) -> Tensor:
+        """The coefficients to begin with: ones, shape ``(..., groups)``."""
+        return torch.ones_like(norms)
+
+    def value(self, norms: Tensor, coefficients: Tensor) -> Tensor:
+        """The penalty, shape ``(...)``, differentiable in the norms and the coefficients.
+
+        Args:
+            norms: Shape ``(..., groups)``.
+            coefficients: Likewise; none is 0.
+        """
+        _check_coefficients(norms, coefficients)
+        excess = coefficients.abs().sum(-1) - self.total
+        return self.xi * (norms / coefficients.square()).sum(-1) + self.psi * excess.abs()
+
+    def prox_factors(self, norms: Tensor, strength: float | Tensor, coefficients: Tensor) -> Tensor:
+        """``argmin_x 1/2 |x - w|^2 + L value(x, l)`` at fixed l: ``max(1 - L xi / (l_j^2 t_j), 0) w_j``.
+
+        Args:
+            norms: Shape ``(..., groups)``.
+            strength: ``L``: a number, or a tensor of shape ``()`` or ``(...)``.
+            coefficients: Shape ``(..., groups)``; none is 0.
+
+        Returns:
+            Shape ``(..., groups)``, in [0, 1].
+        """
+        _check_coefficients(norms, coefficients)
+        return soft_factors(norms, per_row(strength, norms) * self.xi / coefficients.square())
+
+    def coefficient_gradient(self, norms: Tensor, coefficients: Tensor) -> Tensor:
+        """The gradient of :meth:`value` in the coefficients, shape ``(..., groups)``.
+
+        ``-2 xi t_j / l_j^3 + psi sign(sum |l| - P) sign(l_j)``: strong groups drive their coefficient up and
+        so free themselves of the lasso, weight decay on the coefficients drives the others down.
+
+        Args:
+            norms: Shape ``(..., groups)``.
+            coefficients: Likewise; none is 0.
+        """
+        _check_coefficients(norms, coefficients)
+        excess = coefficients.abs().sum(-1, keepdim=True) - self.total
+        pull = self.psi * excess.sign() * coefficients.sign()
+        return pull - 2 * self.xi * norms / coefficients.pow(3)
+
+
+@dataclass(frozen=True, slots=True)
+class ProfiledHalo:
+    """HALO with its coefficients at their best for the current norms, instead of trained behind them.
+
+    Where they must add up to the number m of groups, ``min_l sum_j t_j / l_j^2`` is at ``l_j``
+    proportional to ``t_j^(1/3)``, which leaves a function of the norms alone,
+
+        value(t) = (sum_j t_j^(1/3))^3 / m^2,
+
+    concave in every norm. It has no state, so groups may be formed anew during training. One proximal step is
+    HALO's at these coefficients: a step of the majorise-minimise algorithm, after which the value is not
+    greater. It knows no budget.
+
+    >>> ProfiledHalo().value(torch.tensor([8.0, 1.0]))
+    tensor(6.7500)
+    >>> ProfiledHalo().coefficients(torch.tensor([8.0, 1.0]))
+    tensor([1.3333, 0.6667])
+    """
+
+    @property
+    def name(self) -> str:
+        """What the command line calls it."""
+        return "halo"
+
+    @property
+    def strength_scale(self) -> float:
+        """Every group loses a multiple of the strength, not a fraction of its norm."""
+        return 0.01
+
+    def coefficients(self, norms: Tensor) -> Tensor:
+        """The best coefficients, shape ``(..., groups)``, of mean 1; ones where all norms are 0."""
+        check_norms(norms)
+        roots = norms.pow(1 / 3)
+        mean = roots.mean(-1, keepdim=True)
+        return torch.where(mean > 0, roots / torch.where(mean > 0, mean, 1.0), 1.0)
+
+    def value(self, norms: Tensor) -> Tensor:
+        """Shape ``(..., groups)`` to ``(...)``."""
+        check_norms(norms)
+        groups = norms.shape[-1]
+        return norms.pow(1 / 3).sum(-1).pow(3) / max(groups, 1) ** 2
+
+    def prox_factors(self, norms: Tensor, strength: float | Tensor) -> Tensor:
+        """``max(1 - L / (l_j^2 t_j), 0)`` at the best l; groups of norm 0 get 0 unless L is 0.
+
+        Args:
+            norms: Shape ``(..., groups)``.
+            strength: ``L``: a number, or a tensor of shape ``()`` or ``(...)``.
+
+        Returns:
+            Shape ``(..., groups)``, in [0, 1].
+        """
+        coefficients = self.coefficients(norms)
+        lost = torch.where(norms > 0, coefficients.square() * norms, 0.0)
+        return soft_factors(lost, per_row(strength, norms))
+
+    def replace_budget(self, budget: float | Tensor, cost: Tensor | None) -> Self:
+        """Itself."""
+        return self
+
+
+def _check_coefficients(norms: Tensor, coefficients: Tensor) -> None:
+    check_norms(norms)
+    if coefficients.shape[-1] != norms.shape[-1]:
+        raise InputError(
+            "the coefficients do not fit the norms",
+            where="Halo",
+            expected=f"{norms.shape[-1]} groups",
+            got=f"{coefficients.shape[-1]}",
+        )
+    if not bool((coefficients.isfinite() & (coefficients != 0)).all()):
+        raise InputError("every coefficient must be finite and not 0", where="Halo")

@@ -1,0 +1,64 @@
+"""N:M sparsity: masks of the N largest of every M weights, and the gradient of SR-STE.
+
+Source: Zhou et al., Learning N:M Fine-grained Structured Sparse Neural Networks From Scratch, ICLR 2021,
+arXiv 2102.04010. A convex alternative is :class:`~hwprune.penalties.GroupEnvelope` with one row per block.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hwprune.errors import InputError
+
+
+def nm_mask(weights: Tensor, n: int, m: int) -> Tensor:
+    """Which weights are among the ``n`` largest magnitudes of their block of ``m``.
+
+    Args:
+        weights: Shape ``(..., inputs)``; blocks are consecutive along the last dimension.
+        n: Weights that every block keeps; of ties the first ones stay.
+        m: Weights per block.
+
+    Returns:
+        Boolean, same shape; exactly ``n`` of every block are true.
+
+    Raises:
+        InputError: If the blocks do not divide the inputs, or not ``0 <= n <= m``.
+
+    >>> nm_mask(torch.tensor([1.0, -3.0, 2.0, 0.5]), 2, 4)
+    tensor([False,  True,  True, False])
+    """
+    if not (0 <= n <= m and m >= 1):
+        raise InputError("no N:M pattern", where="nm_mask", expected="0 <= n <= m, m >= 1", got=f"{n}:{m}")
+    if weights.ndim == 0 or weights.shape[-1] % m:
+        raise InputError(
+            f"blocks of {m} do not divide the weights",
+            where="nm_mask",
+            expected=f"a last dimension that is a multiple of {m}",
+            got=tuple(weights.shape),
+            hint="leave this layer dense, or choose another pattern for it",
+        )
+    blocks = weights.detach().abs().reshape(*weights.shape[:-1], weights.shape[-1] // m, m)
+    largest = blocks.sort(dim=-1, descending=True, stable=True).indices[..., :n]
+    mask = torch.zeros_like(blocks, dtype=torch.bool)
+    return mask.scatter(-1, largest, True).reshape(weights.shape)
+
+
+def sr_ste_gradient(gradient: Tensor, weights: Tensor, mask: Tensor, decay: float = 2e-4) -> Tensor:
+    """The gradient that the dense weights take: straight through, and the masked ones decay.
+
+    Args:
+        gradient: Of the loss in the masked weights ``mask * w``, any shape.
+        weights: The dense weights, same shape.
+        mask: As :func:`nm_mask` gives it, same shape.
+        decay: The paper's ``lambda_w``.
+
+    Returns:
+        ``gradient + decay * (1 - mask) * weights``.
+
+    >>> weights = torch.tensor([1.0, -3.0])
+    >>> sr_ste_gradient(torch.zeros(2), weights, nm_mask(weights, 1, 2), decay=0.5)
+    tensor([0.5000, 0.0000])
+    """
+    return gradient + decay * torch.where(mask, 0.0, weights)
