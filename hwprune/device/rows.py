@@ -1,0 +1,36 @@
+"""One measured row of a latency table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hwprune.operators import Operator
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A measured operator.
+
+    Attributes:
+        operator: What was measured; its name is empty.
+        median_us: Median latency in microseconds, without the session's fixed overhead.
+        p10_us: Tenth percentile in microseconds; the median where it is not given.
+        p90_us: Ninetieth percentile in microseconds; the median where it is not given.
+        runs: Number of timed runs.
+    """
+
+    operator: Operator
+    median_us: float
+    p10_us: float = -1.0
+    p90_us: float = -1.0
+    runs: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("p10_us", "p90_us"):
+            if getattr(self, name) < 0:
+                object.__setattr__(self, name, self.median_us)
+
+    @property
+    def noise(self) -> float:
+        """Spread of the runs, ``p90 / p10 - 1``."""
+        return self.p90_us / max(self.p10_us, 1e-9) - 1

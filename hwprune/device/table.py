@@ -1,0 +1,238 @@
+"""Latency tables: measured operators, looked up and interpolated along their channels, never extrapolated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from hwprune.device import table_file
+from hwprune.device.kinds import configuration, describe
+from hwprune.device.rows import Row
+from hwprune.device.steps import Bracket, FloatArray, IntArray, Steps, bracket
+from hwprune.errors import MissingRowError
+from hwprune.operators import Operator
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Surface:
+    """Latency of one configuration over its channels.
+
+    Attributes:
+        rows: Where every number of input channels lies between the measured ones.
+        columns: The same for output channels.
+        values: Shape ``(measured inputs + 1, measured outputs + 1)``, in microseconds; NaN where nothing
+            was measured, and in the last row and column, which positions of -1 refer to.
+    """
+
+    rows: Bracket
+    columns: Bracket
+    values: FloatArray
+
+    def latencies_us(self, in_channels: IntArray, out_channels: IntArray) -> FloatArray:
+        """Latencies in microseconds, NaN where the table has none; arguments broadcast."""
+        row, column = self.rows.clip(in_channels), self.columns.clip(out_channels)
+        left, right = self.columns.low[column], self.columns.high[column]
+        across = self.columns.fraction[column]
+        above, below = self.rows.low[row], self.rows.high[row]
+        top = (1 - across) * self.values[above, left] + across * self.values[above, right]
+        bottom = (1 - across) * self.values[below, left] + across * self.values[below, right]
+        down = self.rows.fraction[row]
+        return np.asarray((1 - down) * top + down * bottom)
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """Measured latencies of operators.
+
+    A lookup rounds channels up to the end of their step, then interpolates linearly between measured
+    steps, first along the output channels, then along the input channels. Between two measured steps that
+    do not lie at the same place of the staircase's period nothing is interpolated, and nothing is ever
+    extrapolated: what is not measured raises.
+
+    Attributes:
+        rows: The rows, no two of the same operator.
+        batch: Images per run that they were measured with.
+        precision: Precision that they were measured in.
+        origin: Where they come from, for messages.
+
+    >>> conv = Operator("conv", 8, 16, 4, 4, 3, 3, padding=1)
+    >>> table = LatencyTable((Row(conv, 10.0), Row(replace(conv, out_channels=32), 14.0)))
+    >>> table.latency_us(replace(conv, out_channels=20), Steps(align=8))
+    12.0
+    """
+
+    rows: tuple[Row, ...]
+    batch: int = 1
+    precision: str = "fp32"
+    origin: str = field(default="this table", compare=False)
+
+    @classmethod
+    def read(cls, path: Path) -> LatencyTable:
+        """Reads and validates a table.
+
+        Raises:
+            ProfileError: If it is missing or malformed; the message names file, line and column.
+        """
+        content = table_file.read(path)
+        return cls(content.rows, content.batch, content.precision, str(path))
+
+    def write(self, path: Path, header: Mapping[str, object]) -> None:
+        """Writes the table, sorted, atomically.
+
+        Args:
+            path: The file.
+            header: What the comment lines at the top say: hardware, engine, date, command.
+        """
+        table_file.write(path, table_file.Content(self.rows, self.batch, self.precision), header)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self.rows)
+
+    @cached_property
+    def _by_configuration(self) -> dict[Operator, list[Row]]:
+        found: dict[Operator, list[Row]] = {}
+        for row in self.rows:
+            found.setdefault(configuration(row.operator), []).append(row)
+        return found
+
+    @cached_property
+    def operators(self) -> frozenset[Operator]:
+        """The operators that have a row, without their names."""
+        return frozenset(row.operator for row in self.rows)
+
+    def merged(self, rows: Iterable[Row]) -> LatencyTable:
+        """A table with ``rows`` added; where both have an operator the new row counts."""
+        merged = {row.operator: row for row in self.rows}
+        merged.update((row.operator, row) for row in rows)
+        return replace(self, rows=tuple(merged.values()))
+
+    def surface(self, template: Operator, steps: Steps) -> Surface:
+        """Everything known about one configuration.
+
+        Args:
+            template: An operator of that configuration; its channels do not matter.
+            steps: The staircase of the device.
+
+        Raises:
+            MissingRowError: If the table has no row of that configuration.
+        """
+        rows = self._by_configuration.get(configuration(template))
+        if not rows:
+            raise self._missing(template, "no row of this configuration")
+        return _surface(tuple(rows), template.matrix, steps)
+
+    def latencies_us(
+        self, template: Operator, in_channels: IntArray, out_channels: IntArray, steps: Steps
+    ) -> FloatArray:
+        """Latencies of one configuration at many widths.
+
+        Args:
+            template: An operator of that configuration; its own channels do not matter.
+            in_channels: Any shape.
+            out_channels: A shape that broadcasts with it.
+            steps: The staircase of the device.
+
+        Returns:
+            Microseconds, in the broadcast shape.
+
+        Raises:
+            MissingRowError: If one of them cannot be priced; the message names it.
+        """
+        latencies = self.surface(template, steps).latencies_us(in_channels, out_channels)
+        if np.isnan(latencies).any():
+            first = int(np.flatnonzero(np.isnan(latencies.ravel()))[0])
+            inputs, outputs = np.broadcast_arrays(in_channels, out_channels)
+            raise self.missing(template, int(inputs.ravel()[first]), int(outputs.ravel()[first]), steps)
+        return latencies
+
+    def latency_us(self, operator: Operator, steps: Steps = Steps()) -> float:  # noqa: B008 - frozen
+        """Latency of one operator in microseconds.
+
+        Raises:
+            MissingRowError: If the table cannot price it.
+        """
+        channels = np.array([operator.in_channels]), np.array([operator.out_channels])
+        return float(self.latencies_us(operator, *channels, steps)[0])
+
+    def covers(self, operator: Operator, steps: Steps = Steps()) -> bool:  # noqa: B008 - frozen
+        """Whether the operator has a price."""
+        if configuration(operator) not in self._by_configuration:
+            return False
+        surface = self.surface(operator, steps)
+        channels = np.array([operator.in_channels]), np.array([operator.out_channels])
+        return not bool(np.isnan(surface.latencies_us(*channels)).any())
+
+    def covers_narrower(self, operator: Operator, steps: Steps) -> bool:
+        """Whether the operator has a price, and has one at every smaller number of whole steps."""
+        if not self.covers(operator, steps):
+            return False
+        first = max(steps.align, 2) if operator.depthwise else steps.align
+        inputs = np.array([*range(first, operator.in_channels, steps.align), operator.in_channels])
+        outputs = np.array([*range(first, operator.out_channels, steps.align), operator.out_channels])
+        inputs = inputs[:, None] if operator.matrix else outputs
+        return not bool(np.isnan(self.surface(operator, steps).latencies_us(inputs, outputs)).any())
+
+    def missing(
+        self, template: Operator, in_channels: int, out_channels: int, steps: Steps
+    ) -> MissingRowError:
+        """The error for an operator that cannot be priced, naming the row that is wanted."""
+        wanted_in = in_channels if in_channels % steps.divisor else steps.round_up(in_channels)
+        wanted_out = steps.round_up(out_channels)
+        operator = replace(template, in_channels=in_channels, out_channels=out_channels)
+        return self._missing(operator, f"no row at or around {wanted_in}->{wanted_out} channels")
+
+    def _missing(self, operator: Operator, got: str) -> MissingRowError:
+        where = f"layer {operator.name}, {self.origin}" if operator.name else self.origin
+        return MissingRowError(
+            f"the latency table cannot price {describe(operator)}",
+            where=where,
+            got=got,
+            hint="measure what a model needs with: hwprune profile build --for MODEL",
+        )
+
+
+@lru_cache(maxsize=4096)
+def _surface(rows: tuple[Row, ...], matrix: bool, steps: Steps) -> Surface:
+    """Fills the grid of all measured widths, along the outputs first."""
+    # The period belongs to the output channels: a kernel handles several blocks of them at once.
+    inner = Steps(steps.align, 1, steps.divisor)
+    outer = Steps(steps.align, steps.period, 1) if matrix else steps
+    in_knots = sorted({row.operator.in_channels for row in rows}) if matrix else [1]
+    out_knots = sorted({row.operator.out_channels for row in rows})
+    columns = bracket(out_knots, outer)
+    values = np.full((len(in_knots) + 1, len(out_knots) + 1), np.nan)
+    in_position = {knot: position for position, knot in enumerate(in_knots)}
+    out_position = {knot: position for position, knot in enumerate(out_knots)}
+    for row in rows:
+        at = in_position[row.operator.in_channels] if matrix else 0
+        values[at, out_position[row.operator.out_channels]] = row.median_us
+    for at in range(len(in_knots)):
+        _fill(values[at], out_knots, outer)
+    if not matrix:
+        widths = columns.low.size
+        zeros = np.zeros(widths, dtype=np.int64)
+        return Surface(Bracket(zeros, zeros, np.zeros(widths)), columns, values)
+    for at in range(len(out_knots)):
+        _fill(values[:, at], in_knots, inner)
+    return Surface(bracket(in_knots, inner), columns, values)
+
+
+def _fill(line: FloatArray, knots: list[int], steps: Steps) -> None:
+    """Interpolates the gaps of one line of the grid in place, from what is known in that line."""
+    known = [at for at in range(len(knots)) if not np.isnan(line[at])]
+    if not known or len(known) == len(knots):
+        return
+    found = bracket([knots[at] for at in known], steps)
+    filled = np.array([line[at] for at in known] + [np.nan])
+    for at, knot in enumerate(knots):
+        if np.isnan(line[at]):
+            channels = int(found.clip(np.array(knot)))
+            low, high, part = found.low[channels], found.high[channels], found.fraction[channels]
+            line[at] = (1 - part) * filled[low] + part * filled[high]

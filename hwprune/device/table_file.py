@@ -1,0 +1,229 @@
+"""Latency tables as CSV files: comment lines, a header, one row per measured operator."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from hwprune.device.kinds import KINDS, describe
+from hwprune.device.rows import Row
+from hwprune.errors import ProfileError
+from hwprune.files import write_text
+from hwprune.operators import Operator
+
+#: Columns in the order they are written; the last value says whether a file may leave the column out.
+COLUMNS: dict[str, bool] = {
+    "op": True,
+    "kernel_h": True,
+    "kernel_w": True,
+    "stride": True,
+    "padding": False,
+    "dilation": True,
+    "groups": True,
+    "fused": False,
+    "in_channels": True,
+    "out_channels": True,
+    "height": True,
+    "width": True,
+    "batch": True,
+    "precision": True,
+    "median_us": True,
+    "p10_us": True,
+    "p90_us": True,
+    "runs": True,
+}
+FUSED = ("", "add")
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a file holds.
+
+    Attributes:
+        rows: The rows.
+        batch: Images per run that they were measured with.
+        precision: Precision that they were measured in.
+    """
+
+    rows: tuple[Row, ...]
+    batch: int
+    precision: str
+
+
+def read(path: Path) -> Content:
+    """Reads and validates a table.
+
+    A file without the column ``padding`` means the padding that keeps the map's size at stride 1, one
+    without ``fused`` means that nothing is fused besides an activation.
+
+    Raises:
+        ProfileError: If it is missing or malformed; the message names file, line and column.
+    """
+    lines = _lines(path)
+    if not lines:
+        raise ProfileError("the latency table has no rows", where=path, expected="at least one row")
+    batch, precision = lines[0].integer("batch", 1), lines[0].cells["precision"]
+    seen: dict[Operator, int] = {}
+    rows = []
+    for line in lines:
+        row = _row(line)
+        if row.operator in seen:
+            raise ProfileError(
+                "two rows measure the same operator",
+                where=f"{path}, line {line.number}",
+                expected=f"one row for {describe(row.operator)}",
+                got=f"another one in line {seen[row.operator]}",
+                hint="remove one of them",
+            )
+        for column, value in (("batch", str(batch)), ("precision", precision)):
+            if line.cells[column] != value:
+                raise line.error("the rows of a table differ in how they were measured", column, value)
+        seen[row.operator] = line.number
+        rows.append(row)
+    return Content(tuple(rows), batch, precision)
+
+
+def write(path: Path, content: Content, header: Mapping[str, object]) -> None:
+    """Writes rows sorted by configuration, with ``# name: value`` lines on top, atomically."""
+    lines = [f"# {name}: {' '.join(str(value).split())}" for name, value in header.items()]
+    lines.append(",".join(COLUMNS))
+    for row in sorted(content.rows, key=_order):
+        operator = row.operator
+        cells = [
+            operator.kind, operator.kernel_h, operator.kernel_w, operator.stride, operator.padding,
+            operator.dilation, operator.groups, operator.fused, operator.in_channels,
+            operator.out_channels, operator.height, operator.width, content.batch, content.precision,
+            f"{row.median_us:.2f}", f"{row.p10_us:.2f}", f"{row.p90_us:.2f}", row.runs,
+        ]  # fmt: skip
+        lines.append(",".join(map(str, cells)))
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def _order(row: Row) -> tuple[object, ...]:
+    operator = row.operator
+    return (
+        operator.kind, operator.kernel_h, operator.kernel_w, operator.stride, operator.padding,
+        operator.dilation, operator.groups, operator.fused, operator.height, operator.width,
+        operator.in_channels, operator.out_channels,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """One line of the file and the columns it is split into."""
+
+    path: Path
+    number: int
+    cells: Mapping[str, str]
+
+    def error(self, what: str, column: str, expected: str) -> ProfileError:
+        where = f"{self.path}, line {self.number}, column {column}"
+        return ProfileError(what, where=where, expected=expected, got=repr(self.cells[column]))
+
+    def integer(self, column: str, least: int) -> int:
+        expected = f"an integer of at least {least}"
+        try:
+            value = int(self.cells[column])
+        except ValueError as error:
+            raise self.error("a table row is malformed", column, expected) from error
+        if value < least:
+            raise self.error("a table row is malformed", column, expected)
+        return value
+
+    def microseconds(self, column: str) -> float:
+        expected = "a positive number of microseconds"
+        try:
+            value = float(self.cells[column])
+        except ValueError as error:
+            raise self.error("a table row is malformed", column, expected) from error
+        if not (math.isfinite(value) and value > 0):
+            raise self.error("a table row is malformed", column, expected)
+        return value
+
+
+def _lines(path: Path) -> list[_Line]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ProfileError("the latency table cannot be read", where=path, got=error) from error
+    numbered = [
+        (number, line)
+        for number, line in enumerate(text.splitlines(), start=1)
+        if line.strip() and not line.startswith("#")
+    ]
+    if not numbered:
+        raise ProfileError("the latency table is empty", where=path, expected=f"columns {', '.join(COLUMNS)}")
+    parsed = list(csv.reader(line for _, line in numbered))
+    names = [name.strip() for name in parsed[0]]
+    _check_columns(path, numbered[0][0], names)
+    lines = []
+    for (number, _), cells in zip(numbered[1:], parsed[1:], strict=True):
+        if len(cells) != len(names):
+            raise ProfileError(
+                "a table row has the wrong number of cells",
+                where=f"{path}, line {number}",
+                expected=len(names),
+                got=len(cells),
+            )
+        lines.append(
+            _Line(path, number, {name: cell.strip() for name, cell in zip(names, cells, strict=True)})
+        )
+    return lines
+
+
+def _check_columns(path: Path, number: int, names: list[str]) -> None:
+    where = f"{path}, line {number}"
+    for name in names:
+        if name not in COLUMNS:
+            close = difflib.get_close_matches(name, COLUMNS, n=1)
+            raise ProfileError(
+                f"unknown column {name!r}",
+                where=where,
+                expected=f"some of {', '.join(COLUMNS)}",
+                hint=f"did you mean {close[0]!r}?" if close else None,
+            )
+    missing = [name for name, required in COLUMNS.items() if required and name not in names]
+    if missing:
+        raise ProfileError(
+            f"the column {missing[0]!r} is missing",
+            where=where,
+            expected=f"columns {', '.join(COLUMNS)}",
+            got=", ".join(names),
+        )
+    if len(set(names)) != len(names):
+        raise ProfileError("a column appears twice", where=where, got=", ".join(names))
+
+
+def _row(line: _Line) -> Row:
+    kind, fused = line.cells["op"], line.cells.get("fused", "")
+    if kind not in KINDS:
+        raise line.error("a table row has an unknown kind of operator", "op", f"one of {', '.join(KINDS)}")
+    if fused not in FUSED:
+        raise line.error("a table row is malformed", "fused", "nothing or 'add'")
+    kernel_h, kernel_w = line.integer("kernel_h", 1), line.integer("kernel_w", 1)
+    dilation = line.integer("dilation", 1)
+    padding = line.integer("padding", 0) if "padding" in line.cells else (kernel_h - 1) * dilation // 2
+    operator = Operator(
+        kind,
+        line.integer("in_channels", 1),
+        line.integer("out_channels", 1),
+        line.integer("height", 1),
+        line.integer("width", 1),
+        kernel_h,
+        kernel_w,
+        line.integer("stride", 1),
+        padding,
+        dilation,
+        line.integer("groups", 1),
+        fused,
+    )
+    low, median, high = (line.microseconds(name) for name in ("p10_us", "median_us", "p90_us"))
+    if low > median:
+        raise line.error("the tenth percentile lies above the median", "p10_us", f"at most {median}")
+    if high < median:
+        raise line.error("the ninetieth percentile lies below the median", "p90_us", f"at least {median}")
+    return Row(operator, median, low, high, line.integer("runs", 1))

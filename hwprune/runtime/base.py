@@ -1,0 +1,114 @@
+"""What every inference runtime offers, and which there are."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from hwprune.device.profile import RuntimeSpec
+from hwprune.errors import RuntimeUnavailableError
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How long to time something.
+
+    Attributes:
+        seconds: Roughly, within the bounds below.
+        least_runs: At least as many timed runs.
+        most_runs: At most as many timed runs.
+        warmup_runs: Runs before them that are not counted.
+    """
+
+    seconds: float
+    least_runs: int
+    most_runs: int
+    warmup_runs: int = 4
+
+    def runs(self, seconds_per_run: float) -> int:
+        """How many runs to time, from how long one takes."""
+        return int(min(max(self.seconds / seconds_per_run, self.least_runs), self.most_runs))
+
+
+@dataclass(frozen=True, slots=True)
+class InputInfo:
+    """An input of a model file.
+
+    Attributes:
+        name: Its name.
+        shape: Sizes; ``None`` for open ones.
+        dtype: Element type.
+    """
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: np.dtype[Any]
+
+
+class Session(Protocol):
+    """A model made ready to run."""
+
+    @property
+    def inputs(self) -> tuple[InputInfo, ...]:
+        """The inputs."""
+        ...
+
+    def run(self, feed: Mapping[str, Array]) -> Sequence[Array]:
+        """Runs the model once and returns its outputs, complete."""
+        ...
+
+
+class Runtime(Protocol):
+    """An inference runtime."""
+
+    def version(self) -> str:
+        """The installed version."""
+        ...
+
+    def open(self, path: Path, spec: RuntimeSpec) -> Session:
+        """Makes an ONNX file ready to run."""
+        ...
+
+    def operator_samples(
+        self, model: bytes, spec: RuntimeSpec, feed: Mapping[str, Array], effort: Effort
+    ) -> dict[str, list[float]]:
+        """Durations of every kernel in each timed run, in microseconds, by the kernel's name."""
+        ...
+
+
+#: Runtime kind to the module and class that implement it, and the package and extra they need. The module
+#: is imported when the runtime is asked for, so that an absent package is no obstacle to the others.
+REGISTRY = {
+    "onnxruntime": ("hwprune.runtime.onnxruntime", "OnnxRuntime", "onnxruntime", "hwprune"),
+}
+
+
+def get_runtime(kind: str) -> Runtime:
+    """The runtime of a profile.
+
+    Raises:
+        RuntimeUnavailableError: If there is no such runtime or its package is missing.
+    """
+    if kind not in REGISTRY:
+        raise RuntimeUnavailableError(
+            f"no runtime {kind!r} on this machine",
+            expected=f"one of {', '.join(sorted(REGISTRY))}",
+            got=kind,
+            hint="measure on a machine that has it, or use a profile of one of these",
+        )
+    module, name, package, extra = REGISTRY[kind]
+    try:
+        runtime: Runtime = getattr(importlib.import_module(module), name)()
+    except ImportError as error:
+        raise RuntimeUnavailableError(
+            f"the runtime {kind} needs the package {package}", hint=f"pip install '{extra}'"
+        ) from error
+    return runtime

@@ -1,0 +1,112 @@
+"""What this machine is, and whether it is the one a profile was measured on."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import os
+import platform
+from functools import cache
+from pathlib import Path
+
+from hwprune.device.profile import DeviceProfile, find_profiles
+from hwprune.errors import ProfileError
+
+#: Packages whose versions a measurement depends on or a report names.
+PACKAGES = ("hwprune", "torch", "onnx", "onnxruntime", "numpy")
+#: Instruction sets by what their kernels are chosen for, widest first.
+_ISA_FLAGS = (("avx512", "avx512f"), ("avx2", "avx2"), ("neon", "asimd"))
+
+
+@cache
+def _processor_facts() -> tuple[str, str]:
+    """CPU model and instruction set."""
+    model, flags = platform.processor() or platform.machine(), ""
+    source = Path("/proc/cpuinfo")
+    if source.is_file():
+        for line in source.read_text(encoding="utf-8", errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                model = value.strip()
+            elif key.strip() in ("flags", "Features"):
+                flags = value
+                break
+    words = set(flags.split())
+    isa = next((name for name, flag in _ISA_FLAGS if flag in words), platform.machine())
+    return model, isa
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the packages that matter."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def environment() -> dict[str, str | int]:
+    """Machine and versions, as every measurement carries them."""
+    model, isa = _processor_facts()
+    return {
+        "cpu": model,
+        "isa": isa,
+        "cores": os.cpu_count() or 1,
+        "os": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        **versions(),
+    }
+
+
+def same_hardware(profile: DeviceProfile) -> tuple[bool, str]:
+    """Whether this machine is the one that ``profile`` was measured on.
+
+    Returns:
+        The answer, and where it is no, the first difference in words.
+    """
+    here = environment()
+    wanted = {
+        "isa": profile.hardware.isa,
+        "cpu": profile.hardware.model,
+        "cores": profile.hardware.cores,
+        "onnxruntime": profile.runtime.version if profile.runtime.kind == "onnxruntime" else "",
+    }
+    for fact, value in wanted.items():
+        if value and str(here.get(fact, "")) != str(value):
+            return False, f"{fact} is {here.get(fact, 'unknown')} here, {value} in the profile"
+    return True, ""
+
+
+def local_profile(search: Path | None = None) -> DeviceProfile:
+    """The profile of the CPU runtime that fits this machine best.
+
+    Among the ONNX Runtime profiles with this machine's instruction set, one measured on this very
+    hardware comes first, single-threaded fp32 next.
+
+    Raises:
+        ProfileError: If no profile has this machine's instruction set.
+    """
+    _, isa = _processor_facts()
+    fitting = [
+        profile
+        for profile in find_profiles(search)
+        if profile.runtime.kind == "onnxruntime" and profile.hardware.isa == isa
+    ]
+    if not fitting:
+        raise ProfileError(
+            "no profile fits this machine",
+            expected=f"an onnxruntime profile with isa {isa}",
+            hint="make one with: hwprune profile build --runtime onnxruntime --out DIR",
+        )
+    return min(
+        fitting,
+        key=lambda profile: (
+            not same_hardware(profile)[0],
+            profile.runtime.precision != "fp32",
+            profile.runtime.threads,
+            profile.name,
+        ),
+    )

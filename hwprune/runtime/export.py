@@ -1,0 +1,144 @@
+"""Networks as ONNX files."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from hwprune.errors import GraphError, InputError
+from hwprune.files import replacing
+from hwprune.graph.record import ExampleInputs
+
+#: The operator set that is written.
+OPSET = 18
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What an export came to.
+
+    Attributes:
+        path: The file.
+        dynamic_batch: Whether the batch size is left open.
+        note: Why not, where it is not.
+    """
+
+    path: Path
+    dynamic_batch: bool
+    note: str = ""
+
+
+def export(model: nn.Module, path: str | Path, example_inputs: ExampleInputs) -> Exported:
+    """Writes ``model`` as a checked, single-file ONNX model with an open batch size.
+
+    Args:
+        model: Exported in evaluation mode as a copy; not touched.
+        path: The file, replaced atomically. Its folder must exist.
+        example_inputs: A tensor, a sequence of arguments or a mapping of keyword arguments; dimension 0 of
+            every tensor is the batch.
+
+    Returns:
+        The path, and whether the batch size is open: a network that fixes it is exported as it is,
+        with the reason.
+
+    Raises:
+        GraphError: If the network cannot be exported.
+        InputError: If the folder does not exist.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise InputError("the folder to export to does not exist", where=path.parent)
+    twin = copy.deepcopy(model).cpu().eval()
+    args, kwargs = _as_arguments(example_inputs)
+    try:
+        proto, note = _to_proto(twin, args, kwargs, dynamic=True), ""
+    except Exception as error:
+        try:
+            proto = _to_proto(twin, args, kwargs, dynamic=False)
+        except Exception as second:
+            raise GraphError(
+                "the network cannot be exported to ONNX",
+                expected="a network that torch.onnx.export accepts",
+                got=f"{type(second).__name__}: {_first_line(second)}",
+            ) from second
+        note = f"the batch size is fixed: {type(error).__name__}: {_first_line(error)}"
+    onnx.checker.check_model(proto)
+    with replacing(path) as temporary:
+        onnx.save_model(proto, str(temporary))
+    return Exported(path, dynamic_batch=not note, note=note)
+
+
+def _as_arguments(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(example_inputs, Tensor):
+        return (example_inputs,), {}
+    if isinstance(example_inputs, Mapping):
+        return (), dict(example_inputs)
+    return tuple(example_inputs), {}
+
+
+def _to_proto(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, dynamic: bool
+) -> onnx.ModelProto:
+    # A batch of 1 would be taken for a constant.
+    args = tuple(_at_least_two(value) if dynamic else value for value in args)
+    kwargs = {name: _at_least_two(value) if dynamic else value for name, value in kwargs.items()}
+    shapes = None
+    if dynamic:
+        batch = torch.export.Dim("batch")
+        shapes = tuple(_batched(value, batch) for value in (*args, *kwargs.values()))
+    with _quiet():
+        program = torch.onnx.export(
+            model,
+            args,
+            kwargs=kwargs,
+            dynamo=True,
+            opset_version=OPSET,
+            dynamic_shapes=shapes,
+            verbose=False,
+        )
+    if program is None:
+        raise GraphError("torch.onnx.export returned nothing")
+    proto: onnx.ModelProto = program.model_proto
+    return proto
+
+
+def _at_least_two(value: Any) -> Any:
+    if isinstance(value, Tensor) and value.ndim and value.shape[0] == 1:
+        return value.repeat(2, *[1] * (value.ndim - 1))
+    return value
+
+
+def _batched(value: Any, batch: Any) -> Any:
+    return {0: batch} if isinstance(value, Tensor) and value.ndim else None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences what the exporter prints, warns and logs: what matters of it is raised."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.export")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else ""

@@ -1,0 +1,138 @@
+"""A profile made true for this machine: rows that are missing, or were measured elsewhere, are measured."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+from hwprune.device.profile import DeviceProfile, Hardware, Provenance, Rule
+from hwprune.device.rows import Row
+from hwprune.device.steps import Steps
+from hwprune.device.table import LatencyTable
+from hwprune.errors import ProfileError
+from hwprune.files import write_json
+from hwprune.operators import Operator
+from hwprune.runtime.base import get_runtime
+from hwprune.runtime.environment import environment, same_hardware
+from hwprune.runtime.rows import measure_rows
+from hwprune.runtime.staircase import PROBES, find_steps
+
+
+def localize(
+    profile: DeviceProfile, operators: Sequence[Operator], *, notify: Callable[[str], None]
+) -> DeviceProfile:
+    """Returns a profile whose table holds for this machine and covers a network.
+
+    A profile measured on this very machine is used as it is, completed by the rows it lacks. Any other is
+    taken for its runtime and rules only: the channel step and all rows are measured here, once, and
+    kept in the user's cache.
+
+    Args:
+        profile: The device asked for.
+        operators: Fused operators of the dense network.
+        notify: Called with one line for everything the user should know.
+
+    Raises:
+        RuntimeUnavailableError: If the runtime is not on this machine.
+    """
+    get_runtime(profile.runtime.kind)
+    same, difference = same_hardware(profile)
+    if same and profile.table is not None:
+        local, table = profile, profile.table
+    else:
+        why = "has no measured table" if profile.table is None else "was measured on another machine"
+        notify(f"profile {profile.name} {why}{f' ({difference})' if difference else ''}")
+        local = _for_this_machine(profile, operators, notify)
+        table = local.table or LatencyTable((), profile.runtime.batch, profile.runtime.precision)
+    missing = _missing(operators, local, table)
+    if not missing:
+        return local
+    cache = cache_folder(local) / "latency.csv"
+    table = table.merged(_cached_rows(cache))
+    # Measured for the widest operator of every configuration, so that a narrow one off its lattice (the
+    # first layer's single channel) can be missing still: it is the widest of the next pass.
+    while missing := _missing(operators, local, table):
+        notify(f"measuring rows for {len(missing)} operators on this machine; they are kept for next time")
+        fresh = measure_rows(missing, local)
+        if not set(fresh) - set(table.rows):
+            break  # nothing new to learn; the prediction will name what is missing
+        table = table.merged(fresh)
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        kept = LatencyTable((), table.batch, table.precision).merged([*_cached_rows(cache), *fresh])
+        kept.write(cache, environment())
+    return local.model_copy(update={"rows": table})
+
+
+def _missing(operators: Sequence[Operator], profile: DeviceProfile, table: LatencyTable) -> list[Operator]:
+    """The operators that the table does not cover from one step to full width."""
+    return [
+        operator for operator in operators if not table.covers_narrower(operator, profile.steps_for(operator))
+    ]
+
+
+def _for_this_machine(
+    profile: DeviceProfile, operators: Sequence[Operator], notify: Callable[[str], None]
+) -> DeviceProfile:
+    """The profile with this machine's hardware and channel steps, and no rows."""
+    facts = environment()
+    deciding = [profile.rule_for(operator) for operator in operators]
+    rules = tuple(_rule_here(rule, profile, notify) if rule in deciding else rule for rule in profile.rule)
+    version = get_runtime(profile.runtime.kind).version()
+    return profile.model_copy(
+        update={
+            "rule": rules,
+            "hardware": Hardware(
+                vendor=str(facts["cpu"]).split()[0],
+                model=str(facts["cpu"]),
+                isa=str(facts["isa"]),
+                cores=int(facts["cores"]),
+            ),
+            "runtime": profile.runtime.model_copy(update={"version": version}),
+            "provenance": Provenance(source="measured", date=str(facts["date"]), host=str(facts["cpu"])),
+            "latency": profile.latency.model_copy(
+                update={"table": None, "calibration": 1.0, "overhead_us": 0.0, "per_operator_us": 0.0}
+            ),
+        }
+    )
+
+
+def _rule_here(rule: Rule, profile: DeviceProfile, notify: Callable[[str], None]) -> Rule:
+    """A rule with the staircase of this machine, measured once and kept in the user's cache."""
+    probe = PROBES.get((rule.op, rule.groups))
+    if probe is None or rule.granularity != "channel":
+        return rule
+    name = f"{rule.groups} {rule.op}" if rule.groups else rule.op
+    path = cache_folder(profile) / f"steps {name}.json"
+    try:
+        steps = Steps(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):  # not measured yet; or unreadable, which is only a cache
+        steps = find_steps(probe, profile.runtime)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, asdict(steps))
+    notify(f"channels of {name} leave in groups of {steps.align}: the step measured on this machine")
+    return rule.model_copy(update=asdict(steps))
+
+
+def cache_folder(profile: DeviceProfile) -> Path:
+    """Where rows measured on this machine for this way of running networks are kept."""
+    facts = environment()
+    version = get_runtime(profile.runtime.kind).version()
+    spec = profile.runtime.model_copy(update={"version": version})
+    key = json.dumps([spec.model_dump(mode="json"), *(facts[name] for name in ("cpu", "isa", "cores"))])
+    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+    return user_cache_path("hwprune") / "rows" / digest
+
+
+def _cached_rows(path: Path) -> tuple[Row, ...]:
+    """Rows measured earlier; none where the file is missing or unreadable (it is only a cache)."""
+    if not path.is_file():
+        return ()
+    try:
+        return LatencyTable.read(path).rows
+    except ProfileError:
+        return ()

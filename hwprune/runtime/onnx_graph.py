@@ -1,0 +1,197 @@
+"""The operators of an ONNX file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import helper
+
+from hwprune.errors import GraphError, InputError
+from hwprune.operators import Operator, TracedOperator, fuse
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+#: ONNX operators that need nothing but the shape of their result.
+SHAPED = {
+    "Add": "add",
+    "Sub": "add",
+    "Mul": "mul",
+    "Div": "mul",
+    "Relu": "relu",
+    "Clip": "clip",
+    "Sigmoid": "sigmoid",
+    "Tanh": "tanh",
+    "LeakyRelu": "leaky_relu",
+    "HardSigmoid": "hard_sigmoid",
+    "HardSwish": "hard_swish",
+    "Elu": "elu",
+    "Gelu": "gelu",
+    "Softmax": "softmax",
+    "BatchNormalization": "batch_norm",
+    "LayerNormalization": "layer_norm",
+    "InstanceNormalization": "group_norm",
+    "Concat": "concat",
+    "Pad": "pad",
+    "Reshape": "identity",
+    "Flatten": "identity",
+    "Squeeze": "identity",
+    "Unsqueeze": "identity",
+    "Identity": "identity",
+    "Dropout": "identity",
+    "Cast": "identity",
+}
+#: ONNX operators that compute shapes or constants, not activations.
+BOOKKEEPING = frozenset({"Constant", "ConstantOfShape", "Shape", "Gather", "Range", "Expand"})
+
+
+def read_operators(path: Path) -> tuple[Operator, ...]:
+    """Reads the fused operators of an ONNX file, at batch 1.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Operators in execution order; a kind that no table knows carries its ONNX name.
+
+    Raises:
+        InputError: If there is no such file or it is not ONNX.
+        GraphError: If the shape of an activation cannot be inferred.
+    """
+    if not path.is_file():
+        raise InputError("no such model file", where=path, expected="an ONNX file")
+    try:
+        model = onnx.load(str(path))
+        _fix_batch(model)
+        graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    except Exception as error:  # protobuf, checker and inference raise unrelated types
+        raise InputError("not a readable ONNX file", where=path, got=f"{type(error).__name__}") from error
+    shapes = _shapes(graph)
+    constants = {item.name for item in graph.initializer}
+    activations = {item.name for item in graph.input} - constants
+    traced = []
+    for node in graph.node:
+        inputs = tuple(name for name in node.input if name in activations)
+        if not inputs or node.op_type in BOOKKEEPING:
+            continue
+        activations.update(node.output)
+        operator = _operator(node, inputs, shapes, constants, path)
+        traced.append(TracedOperator(operator, inputs, node.output[0]))
+    return fuse(traced, [item.name for item in graph.output])
+
+
+def _fix_batch(model: Any) -> None:
+    """Sets every open dimension of the inputs to 1, and forgets what was inferred with it open."""
+    for item in model.graph.input:
+        for dim in item.type.tensor_type.shape.dim:
+            if not dim.HasField("dim_value"):
+                dim.dim_value = 1
+    del model.graph.value_info[:]
+    for item in model.graph.output:
+        item.type.tensor_type.ClearField("shape")
+
+
+def _shapes(graph: Any) -> dict[str, tuple[int, ...]]:
+    shapes = {item.name: tuple(item.dims) for item in graph.initializer}
+    for item in (*graph.input, *graph.value_info, *graph.output):
+        if item.type.tensor_type.HasField("shape"):
+            shapes[item.name] = tuple(dim.dim_value for dim in item.type.tensor_type.shape.dim)
+    return shapes
+
+
+def _operator(
+    node: Any, inputs: tuple[str, ...], shapes: Shapes, constants: set[str], path: Path
+) -> Operator:
+    for name in (*inputs, node.output[0]):
+        if name not in shapes or 0 in shapes[name]:
+            raise GraphError(
+                "the shape of an activation cannot be inferred",
+                where=f"{path}, node {node.name or node.op_type}",
+                expected="a static shape at batch 1",
+                got=f"{name}: {shapes.get(name, 'unknown')}",
+            )
+    attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
+    builder = _BUILDERS.get(node.op_type)
+    if builder is not None:
+        operator = builder(node, inputs, shapes, attributes)
+    else:
+        operator = _shaped(SHAPED.get(node.op_type, node.op_type), shapes[node.output[0]])
+    return replace(operator, name=node.name)
+
+
+def _shaped(kind: str, shape: tuple[int, ...]) -> Operator:
+    if len(shape) == 4:
+        channels, rows, columns = shape[1:]
+    elif len(shape) == 3:
+        rows, channels, columns = shape[1], shape[2], 1
+    else:
+        channels, rows, columns = (shape[-1] if shape else 1), 1, 1
+    return Operator(kind, channels, channels, rows, columns)
+
+
+def _first(attributes: Mapping[str, Any], name: str, default: int) -> int:
+    values = attributes.get(name)
+    return int(values[0]) if values else default
+
+
+def _convolution(node: Any, inputs: tuple[str, ...], shapes: Shapes, attributes: dict[str, Any]) -> Operator:
+    source, weight = shapes[inputs[0]], shapes[node.input[1]]
+    spatial = (1, *source[2:]) if len(source) == 3 else source[2:]
+    kernel = (1, *weight[2:]) if len(weight) == 3 else weight[2:]
+    return Operator(
+        "conv_transpose" if node.op_type == "ConvTranspose" else "conv",
+        in_channels=source[1],
+        out_channels=shapes[node.output[0]][1],
+        height=spatial[0],
+        width=spatial[1],
+        kernel_h=kernel[0],
+        kernel_w=kernel[1],
+        stride=_first(attributes, "strides", 1),
+        padding=_first(attributes, "pads", 0),
+        dilation=_first(attributes, "dilations", 1),
+        groups=int(attributes.get("group", 1)),
+    )
+
+
+def _matrix_product(
+    node: Any, inputs: tuple[str, ...], shapes: Shapes, attributes: dict[str, Any]
+) -> Operator:
+    source, result = shapes[inputs[0]], shapes[node.output[0]]
+    rows = 1
+    for size in source[1:-1]:
+        rows *= size
+    kind = "linear" if len(inputs) == 1 else "matmul"
+    return Operator(kind, source[-1], result[-1], height=rows)
+
+
+def _pool(kind: str) -> Callable[[Any, tuple[str, ...], Shapes, dict[str, Any]], Operator]:
+    def build(node: Any, inputs: tuple[str, ...], shapes: Shapes, attributes: dict[str, Any]) -> Operator:
+        kernel = attributes["kernel_shape"]
+        return replace(
+            _shaped(kind, shapes[inputs[0]]),
+            kernel_h=int(kernel[0]),
+            kernel_w=int(kernel[-1]),
+            stride=_first(attributes, "strides", 1),
+            padding=_first(attributes, "pads", 0),
+        )
+
+    return build
+
+
+def _global_pool(node: Any, inputs: tuple[str, ...], shapes: Shapes, attributes: dict[str, Any]) -> Operator:
+    return _shaped("global_average_pool", shapes[inputs[0]])
+
+
+_BUILDERS: dict[str, Callable[[Any, tuple[str, ...], Shapes, dict[str, Any]], Operator]] = {
+    "Conv": _convolution,
+    "ConvTranspose": _convolution,
+    "Gemm": _matrix_product,
+    "MatMul": _matrix_product,
+    "MaxPool": _pool("max_pool"),
+    "AveragePool": _pool("average_pool"),
+    "GlobalAveragePool": _global_pool,
+    "ReduceMean": _global_pool,
+}

@@ -1,0 +1,113 @@
+"""ONNX Runtime on the CPU."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+from hwprune.device.profile import RuntimeSpec
+from hwprune.errors import RuntimeUnavailableError
+from hwprune.runtime.base import Array, Effort, InputInfo
+
+_DTYPES = {
+    "tensor(float)": np.float32,
+    "tensor(double)": np.float64,
+    "tensor(float16)": np.float16,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(int8)": np.int8,
+    "tensor(uint8)": np.uint8,
+    "tensor(bool)": np.bool_,
+}
+#: What the layout optimiser appends to the name of a value that a kernel writes in blocked layout.
+_BLOCKED_SUFFIX = "_nchwc"
+_KERNEL_SUFFIX = "_kernel_time"
+_ERRORS_ONLY = 3
+
+
+class OnnxRuntimeSession:
+    """An ONNX file loaded into ONNX Runtime."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self.inputs: tuple[InputInfo, ...] = tuple(
+            InputInfo(
+                item.name,
+                tuple(size if isinstance(size, int) else None for size in item.shape),
+                np.dtype(_DTYPES[item.type]),
+            )
+            for item in session.get_inputs()
+        )
+
+    def run(self, feed: Mapping[str, Array]) -> Sequence[Array]:
+        """Runs the model once."""
+        outputs: Sequence[Array] = self._session.run(None, dict(feed))
+        return outputs
+
+
+class OnnxRuntime:
+    """The CPU provider of ONNX Runtime, with all graph optimisations."""
+
+    def version(self) -> str:
+        """The installed version."""
+        return str(onnxruntime.__version__)
+
+    def open(self, path: Path, spec: RuntimeSpec) -> OnnxRuntimeSession:
+        """Loads an ONNX file.
+
+        Raises:
+            RuntimeUnavailableError: If ONNX Runtime refuses it.
+        """
+        return OnnxRuntimeSession(_load(str(path), self._options(spec), where=path))
+
+    def operator_samples(
+        self, model: bytes, spec: RuntimeSpec, feed: Mapping[str, Array], effort: Effort
+    ) -> dict[str, list[float]]:
+        """Kernel durations from ONNX Runtime's own profiler, by the value that each kernel writes.
+
+        Durations are whole microseconds, cut off; half of one is added, so that they are right on
+        average.
+        """
+        options = self._options(spec)
+        with tempfile.TemporaryDirectory(prefix="hwprune-") as folder:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(folder) / "profile")
+            session = _load(model, options, where="an operator model")
+            start = time.perf_counter()
+            for _ in range(effort.warmup_runs):
+                session.run(None, dict(feed))
+            runs = effort.runs((time.perf_counter() - start) / effort.warmup_runs)
+            for _ in range(runs):
+                session.run(None, dict(feed))
+            events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        samples: dict[str, list[float]] = {}
+        for event in events:
+            name = str(event.get("name", ""))
+            if event.get("cat") == "Node" and name.endswith(_KERNEL_SUFFIX):
+                value = name.removesuffix(_KERNEL_SUFFIX).removesuffix(_BLOCKED_SUFFIX)
+                samples.setdefault(value, []).append(event["dur"] + 0.5)
+        return {kernel: durations[-runs:] for kernel, durations in samples.items()}
+
+    @staticmethod
+    def _options(spec: RuntimeSpec) -> Any:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = spec.threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = _ERRORS_ONLY
+        return options
+
+
+def _load(source: str | bytes, options: Any, *, where: object) -> Any:
+    try:
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the runtime raises a dozen unrelated types
+        raise RuntimeUnavailableError(
+            "ONNX Runtime refuses the model", where=where, got=str(error).strip().splitlines()[0]
+        ) from error

@@ -1,0 +1,267 @@
+"""Single operators as ONNX branches, many to a file, so that their kernels can be timed side by side."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from hwprune.errors import MissingRowError
+from hwprune.operators import Operator
+from hwprune.runtime.base import Array
+from hwprune.runtime.export import OPSET
+
+#: File format version that every current runtime reads.
+IR_VERSION = 10
+
+
+@dataclass(slots=True)
+class _Branch:
+    """What one operator adds to the graph."""
+
+    nodes: list[Any]
+    weights: list[Any]
+    inputs: dict[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class OperatorModel:
+    """An ONNX file with one independent branch per operator.
+
+    Attributes:
+        content: The serialised file.
+        feed: Random inputs.
+        count: Number of operators.
+    """
+
+    content: bytes
+    feed: dict[str, Array]
+    count: int
+
+    @staticmethod
+    def operator_of(kernel: str) -> int | None:
+        """Position of the operator that a kernel belongs to, from the kernel's name.
+
+        Runtimes name a kernel after its node or after the value that it writes; kernels that feed or
+        unpack a branch belong to none.
+
+        >>> OperatorModel.operator_of("fused op12_0"), OperatorModel.operator_of("helper3")
+        (12, None)
+        """
+        match = _KERNEL.fullmatch(kernel)
+        return int(match[1]) if match else None
+
+
+#: Kernels of a branch: its nodes are called ``op``, its values ``z`` (bare), ``s`` (summed) and ``y``.
+_KERNEL = re.compile(r"(?:fused )?(?:op|[zsy])(\d+)(?:_\d+)?")
+
+
+def make_operator_model(operators: Sequence[Operator], batch: int, seed: int = 0) -> OperatorModel:
+    """Builds the file.
+
+    Args:
+        operators: What to time. Convolutions and linear layers are followed by a ReLU, as in networks; where
+            ``fused`` is ``add`` a second input is added before it.
+        batch: Batch size.
+        seed: Seed of weights and inputs.
+
+    Raises:
+        MissingRowError: If an operator kind is not known here.
+    """
+    generator = np.random.default_rng(seed)
+    branches = []
+    for index, operator in enumerate(operators):
+        build = BUILDERS.get(operator.kind)
+        if build is None:
+            raise MissingRowError(
+                f"operators of kind {operator.kind} cannot be measured",
+                where=f"layer {operator.name}" if operator.name else None,
+                expected=f"one of {', '.join(sorted(BUILDERS))}",
+                got=operator.kind,
+                hint="add an entry to BUILDERS in hwprune/runtime/operator_models.py",
+            )
+        branch = build(operator, index, batch, generator)
+        for position, node in enumerate(branch.nodes):
+            node.name = node.name or f"op{index}_{position}"
+        branches.append(branch)
+    inputs = {name: shape for branch in branches for name, shape in branch.inputs.items()}
+    outputs = [f"y{index}" for index in range(len(operators))]
+    graph = helper.make_graph(
+        [node for branch in branches for node in branch.nodes],
+        "operators",
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in inputs.items()],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
+        [weight for branch in branches for weight in branch.weights],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
+    model.ir_version = IR_VERSION
+    model = onnx.shape_inference.infer_shapes(model)
+    feed = {name: generator.standard_normal(shape).astype(np.float32) for name, shape in inputs.items()}
+    return OperatorModel(model.SerializeToString(), feed, len(operators))
+
+
+Builder = Callable[[Operator, int, int, np.random.Generator], _Branch]
+
+
+def _weight(name: str, shape: tuple[int, ...], generator: np.random.Generator) -> Any:
+    # Latency does not depend on the values, as long as none is denormal; drawing them one by one would
+    # take longer than timing them.
+    size = int(np.prod(shape))
+    few = generator.uniform(-0.05, 0.05, size=min(size, 4099)).astype(np.float32)
+    return numpy_helper.from_array(np.resize(few, size).reshape(shape), name)
+
+
+def _map_shape(operator: Operator, batch: int) -> tuple[int, ...]:
+    return (batch, operator.in_channels, operator.height, operator.width)
+
+
+def _activated(operator: Operator, index: int, branch: _Branch, shape: tuple[int, ...]) -> _Branch:
+    """Adds the fused sum, if any, and the ReLU behind the value ``z{index}``."""
+    value = f"z{index}"
+    if operator.fused == "add":
+        # A runtime that keeps maps in a layout of its own fuses the sum only where the other summand has
+        # that layout too: a pooling of one pixel puts it there.
+        branch.inputs[f"r{index}"] = shape
+        branch.nodes.append(
+            helper.make_node(
+                "MaxPool", [f"r{index}"], [f"h{index}"], name=f"helper{index}", kernel_shape=[1, 1]
+            )
+        )
+        branch.nodes.append(helper.make_node("Add", [value, f"h{index}"], [f"s{index}"]))
+        value = f"s{index}"
+    branch.nodes.append(helper.make_node("Relu", [value], [f"y{index}"]))
+    return branch
+
+
+def _convolution(operator: Operator, index: int, batch: int, generator: np.random.Generator) -> _Branch:
+    kernel = (operator.kernel_h, operator.kernel_w)
+    transposed = operator.kind == "conv_transpose"
+    first, second = (
+        (operator.in_channels, operator.out_channels)
+        if transposed
+        else (operator.out_channels, operator.in_channels)
+    )
+    node = helper.make_node(
+        "ConvTranspose" if transposed else "Conv",
+        [f"x{index}", f"w{index}", f"b{index}"],
+        [f"z{index}"],
+        kernel_shape=kernel,
+        strides=[operator.stride] * 2,
+        pads=_pads(operator),
+        dilations=[operator.dilation] * 2,
+        group=operator.groups,
+    )
+    branch = _Branch(
+        [node],
+        [
+            _weight(f"w{index}", (first, second // operator.groups, *kernel), generator),
+            _weight(f"b{index}", (operator.out_channels,), generator),
+        ],
+        {f"x{index}": _map_shape(operator, batch)},
+    )
+    return _activated(operator, index, branch, _convolved_shape(operator, batch))
+
+
+def _pads(operator: Operator) -> list[int]:
+    """Padding at the start and end of both axes; an axis of a one-dimensional map has none."""
+    rows = operator.padding if operator.height > 1 or operator.kernel_h > 1 else 0
+    return [rows, operator.padding] * 2
+
+
+def _convolved_shape(operator: Operator, batch: int) -> tuple[int, ...]:
+    rows, columns = _pads(operator)[:2]
+    sizes = []
+    for size, kernel, padding in (
+        (operator.height, operator.kernel_h, rows),
+        (operator.width, operator.kernel_w, columns),
+    ):
+        reach = operator.dilation * (kernel - 1) + 1
+        sizes.append((size + 2 * padding - reach) // operator.stride + 1)
+    return (batch, operator.out_channels, *sizes)
+
+
+def _linear(operator: Operator, index: int, batch: int, generator: np.random.Generator) -> _Branch:
+    node = helper.make_node("Gemm", [f"x{index}", f"w{index}", f"b{index}"], [f"z{index}"], transB=1)
+    rows = batch * operator.height
+    branch = _Branch(
+        [node],
+        [
+            _weight(f"w{index}", (operator.out_channels, operator.in_channels), generator),
+            _weight(f"b{index}", (operator.out_channels,), generator),
+        ],
+        {f"x{index}": (rows, operator.in_channels)},
+    )
+    return _activated(operator, index, branch, (rows, operator.out_channels))
+
+
+def _elementwise(op_type: str, arity: int) -> Builder:
+    def build(operator: Operator, index: int, batch: int, generator: np.random.Generator) -> _Branch:
+        names = [f"x{index}_{part}" for part in range(arity)]
+        shape = _map_shape(operator, batch)
+        return _Branch([helper.make_node(op_type, names, [f"y{index}"])], [], dict.fromkeys(names, shape))
+
+    return build
+
+
+def _concat(operator: Operator, index: int, batch: int, generator: np.random.Generator) -> _Branch:
+    half = operator.out_channels // 2
+    parts = [size for size in (half, operator.out_channels - half) if size]
+    names = [f"x{index}_{part}" for part in range(len(parts))]
+    shapes: dict[str, tuple[int, ...]] = {
+        name: (batch, size, operator.height, operator.width) for name, size in zip(names, parts, strict=True)
+    }
+    return _Branch([helper.make_node("Concat", names, [f"y{index}"], axis=1)], [], shapes)
+
+
+def _pool(op_type: str) -> Builder:
+    def build(operator: Operator, index: int, batch: int, generator: np.random.Generator) -> _Branch:
+        node = helper.make_node(
+            op_type,
+            [f"x{index}"],
+            [f"y{index}"],
+            kernel_shape=[operator.kernel_h, operator.kernel_w],
+            strides=[operator.stride] * 2,
+            pads=[operator.padding] * 4,
+        )
+        return _Branch([node], [], {f"x{index}": _map_shape(operator, batch)})
+
+    return build
+
+
+def _batch_norm(operator: Operator, index: int, batch: int, generator: np.random.Generator) -> _Branch:
+    names = [f"{letter}{index}" for letter in ("scale", "shift", "mean", "var")]
+    ones = np.ones(operator.in_channels, dtype=np.float32)
+    return _Branch(
+        [helper.make_node("BatchNormalization", [f"x{index}", *names], [f"y{index}"])],
+        [numpy_helper.from_array(ones * (2 + part), name) for part, name in enumerate(names)],
+        {f"x{index}": _map_shape(operator, batch)},
+    )
+
+
+#: Operator kind to the branch that times it; a new kind is one entry.
+BUILDERS: dict[str, Builder] = {
+    "conv": _convolution,
+    "conv_transpose": _convolution,
+    "linear": _linear,
+    "add": _elementwise("Add", 2),
+    "mul": _elementwise("Mul", 2),
+    "relu": _elementwise("Relu", 1),
+    "clip": _elementwise("Relu", 1),
+    "sigmoid": _elementwise("Sigmoid", 1),
+    "tanh": _elementwise("Tanh", 1),
+    "leaky_relu": _elementwise("LeakyRelu", 1),
+    "hard_sigmoid": _elementwise("HardSigmoid", 1),
+    "hard_swish": _elementwise("HardSwish", 1),
+    "elu": _elementwise("Elu", 1),
+    "softmax": _elementwise("Softmax", 1),
+    "concat": _concat,
+    "max_pool": _pool("MaxPool"),
+    "average_pool": _pool("AveragePool"),
+    "global_average_pool": _elementwise("GlobalAveragePool", 1),
+    "batch_norm": _batch_norm,
+}

@@ -1,0 +1,111 @@
+"""Times single operators: many to a file, every run of the file executing each of them once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from hwprune.device.kinds import describe
+from hwprune.device.profile import RuntimeSpec
+from hwprune.device.rows import Row
+from hwprune.errors import RuntimeUnavailableError
+from hwprune.operators import Operator
+from hwprune.runtime.base import Effort, get_runtime
+from hwprune.runtime.operator_models import make_operator_model
+
+Progress = Callable[[int, int], None]
+
+#: Operators that share a file, and the memory that their weights and activations may take.
+MOST_OPERATORS, MOST_BYTES = 48, 192 * 2**20
+#: Every file runs for about this long, within these bounds.
+EFFORT = Effort(seconds=0.35, least_runs=12, most_runs=100)
+
+
+def measure_operators(
+    operators: Sequence[Operator],
+    spec: RuntimeSpec,
+    progress: Progress | None = None,
+    effort: Effort = EFFORT,
+) -> tuple[Row, ...]:
+    """Times operators.
+
+    Args:
+        operators: What to time; names do not matter.
+        spec: Runtime, threads and batch.
+        progress: Called with the number of rows done and in all after every file.
+        effort: How long every file runs.
+
+    Raises:
+        RuntimeUnavailableError: If the runtime is missing, refuses a file or hides an operator.
+    """
+    rows: list[Row] = []
+    for chunk in _chunks(operators):
+        rows += _measure_chunk(chunk, spec, effort)
+        if progress is not None:
+            progress(len(rows), len(operators))
+    return tuple(rows)
+
+
+def _chunks(operators: Iterable[Operator]) -> Iterator[list[Operator]]:
+    chunk: list[Operator] = []
+    used = 0
+    for operator in operators:
+        size = _bytes(operator)
+        if chunk and (len(chunk) >= MOST_OPERATORS or used + size > MOST_BYTES):
+            yield chunk
+            chunk, used = [], 0
+        chunk.append(operator)
+        used += size
+    if chunk:
+        yield chunk
+
+
+def _bytes(operator: Operator) -> int:
+    kernel = operator.kernel_h * operator.kernel_w
+    weights = operator.in_channels * operator.out_channels // operator.groups * kernel
+    maps = (operator.in_channels + operator.out_channels) * operator.height * operator.width
+    return 4 * ((weights if operator.matrix or operator.depthwise else 0) + 2 * maps)
+
+
+def _measure_chunk(operators: Sequence[Operator], spec: RuntimeSpec, effort: Effort) -> list[Row]:
+    model = make_operator_model(operators, spec.batch)
+    samples = get_runtime(spec.kind).operator_samples(model.content, spec, model.feed, effort)
+    totals: dict[int, npt.NDArray[np.float64]] = {}
+    for kernel, durations in samples.items():
+        index = model.operator_of(kernel)
+        if index is not None:  # an operator that runs as several kernels costs their sum
+            totals[index] = totals.get(index, 0.0) + np.asarray(durations)
+    rows = []
+    for index, operator in enumerate(operators):
+        values = totals.get(index)
+        if values is None:
+            raise RuntimeUnavailableError(
+                f"the runtime reports no time for {describe(operator)}",
+                expected="a kernel named after its node or output",
+                got=f"kernels {', '.join(sorted(samples)[:8])}, ...",
+            )
+        rows.append(_row(operator, values))
+    return rows
+
+
+def _row(operator: Operator, values: npt.NDArray[np.float64]) -> Row:
+    p10, p90 = (float(value) for value in np.percentile(values, [10, 90]))
+    median = binned_median(values)
+    return Row(replace(operator, name=""), median, min(p10, median), max(p90, median), len(values))
+
+
+def binned_median(values: Sequence[float] | npt.NDArray[np.float64]) -> float:
+    """Median of samples that were cut to whole microseconds and moved to the middle of their bin.
+
+    Within the bin of the median it interpolates by the share of samples on either side.
+
+    >>> binned_median([1.5, 1.5, 1.5, 2.5])
+    1.6666666666666665
+    """
+    ordered = np.sort(np.asarray(values))
+    middle = ordered[ordered.size // 2]
+    below, within = int((ordered < middle).sum()), int((ordered == middle).sum())
+    return float(middle - 0.5 + (ordered.size / 2 - below) / within)

@@ -1,0 +1,122 @@
+"""Finds the latency staircase of this machine by measuring probes around its edges."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from hwprune.device.kinds import with_channels
+from hwprune.device.profile import RuntimeSpec
+from hwprune.device.steps import Steps
+from hwprune.operators import Operator
+from hwprune.runtime.sampling import measure_operators
+
+#: What a rule matches (kind, groups) to the operator that its staircase is found on.
+PROBES: dict[tuple[str, str | None], Operator] = {
+    ("conv", None): Operator("conv", 64, 64, 14, 14, 3, 3, padding=1),
+    ("conv", "depthwise"): Operator("conv", 64, 64, 56, 56, 3, 3, padding=1, groups=64),
+    ("conv_transpose", None): Operator("conv_transpose", 64, 64, 14, 14, 2, 2, stride=2),
+}
+#: Steps looked for, widest first; periods, in steps, narrowest first; divisors, least first.
+ALIGNS, PERIODS, DIVISORS = (32, 16, 8, 4, 2), (1, 2, 4, 8), (1, 2, 4, 8, 16)
+#: How flat a step is, how well a period must predict, and how much another kernel costs.
+FLAT, PERIODIC, OTHER_KERNEL = 0.05, 0.03, 0.15
+#: Measurements of a probe, until two of them agree.
+ATTEMPTS = 5
+
+Latencies = Mapping[int, float]
+
+
+def find_steps(probe: Operator, spec: RuntimeSpec) -> Steps:
+    """The staircase of an operator's kind: what two measurements out of a few agree on.
+
+    Where no two agree (a busy machine), every channel counts as a step: the safe answer, at which nothing is
+    rounded.
+
+    Args:
+        probe: See :data:`PROBES`.
+        spec: Runtime, threads and batch.
+    """
+    seen: set[Steps] = set()
+    for _ in range(ATTEMPTS):
+        steps = _find_once(probe, spec)
+        if steps in seen:
+            return steps
+        seen.add(steps)
+    return Steps()
+
+
+def _find_once(probe: Operator, spec: RuntimeSpec) -> Steps:
+    def outputs(widths: Sequence[int]) -> Latencies:
+        return measure([with_channels(probe, probe.in_channels, width) for width in widths], widths)
+
+    def inputs(widths: Sequence[int]) -> Latencies:
+        return measure([with_channels(probe, width, probe.out_channels) for width in widths], widths)
+
+    def both(widths: Sequence[int]) -> Latencies:
+        return measure([with_channels(probe, width, width) for width in widths], widths)
+
+    def measure(operators: Sequence[Operator], widths: Sequence[int]) -> Latencies:
+        rows = measure_operators(operators, spec)
+        return {width: row.median_us for width, row in zip(widths, rows, strict=True)}
+
+    along: Callable[[Sequence[int]], Latencies] = both if probe.depthwise else outputs
+    across = both if probe.depthwise else inputs
+    divisor = divisor_of(across(range(49, 65)))
+    align = align_of(along(range(33, 65)), divisor if probe.depthwise else 1)
+    if align == 1 or align % divisor:
+        return Steps(align=align)
+    if probe.depthwise:  # blocks of channels are independent of each other
+        return Steps(align=align, divisor=divisor)
+    return Steps(align, period_of(along(range(align, 18 * align, align)), align), divisor)
+
+
+def align_of(latency: Latencies, divisor: int = 1) -> int:
+    """The widest step within which channels are free.
+
+    Args:
+        latency: Width to microseconds over whole steps.
+        divisor: Widths that it does not divide are left out.
+
+    >>> align_of({width: 10.0 * -(-width // 8) for width in range(33, 65)})
+    8
+    """
+    widths = [width for width in latency if width % divisor == 0]
+    for align in ALIGNS:
+        ends = {width: -(-width // align) * align for width in widths}
+        if all(abs(latency[width] - latency[end]) <= FLAT * latency[end] for width, end in ends.items()):
+            return align
+    return 1
+
+
+def period_of(latency: Latencies, align: int) -> int:
+    """The shortest period after which steps rise alike: a width lies halfway between those around it.
+
+    >>> climb = {8: 3, 16: 4, 24: 5, 0: 10}
+    >>> period_of({width: 10.0 * ((width - 1) // 32) + climb[width % 32] for width in range(8, 200, 8)}, 8)
+    32
+    """
+    errors = {}
+    for steps in PERIODS:
+        period = steps * align
+        inner = [width for width in latency if width - period in latency and width + period in latency]
+        if inner:
+            errors[period] = max(
+                abs((latency[width - period] + latency[width + period]) / 2 / latency[width] - 1)
+                for width in inner
+            )
+    good = [period for period, error in errors.items() if error <= PERIODIC]
+    return good[0] if good else min(errors, key=lambda period: errors[period], default=align)
+
+
+def divisor_of(latency: Latencies) -> int:
+    """The least number whose multiples all run the fast kernel; 1 where every width does.
+
+    >>> divisor_of({width: 20.0 if width % 4 else 10.0 for width in range(49, 65)})
+    4
+    """
+    widest = max(latency)
+    for divisor in DIVISORS:
+        multiples = [width for width in latency if width % divisor == 0]
+        if all(latency[width] <= (1 + OTHER_KERNEL) * latency[widest] for width in multiples):
+            return divisor
+    return 1
