@@ -150,3 +150,27 @@ def _absorb(writer: Operator, state: str, operator: Operator, arity: int) -> tup
     if operator.kind == "add" and state == "plain" and arity == 2 and writer.kind == "conv":
         return replace(writer, fused="add"), "summed"
     return None
+
+
+def multiply_accumulates(operator: Operator) -> int:
+    """Multiply-accumulate operations of one operator at batch 1; 0 for kinds without weights.
+
+    >>> multiply_accumulates(Operator("conv", 16, 32, 28, 28, 3, 3, stride=2, padding=1))
+    903168
+    """
+    if operator.kind not in MATRIX_KINDS:
+        return 0
+    products = operator.in_channels // operator.groups * operator.out_channels
+    if operator.kind == "linear":
+        return products * operator.height
+    taps = operator.kernel_h * operator.kernel_w
+    if operator.kind == "conv_transpose":
+        return products * taps * operator.height * operator.width
+    rows = _output_size(operator.height, operator.kernel_h, operator)
+    columns = _output_size(operator.width, operator.kernel_w, operator)
+    return products * taps * rows * columns
+
+
+def _output_size(size: int, kernel: int, operator: Operator) -> int:
+    padding = operator.padding if kernel > 1 or size > 1 else 0
+    return (size + 2 * padding - operator.dilation * (kernel - 1) - 1) // operator.stride + 1

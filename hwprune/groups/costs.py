@@ -8,8 +8,8 @@ terms instead of the linearised ones.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -52,6 +52,10 @@ class Budget(Protocol):
         """The cost not to be exceeded."""
         ...
 
+    def with_limit(self, limit: float) -> Self:
+        """The same budget with another limit."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LatencyBudget:
@@ -69,6 +73,10 @@ class LatencyBudget:
         """Predicted latency in microseconds."""
         return np.asarray(self.predict_us(widths), dtype=np.float64)
 
+    def with_limit(self, limit: float) -> Self:
+        """The same budget with another limit."""
+        return replace(self, limit=limit)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CountBudget:
@@ -85,6 +93,10 @@ class CountBudget:
     def used(self, widths: Widths) -> FloatArray:
         """Number of groups."""
         return np.asarray(np.ceil(widths / self.aligns).sum(axis=-1), dtype=np.float64)
+
+    def with_limit(self, limit: float) -> Self:
+        """The same budget with another limit."""
+        return replace(self, limit=limit)
 
 
 def narrower(widths: Widths, aligns: Widths, steps: int) -> Widths:

@@ -12,6 +12,7 @@ any metric.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -63,6 +64,7 @@ class ProximalStep:
         self.aligns: Widths = torch.tensor(groups.aligns).numpy()
         self._choose = choose or ProximalStep.fitted_widths
         self._bundles: Bundles | None = None
+        self._priced: tuple[float, Tensor] = (0.0, torch.empty(0))
         self._alive_factors = torch.ones(groups.member_count)
         self._refresh_every = max(1, schedule.settle_step // REFRESHES)
         self._optimizers: list[torch.optim.Optimizer] = []
@@ -112,7 +114,7 @@ class ProximalStep:
         assert bundles is not None  # refresh() has just set it
         if not bundles.count:
             return
-        factors = self.penalty.prox_factors(bundles.shares(norms), strength)
+        factors = self.penalty.prox_factors(bundles.shares(norms), strength * self.penalty.strength_scale)
         members = bundles.to_members(factors, other=1.0) * self._alive_factors
         self.groups.scale_(members)
         self._bury(members > 0)
@@ -127,7 +129,11 @@ class ProximalStep:
         unit = float(cost.mean()) if bundles.count else 1.0
         room = max(float(cost.sum()) - prices.excess, 0.0)
         self._bundles = bundles
-        self.penalty = self.penalty.replace_budget(room / unit, cost / unit)
+        self._price(room / unit, cost / unit)
+
+    def _price(self, room: float, cost: Tensor) -> None:
+        self._priced = (room, cost)
+        self.penalty = self.penalty.replace_budget(room, cost)
 
     def _bury(self, alive: Tensor) -> None:
         """Notes which members live, and clears the momentum of those that have just died."""
@@ -169,7 +175,17 @@ class ProximalStep:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed training needs: tensors and numbers only."""
-        return {"alive": self.alive.clone(), "step": self.step, "settled": self.settled}
+        state: dict[str, Any] = {
+            "alive": self.alive.clone(),
+            "step": self.step,
+            "settled": self.settled,
+            "limit": self.budget.limit,
+        }
+        if self._bundles is not None:
+            room, cost = self._priced
+            state["bundles"] = [self._bundles.of_member, self._bundles.axis_of]
+            state["priced"] = [room, cost]
+        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes back what :meth:`state_dict` gave.
@@ -187,7 +203,15 @@ class ProximalStep:
         self.alive = alive.to(torch.bool).clone()
         self._alive_factors = self.alive.to(torch.float32)
         self.step, self.settled = int(state["step"]), bool(state["settled"])
+        self.budget = self.budget.with_limit(float(state["limit"]))
         self._bundles = None
+        if "bundles" in state:
+            of_member, axis_of = state["bundles"]
+            room, cost = state["priced"]
+            self._bundles = replace(
+                self.groups.bundle(self._alive_factors, self.alive), of_member=of_member, axis_of=axis_of
+            )
+            self._price(float(room), cost)
 
     def _save_into(self, state: dict[str, Any]) -> dict[str, Any]:
         state[STATE_KEY] = self.state_dict()

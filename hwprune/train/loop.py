@@ -1,0 +1,170 @@
+"""A plain training loop for image classifiers, one epoch at a time, resumable between epochs."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from hwprune.errors import InputError, TrainingError
+from hwprune.workloads import Dataset, accuracy, batches_per_epoch, iterate_batches
+
+Wrap = Callable[[torch.optim.Optimizer], torch.optim.Optimizer]
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How a network is trained: SGD with Nesterov momentum, linear warm-up, cosine decay.
+
+    Attributes:
+        epochs: Passes over the training images.
+        batch_size: Images per step.
+        learning_rate: At its peak.
+        momentum: Of SGD.
+        weight_decay: On every parameter.
+        warm_up: Fraction of the steps over which the learning rate rises.
+        seed: Order of the images and augmentation.
+
+    Raises:
+        InputError: If a number is out of range.
+    """
+
+    epochs: int
+    batch_size: int = 128
+    learning_rate: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    warm_up: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name} is too small", expected="at least 1", got=getattr(self, name))
+        if not 0 < self.learning_rate < math.inf:
+            raise InputError(
+                "the learning rate is no positive number", expected="above 0", got=self.learning_rate
+            )
+
+    def learning_rate_factor(self, step: int, total_steps: int) -> float:
+        """Fraction of the peak learning rate at ``step``."""
+        rise = max(1, int(self.warm_up * total_steps))
+        if step < rise:
+            return (step + 1) / rise
+        return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, total_steps - rise)))
+
+
+@dataclass(frozen=True, slots=True)
+class EpochStats:
+    """What one epoch came to.
+
+    Attributes:
+        epoch: From 1.
+        loss: Mean training loss.
+        accuracy: On the test images, in [0, 1].
+        seconds: Wall-clock time.
+    """
+
+    epoch: int
+    loss: float
+    accuracy: float
+    seconds: float
+
+
+class Trainer:
+    """Trains one network on one data set.
+
+    Args:
+        model: Trained in place.
+        dataset: The data.
+        recipe: How.
+        wrap: Attaches pruning to the optimiser, or nothing.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        dataset: Dataset,
+        recipe: Recipe,
+        wrap: Wrap = lambda optimizer: optimizer,
+    ) -> None:
+        self.model, self.dataset, self.recipe = model, dataset, recipe
+        self.total_steps = recipe.epochs * batches_per_epoch(dataset, recipe.batch_size)
+        self.optimizer = wrap(
+            torch.optim.SGD(
+                model.parameters(),
+                lr=recipe.learning_rate,
+                momentum=recipe.momentum,
+                weight_decay=recipe.weight_decay,
+                nesterov=True,
+            )
+        )
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, lambda step: recipe.learning_rate_factor(step, self.total_steps)
+        )
+        self.generator = torch.Generator().manual_seed(recipe.seed)
+        self.epoch = 0
+
+    @property
+    def done(self) -> bool:
+        """Whether every epoch has been run."""
+        return self.epoch >= self.recipe.epochs
+
+    def run_epoch(self, after_batch: Callable[[float], None] = lambda _loss: None) -> EpochStats:
+        """Trains one epoch and scores the test images.
+
+        Args:
+            after_batch: Called with the loss of every batch.
+
+        Raises:
+            TrainingError: If a loss is not finite; the network is then of no use.
+        """
+        started = time.perf_counter()
+        self.model.train()
+        losses: list[float] = []
+        batches = iterate_batches(self.dataset, self.recipe.batch_size, self.generator)
+        for images, labels in batches:
+            self.optimizer.zero_grad(set_to_none=True)
+            loss = nn.functional.cross_entropy(self.model(images), labels)
+            value = float(loss.detach())
+            if not math.isfinite(value):
+                raise TrainingError(
+                    "the loss is not finite",
+                    where=f"epoch {self.epoch + 1}, batch {len(losses) + 1}",
+                    expected="a number",
+                    got=value,
+                    hint="try a lower --learning-rate, and look for odd values in the data",
+                )
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+            self.scheduler.step()
+            losses.append(value)
+            after_batch(value)
+        self.epoch += 1
+        score = accuracy(self.model, self.dataset.test_images, self.dataset.test_labels)
+        return EpochStats(self.epoch, sum(losses) / len(losses), score, time.perf_counter() - started)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that continuing bit for bit needs, as tensors, numbers and strings."""
+        return {
+            "model": dict(self.model.state_dict()),
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": {
+                key: value for key, value in self.scheduler.state_dict().items() if key != "lr_lambdas"
+            },
+            "generator": self.generator.get_state(),
+            "epoch": self.epoch,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes back what :meth:`state_dict` gave."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scheduler.load_state_dict({**state["scheduler"], "lr_lambdas": [None]})
+        self.generator.set_state(state["generator"])
+        self.epoch = int(state["epoch"])
