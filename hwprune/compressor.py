@@ -21,7 +21,7 @@ from torch import nn
 from hwprune.closed_loop import MARGIN, DeviceLoop, Turn, calibrate, settle_on_device
 from hwprune.device.predict import WidthPredictor
 from hwprune.device.profile import DeviceProfile
-from hwprune.graph.axes import BoolArray
+from hwprune.graph.axes import BoolArray, ChannelAxis
 from hwprune.graph.coupling import find_axes
 from hwprune.graph.record import ExampleInputs
 from hwprune.graph.trace import trace_operators
@@ -65,12 +65,14 @@ class Result:
         model: The slim network.
         plan: What went, what stayed and why.
         report: Numbers.
+        axes: The channel axes that could shrink.
         kept: Axis name to the mask of its kept channels.
     """
 
     model: nn.Module
     plan: Plan
     report: Report
+    axes: tuple[ChannelAxis, ...]
     kept: dict[str, BoolArray]
 
 
@@ -168,7 +170,12 @@ class Compressor:
             kept=kept,
         )
         plan = make_plan(self.proven.axes, self.groups, kept)
-        return Result(slim, plan, self._report(difference), kept)
+        return Result(slim, plan, self._report(difference), self.groups.axes, kept)
+
+    @property
+    def dense_predicted_us(self) -> float:
+        """Predicted latency of the dense network, in microseconds."""
+        return float(self.predictor.latency_us(self.groups.widths))
 
     @property
     def predicted_us(self) -> float:
@@ -183,7 +190,7 @@ class Compressor:
                 "budget": self.proximal.budget.limit,
             },
             predicted_us={
-                "dense": float(self.predictor.latency_us(self.groups.widths)),
+                "dense": self.dense_predicted_us,
                 "slim": self.predicted_us,
             },
             turns=self.turns,
@@ -197,7 +204,7 @@ class Compressor:
 
     def _budget(self) -> Budget:
         """The budget that the target stands for; raises where it is out of reach."""
-        dense_us = float(self.predictor.latency_us(self.groups.widths))
+        dense_us = self.dense_predicted_us
         match self.target:
             case Speedup(factor):
                 return self._latency_budget(dense_us / factor, slack=factor > 1)

@@ -1,0 +1,66 @@
+"""The functions of the Python interface that put several parts together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import nn
+
+from hwprune.compressor import Result
+from hwprune.device.predict import Prediction, predict_operators
+from hwprune.device.profile import DeviceProfile
+from hwprune.errors import InputError
+from hwprune.graph.record import ExampleInputs
+from hwprune.graph.trace import trace_operators
+from hwprune.runtime.environment import versions
+from hwprune.runtime.onnx_graph import read_operators
+from hwprune.surgery.artifact import load_slim, save_slim
+
+
+def predict(
+    model: nn.Module | str | Path, profile: DeviceProfile, example_inputs: ExampleInputs | None = None
+) -> Prediction:
+    """Predicts the latency of a network from the rows of a profile: an estimate.
+
+    Args:
+        model: A PyTorch network, or the path of an ONNX file.
+        profile: A device with a table.
+        example_inputs: What a PyTorch network is called with.
+
+    Returns:
+        The whole and every layer, in microseconds.
+
+    Raises:
+        InputError: If a PyTorch network comes without example inputs.
+        MissingRowError: If the table lacks an operator.
+    """
+    if isinstance(model, nn.Module):
+        if example_inputs is None:
+            raise InputError("a PyTorch network needs example_inputs to be traced", where="predict")
+        operators = trace_operators(model, example_inputs)
+    else:
+        operators = read_operators(Path(model))
+    return predict_operators(operators, profile)
+
+
+def save(result: Result, folder: str | Path) -> None:
+    """Writes a slim network: structure as JSON, weights as safetensors.
+
+    Args:
+        result: From :meth:`hwprune.Compressor.finish`.
+        folder: Made where it is missing.
+    """
+    save_slim(Path(folder), result.model, result.axes, result.kept, versions())
+
+
+def load(folder: str | Path, model: nn.Module) -> nn.Module:
+    """Loads a slim network into a fresh, unpruned instance of its class.
+
+    Args:
+        folder: What :func:`save` or ``hwprune prune`` wrote (there: ``slim/``).
+        model: Narrowed in place and returned, trainable; untouched where anything is wrong.
+
+    Raises:
+        ArtifactError: If the folder is not what it claims to be, or is from another network.
+    """
+    return load_slim(Path(folder), model)

@@ -1,0 +1,126 @@
+"""The output folder of ``prune``: ours to write, resumable, never half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hwprune.errors import ArtifactError, InputError
+from hwprune.files import replacing, write_json
+from hwprune.train.checkpoint import load_checkpoint, save_checkpoint
+
+#: Marks a folder as ours and says which run it belongs to.
+MARKER = "run.json"
+MODEL_FILE, SLIM_FOLDER, CHECKPOINTS = "model.onnx", "slim", "checkpoints"
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFolder:
+    """A folder that holds one run.
+
+    Attributes:
+        path: The folder.
+    """
+
+    path: Path
+
+    @classmethod
+    def check(cls, path: Path, *, resume: bool) -> None:
+        """Raises where the folder cannot be written or is not ours, before anything is computed.
+
+        Raises:
+            ArtifactError: If it holds something else, or there is nothing to resume.
+            InputError: If it cannot be written.
+        """
+        if path.exists() and not path.is_dir():
+            raise ArtifactError("the output folder is a file", where=path, expected="a folder or nothing")
+        ours = (path / MARKER).is_file()
+        if path.is_dir() and any(path.iterdir()) and not ours:
+            raise ArtifactError(
+                "the output folder exists and is not ours",
+                where=path,
+                expected="no such folder, an empty one, or one written by hwprune prune",
+                hint="name another one with --out",
+            )
+        if resume and not ours:
+            raise ArtifactError(
+                "there is nothing to resume",
+                where=path,
+                expected="the output folder of an interrupted run",
+                hint="start without --resume",
+            )
+        existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+        if not os.access(existing, os.W_OK | os.X_OK):
+            raise InputError("the output folder cannot be written", where=path, expected="a writable place")
+
+    @classmethod
+    def open(cls, path: Path, settings: dict[str, Any], *, resume: bool) -> OutputFolder:
+        """Takes the folder for a run.
+
+        Args:
+            path: The folder; made where it is missing.
+            settings: What the run is asked to do.
+            resume: Keep the checkpoints of an earlier run with the same settings.
+
+        Raises:
+            ArtifactError: If it is not ours, or was made with other settings than the run to resume.
+        """
+        cls.check(path, resume=resume)
+        path.mkdir(parents=True, exist_ok=True)
+        marker = path / MARKER
+        if resume:
+            _check_same(marker, settings)
+        else:
+            shutil.rmtree(path / CHECKPOINTS, ignore_errors=True)
+        write_json(marker, {"hwprune": "prune", "settings": settings})
+        (path / CHECKPOINTS).mkdir(exist_ok=True)
+        return cls(path)
+
+    def load_checkpoint(self, phase: str) -> Any | None:
+        """The checkpoint of a phase, ``None`` where there is none."""
+        path = self._checkpoint(phase)
+        return load_checkpoint(path) if path.is_file() else None
+
+    def save_checkpoint(self, phase: str, state: Any) -> None:
+        """Replaces the checkpoint of a phase."""
+        save_checkpoint(self._checkpoint(phase), state)
+
+    def write_result(self, onnx_file: Path, write_slim: Callable[[Path], None]) -> None:
+        """Puts the exported model and the slim folder in place.
+
+        Args:
+            onnx_file: The exported model, copied.
+            write_slim: Writes the slim network into the folder it is given.
+        """
+        with replacing(self.path / MODEL_FILE) as temporary:
+            shutil.copyfile(onnx_file, temporary)
+        write_slim(self.path / SLIM_FOLDER)
+
+    def remove_checkpoints(self) -> None:
+        """Drops the checkpoints of a run that is complete."""
+        shutil.rmtree(self.path / CHECKPOINTS)
+
+    def _checkpoint(self, phase: str) -> Path:
+        return self.path / CHECKPOINTS / f"{phase}.safetensors"
+
+
+def _check_same(marker: Path, settings: dict[str, Any]) -> None:
+    try:
+        before = json.loads(marker.read_text(encoding="utf-8"))["settings"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ArtifactError("the mark of the run is damaged", where=marker, got=error) from error
+    now = json.loads(json.dumps(settings))
+    changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+    if changed:
+        raise ArtifactError(
+            "the run to resume was started with other settings",
+            where=marker,
+            expected={key: before.get(key) for key in changed},
+            got={key: now.get(key) for key in changed},
+            hint="give the same options, or start without --resume",
+        )
