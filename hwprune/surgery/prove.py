@@ -9,6 +9,7 @@ how every operator's channels follow the width of the axis.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -103,10 +104,10 @@ def randomised(model: nn.Module, generator: torch.Generator) -> nn.Module:
 def _random_like(tensor: Tensor, name: str, generator: torch.Generator) -> Tensor:
     drawn = torch.empty_like(tensor).copy_(torch.randn(tensor.shape, generator=generator))
     if name.endswith("running_var"):
-        return drawn.square() + 0.5
+        return drawn.square().add(0.5)
     if tensor.ndim >= 2:
-        return drawn * (2.0 / max(tensor[0].numel(), 1)) ** 0.5
-    return 1.0 + 0.3 * drawn if name.endswith("weight") else 0.3 * drawn
+        return drawn.mul(math.sqrt(2.0 / max(tensor[0].numel(), 1)))
+    return drawn.mul(0.3).add(1.0 if name.endswith("weight") else 0.0)
 
 
 def _trial(

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten
+from torch.utils._pytree import tree_flatten, tree_map
 
 from hwprune.errors import VerificationError
 from hwprune.graph.axes import BoolArray, ChannelAxis, kept_positions
@@ -94,6 +94,7 @@ def verify(
     for training in (False, True):
         left, right = _copy_in_mode(masked, training), _copy_in_mode(slim, training)
         for batch in batches:
+            batch = _in_double(batch) if training else batch
             difference = compare(outputs_of(left, batch), outputs_of(right, batch))
             if difference.relative > TOLERANCE:
                 layer = first_difference(left, right, batch, axes, kept or {})
@@ -110,10 +111,23 @@ def verify(
     return worst
 
 
+def _in_double(batch: ExampleInputs) -> ExampleInputs:
+    def widen(leaf: Any) -> Any:
+        return leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+
+    widened: ExampleInputs = tree_map(widen, batch)
+    return widened
+
+
 def _copy_in_mode(model: nn.Module, batch_statistics: bool) -> nn.Module:
-    """A copy in evaluation mode, or with only its batch-normalising layers in training mode."""
+    """A copy in evaluation mode, or with only its batch-normalising layers in training mode.
+
+    The latter in double precision: statistics of a few values divide by differences of nearly equal numbers,
+    which turns float rounding into anything.
+    """
     twin = copy.deepcopy(model).eval()
     if batch_statistics:
+        twin = twin.double()
         for module in twin.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
                 module.train()

@@ -28,8 +28,8 @@ class StrengthSchedule:
         InputError: If the fractions are not ``0 <= start <= full < settle <= 1``.
 
     >>> schedule = StrengthSchedule(total_steps=1000, peak=0.02)
-    >>> schedule.strength(50), schedule.strength(250), schedule.strength(500)
-    (0.0, 0.01, 0.02)
+    >>> [round(schedule.strength(step), 6) for step in (50, 250, 500)]
+    [0.0, 0.01, 0.02]
     """
 
     total_steps: int

@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+
+from hwprune.errors import TargetError
+from hwprune.groups.costs import CountBudget, LatencyBudget, fit, narrower, price
+
+ALIGNS = np.array([8, 8])
+DENSE = np.array([32, 64])
+
+
+def staircase(widths):
+    """Two coupled layers that cost a block of 16 channels at a time."""
+    blocks = np.ceil(np.asarray(widths) / 16)
+    return blocks[..., 0] * 5 + blocks[..., 0] * blocks[..., 1]
+
+
+def scores():
+    return [np.linspace(1, 0.1, 4), np.linspace(1, 0.1, 8)]
+
+
+def test_fit_meets_the_budget_and_wastes_less_than_one_step():
+    budget = LatencyBudget(staircase, 15.0)
+    widths = fit(budget, scores(), DENSE, ALIGNS)
+    assert budget.used(widths) <= 15.0
+    wider = [np.minimum(widths + ALIGNS * np.eye(2, dtype=int)[axis], DENSE) for axis in range(2)]
+    for candidate, axis in zip(wider, range(2), strict=True):
+        assert budget.used(candidate) > 15.0 or candidate[axis] == widths[axis]
+
+
+def test_a_step_that_frees_nothing_follows_the_next():
+    prices = price(LatencyBudget(staircase, 1.0), DENSE, ALIGNS)
+    # One group of 8 frees nothing on a staircase of 16; the price looks past it.
+    assert staircase(narrower(DENSE, ALIGNS, 1)[0]) < staircase(DENSE) or prices.per_axis[0] > 1
+
+
+def test_excess_is_what_the_network_is_over_its_budget():
+    assert price(LatencyBudget(staircase, 10.0), DENSE, ALIGNS).excess == staircase(DENSE) - 10.0
+
+
+@pytest.mark.parametrize("limit", [2, 3, 7, 12])
+def test_a_count_is_met_exactly(limit):
+    widths = fit(CountBudget(ALIGNS, limit), scores(), DENSE, ALIGNS)
+    assert np.ceil(widths / ALIGNS).sum() == limit
+
+
+def test_weakest_groups_leave_first_at_equal_cost():
+    strong, weak = np.array([1.0, 0.9, 0.8, 0.7]), np.full(8, 0.01)
+    widths = fit(CountBudget(ALIGNS, 5), [strong, weak], DENSE, ALIGNS)
+    assert widths.tolist() == [32, 8]
+
+
+def test_an_unreachable_budget_says_what_can_be_reached():
+    with pytest.raises(TargetError, match="at least"):
+        fit(CountBudget(ALIGNS, 1), scores(), DENSE, ALIGNS)

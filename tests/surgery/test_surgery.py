@@ -1,0 +1,162 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from hwprune.errors import ArtifactError, GraphError, VerificationError
+from hwprune.graph.coupling import find_axes
+from hwprune.surgery.artifact import load_slim, save_slim
+from hwprune.surgery.prove import prove, zeroed
+from hwprune.surgery.rebuild import rebuild
+from hwprune.surgery.verify import verify
+from hwprune.workloads import make_model, model_names
+
+IMAGES = torch.randn(2, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def fresh(name, seed=0):
+    return make_model(name, in_channels=1, image_size=16, classes=10, seed=seed)
+
+
+def half(axes):
+    return {axis.name: np.arange(axis.width) % 2 == 0 for axis in axes if axis.pinned is None}
+
+
+def masked(model, axes, kept):
+    """The network with the channels that go at zero."""
+    for axis in axes:
+        if axis.name in kept:
+            zeroed(model, axis, kept[axis.name]).__enter__()
+    return model
+
+
+@pytest.mark.parametrize("name", model_names())
+def test_built_in_networks_are_cut_exactly(name):
+    model = fresh(name)
+    axes = find_axes(model, IMAGES)
+    kept = half(axes)
+    slim = rebuild(model, axes, kept)
+    before = sum(parameter.numel() for parameter in model.parameters())
+    assert sum(parameter.numel() for parameter in slim.parameters()) < 0.35 * before
+    verify(masked(model, axes, kept), slim, [IMAGES])
+
+
+class Gated(nn.Module):
+    """An activation with f(0) != 0 before a zero-padded convolution."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(1, 8, 3, padding=1)
+        self.second = nn.Conv2d(8, 8, 3, padding=1)
+        self.third = nn.Conv2d(8, 4, 3, padding=1)
+
+    def forward(self, images):
+        return self.third(torch.relu(self.second(torch.sigmoid(self.first(images)))))
+
+
+def test_what_cannot_be_cut_exactly_is_pinned_with_the_reason():
+    model = Gated()
+    axes = find_axes(model, IMAGES)
+    proven = prove(model, axes, IMAGES, {axis.name: 1 for axis in axes})
+    reasons = {axis.name: axis.pinned for axis in proven.axes}
+    assert "f(0) != 0" in reasons["first"]
+    assert reasons["second"] is None
+
+
+class Fixed(nn.Module):
+    """A width written into the forward pass."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(1, 8, 3, padding=1)
+        self.head = nn.Linear(8 * 256, 3)
+
+    def forward(self, images):
+        return self.head(torch.relu(self.first(images)).view(-1, 8 * 256))
+
+
+def test_a_width_in_the_code_is_pinned_by_the_trial():
+    model = Fixed()
+    axes = find_axes(model, IMAGES)
+    proven = prove(model, axes, IMAGES, {axis.name: 1 for axis in axes})
+    assert "cannot be narrowed" in {axis.name: axis.pinned for axis in proven.axes}["first"]
+
+
+def test_a_wrong_cut_is_caught_and_named():
+    model = fresh("lenet5")
+    axes = find_axes(model, IMAGES)
+    kept = half(axes)
+    slim = rebuild(model, axes, kept)  # from the network that was never masked
+    with pytest.raises(VerificationError, match=f"in layer {axes[1].name}"):
+        verify(model, slim, [IMAGES], axes=axes, kept=kept)
+
+
+@pytest.mark.parametrize(("extra", "message"), [(1, "does not fit"), (0, "every channel")])
+def test_bad_masks_are_refused(extra, message):
+    model = fresh("lenet5")
+    axes = find_axes(model, IMAGES)
+    with pytest.raises(GraphError, match=message):
+        rebuild(model, axes, {axes[0].name: np.zeros(axes[0].width + extra, dtype=bool)})
+
+
+@pytest.fixture
+def saved(tmp_path):
+    model = fresh("resnet20")
+    axes = find_axes(model, IMAGES)
+    slim = rebuild(model, axes, half(axes))
+    save_slim(tmp_path / "slim", slim, axes, half(axes), {"torch": torch.__version__})
+    return tmp_path / "slim", slim
+
+
+def test_a_saved_network_loads_into_a_fresh_instance_and_trains_on(saved):
+    folder, slim = saved
+    loaded = load_slim(folder, fresh("resnet20", seed=1))
+    slim.eval()
+    loaded.eval()
+    assert torch.equal(loaded(IMAGES), slim(IMAGES))
+    loaded.train()
+    loaded(IMAGES).sum().backward()
+    assert all(parameter.grad is not None for parameter in loaded.parameters())
+
+
+def edit(folder, change):
+    path = folder / "structure.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+TAMPERING = {
+    "schema": lambda folder: edit(folder, lambda content: content.update(schema=99)),
+    "extra key": lambda folder: edit(folder, lambda content: content.update(extra=1)),
+    "cut out of range": lambda folder: edit(folder, lambda c: c["cuts"][0].update(kept=[0, 10**6])),
+    "cut out of order": lambda folder: edit(folder, lambda c: c["cuts"][0].update(kept=[1, 0])),
+    "negative": lambda folder: edit(folder, lambda c: c["cuts"][0].update(kept=[-1, 0])),
+    "unknown tensor": lambda folder: edit(folder, lambda c: c["cuts"][0].update(tensor="../../x")),
+    "missing cut": lambda folder: edit(folder, lambda c: c["cuts"].pop()),
+    "huge size": lambda folder: edit(folder, lambda c: c["cuts"][0].update(size=10**15)),
+    "no json": lambda folder: (folder / "structure.json").write_text("{"),
+    "a list": lambda folder: (folder / "structure.json").write_text("[]"),
+    "no structure": lambda folder: (folder / "structure.json").unlink(),
+    "no weights": lambda folder: (folder / "model.safetensors").unlink(),
+    "truncated": lambda f: (f / "model.safetensors").write_bytes((f / "model.safetensors").read_bytes()[:99]),
+}
+
+
+@pytest.mark.parametrize("name", TAMPERING)
+def test_a_tampered_artefact_is_refused_and_the_network_untouched(saved, name):
+    folder, _slim = saved
+    TAMPERING[name](folder)
+    model = fresh("resnet20", seed=1)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    with pytest.raises(ArtifactError):
+        load_slim(folder, model)
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+def test_another_network_is_refused(saved):
+    folder, _slim = saved
+    with pytest.raises(ArtifactError, match="another network"):
+        load_slim(folder, fresh("lenet5"))

@@ -1,0 +1,124 @@
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from hwprune.errors import InputError
+from hwprune.graph.coupling import find_axes
+from hwprune.groups.channel import ChannelGroups
+from hwprune.groups.costs import CountBudget
+from hwprune.penalties import make_penalty
+from hwprune.train.prox import ProximalStep
+from hwprune.train.schedule import StrengthSchedule
+
+STEPS = 60
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.Conv2d(16, 16, 3), nn.BatchNorm2d(16), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4),
+    )  # fmt: skip
+
+
+def proximal_step(model, budget=12, penalty="envelope", align=1):
+    axes = find_axes(model, torch.zeros(1, 1, 8, 8))
+    groups = ChannelGroups(model, axes, {axis.name: align for axis in axes})
+    return ProximalStep(
+        groups,
+        make_penalty(penalty),
+        CountBudget(np.array(groups.aligns), budget),
+        StrengthSchedule(STEPS, peak=0.2),
+    )
+
+
+def batch(step):
+    generator = torch.Generator().manual_seed(step)
+    labels = torch.randint(0, 4, (16,), generator=generator)
+    images = torch.randn(16, 1, 8, 8, generator=generator) + labels.view(-1, 1, 1, 1)
+    return images, labels
+
+
+def train(model, optimizer, first=0, last=STEPS):
+    for step in range(first, last):
+        images, labels = batch(step)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+
+
+OPTIMIZERS = {
+    "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.05, momentum=0.9, weight_decay=1e-4),
+    "adam": lambda parameters: torch.optim.Adam(parameters, lr=0.01),
+    "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=0.01),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_any_optimizer_ends_on_exactly_the_budget(name):
+    model = network()
+    proximal = proximal_step(model)
+    optimizer = OPTIMIZERS[name](model.parameters())
+    assert proximal.attach(optimizer) is optimizer
+    train(model, optimizer)
+    assert proximal.settled
+    assert proximal.groups_alive == 12
+    dead = ~proximal.alive
+    assert (proximal.groups.member_norms()[dead] == 0).all()
+
+
+@pytest.mark.parametrize("penalty", ["envelope", "wgsef", "group-lasso", "magnitude"])
+def test_every_penalty_settles_on_the_budget(penalty):
+    model = network()
+    proximal = proximal_step(model, penalty=penalty)
+    train(model, proximal.attach(OPTIMIZERS["sgd"](model.parameters())))
+    assert proximal.groups_alive == 12
+
+
+def test_the_exact_envelope_gets_there_by_itself():
+    model = network()
+    proximal = proximal_step(model)
+    train(model, proximal.attach(OPTIMIZERS["sgd"](model.parameters())), last=35)
+    assert not proximal.settled
+    assert 12 <= proximal.groups_alive < 20
+
+
+def test_momentum_of_the_dead_is_cleared_when_they_die():
+    model = network()
+    proximal = proximal_step(model)
+    optimizer = proximal.attach(OPTIMIZERS["sgd"](model.parameters()))
+    train(model, optimizer, last=36)
+    dead = torch.nonzero(~proximal.alive[:16]).flatten()
+    assert len(dead)
+    momentum = optimizer.state[model[0].weight]["momentum_buffer"].clone()
+    proximal.groups.momenta_scale_(optimizer, proximal._alive_factors)
+    after = optimizer.state[model[0].weight]["momentum_buffer"]
+    assert (after[dead] == 0).all()
+    living = torch.nonzero(proximal.alive[:16]).flatten()
+    torch.testing.assert_close(after[living], momentum[living])
+
+
+def test_resuming_is_bit_for_bit():
+    whole = network()
+    optimizer = proximal_step(whole).attach(OPTIMIZERS["sgd"](whole.parameters()))
+    train(whole, optimizer)
+    for stop in (20, 33, 50):
+        first = network()
+        optimizer = proximal_step(first).attach(OPTIMIZERS["sgd"](first.parameters()))
+        train(first, optimizer, last=stop)
+        second = network()
+        resumed = proximal_step(second)
+        optimizer_again = resumed.attach(OPTIMIZERS["sgd"](second.parameters()))
+        second.load_state_dict(first.state_dict())
+        optimizer_again.load_state_dict(optimizer.state_dict())
+        train(second, optimizer_again, first=stop)
+        for name, tensor in whole.state_dict().items():
+            assert torch.equal(tensor, second.state_dict()[name]), (stop, name)
+
+
+def test_an_optimizer_of_another_network_is_refused():
+    proximal = proximal_step(network())
+    with pytest.raises(InputError, match="updates no parameter"):
+        proximal.attach(OPTIMIZERS["sgd"](network().parameters()))
