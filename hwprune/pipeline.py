@@ -31,7 +31,7 @@ from hwprune.surgery.artifact import save_slim
 from hwprune.surgery.verify import compare, outputs_of
 from hwprune.targets import Target, describe
 from hwprune.train.loop import EpochStats, Recipe, Trainer
-from hwprune.workloads import Dataset, accuracy, load_dataset, make_model
+from hwprune.workloads import Dataset, accuracy, batches_per_epoch, load_dataset, make_model
 
 #: Largest difference allowed between the exported slim network and the masked one, as a fraction of the
 #: largest output: another runtime sums in another order.
@@ -110,19 +110,19 @@ def compress(
     dataset = load_dataset(settings.data).first(settings.train_images)
     initial = _new_model(settings, dataset)
     examples = dataset.test_images[:2]
-    trainer = Trainer(initial, dataset, settings.recipe)
     pruned = _new_model(settings, dataset)
     compressor = Compressor(
         pruned,
         examples,
         profile,
         settings.target,
-        total_steps=trainer.total_steps,
+        total_steps=settings.recipe.epochs * batches_per_epoch(dataset, settings.recipe.batch_size),
         penalty=settings.penalty,
         notify=observer.note,
     )
     folder = OutputFolder.open(out, settings.as_record(), resume=resume)
     history: list[dict[str, Any]] = []
+    trainer = Trainer(initial, dataset, settings.recipe)
     _train("dense", trainer, folder, observer, history, lambda: _dense_columns(compressor))
     pruning = Trainer(pruned, dataset, settings.recipe, compressor.wrap)
     _train("prune", pruning, folder, observer, history, lambda: _pruned_columns(compressor))

@@ -43,13 +43,13 @@ class Bundles:
             that must stay.
         axis_of: Shape ``(groups,)``: the axis that each group narrows, as an index.
         member_axis: Shape ``(members,)``: the axis of each member, as an index.
-        axes: Number of axes.
+        axis_weight: Shape ``(axes,)``: the importance of each axis as a whole.
     """
 
     of_member: Tensor
     axis_of: Tensor
     member_axis: Tensor
-    axes: int
+    axis_weight: Tensor
 
     @property
     def count(self) -> int:
@@ -64,7 +64,7 @@ class Bundles:
         return squares.sqrt()
 
     def shares(self, member_norms: Tensor) -> Tensor:
-        """Norm of every group as a share of the norm of all living members of its axis.
+        """Norm of every group as a share of the norm of all living members of its axis, times its weight.
 
         A common scale for narrow and wide, early and late layers.
 
@@ -72,12 +72,12 @@ class Bundles:
             member_norms: Shape ``(members,)``; zero for dead members.
 
         Returns:
-            Shape ``(groups,)``, each in [0, 1].
+            Shape ``(groups,)``, each between 0 and the weight of its axis.
         """
-        squares = member_norms.new_zeros(self.axes)
+        squares = member_norms.new_zeros(self.axis_weight.numel())
         squares.index_add_(0, self.member_axis, member_norms.square())
         whole = squares.sqrt().clamp_min(torch.finfo(member_norms.dtype).tiny)
-        return self.norms(member_norms) / whole[self.axis_of]
+        return self.norms(member_norms) * (self.axis_weight.to(whole) / whole)[self.axis_of]
 
     def to_members(self, group_values: Tensor, *, other: float) -> Tensor:
         """Spreads a value per group, shape ``(groups,)``, to members; ``other`` where there is none."""

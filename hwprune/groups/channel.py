@@ -87,6 +87,9 @@ class ChannelGroups:
             for part in axis.producers
         ]
         self._device = self._parts[0].tensor.device
+        # A channel that several layers produce (a residual stream) holds a share of each of them.
+        producers = [sum(tensors[part.tensor].ndim >= 2 for part in axis.producers) for axis in self.axes]
+        self._axis_weight = torch.tensor(producers, device=self._device).clamp_min(1).sqrt()
         self._member_axis = torch.repeat_interleave(
             torch.arange(len(self.axes)), torch.from_numpy(self.widths)
         ).to(self._device)
@@ -127,18 +130,21 @@ class ChannelGroups:
         return [part.tensor for part in self._parts]
 
     def ranked_shares(self, norms: Tensor, alive: Tensor) -> list[npt.NDArray[np.float64]]:
-        """Per axis, each living bundle's share of the axis norm, from strongest to weakest.
+        """Per axis, each living bundle's weighted share of the axis norm, from strongest to weakest.
 
         Args:
             norms: Shape ``(members,)``; zero for dead members.
             alive: Shape ``(members,)``, boolean.
         """
         shares = []
-        for start, stop, align in zip(self.starts[:-1], self.starts[1:], self.aligns, strict=True):
+        weights = self._axis_weight.tolist()
+        for start, stop, align, weight in zip(
+            self.starts[:-1], self.starts[1:], self.aligns, weights, strict=True
+        ):
             living = norms[start:stop][alive[start:stop]].double().cpu().numpy()
             squares = np.sort(living)[::-1] ** 2
             bundles = np.add.reduceat(squares, np.arange(0, squares.size, align))
-            shares.append(np.sqrt(bundles / max(bundles.sum(), np.finfo(np.float64).tiny)))
+            shares.append(weight * np.sqrt(bundles / max(bundles.sum(), np.finfo(np.float64).tiny)))
         return shares
 
     def strongest(self, norms: Tensor, alive: Tensor, widths: npt.NDArray[np.int64]) -> Tensor:
@@ -175,7 +181,7 @@ class ChannelGroups:
             of_member,
             torch.tensor(axis_of, dtype=torch.long, device=norms.device),
             self._member_axis,
-            len(self.axes),
+            self._axis_weight,
         )
 
     def widths_of(self, alive: Tensor) -> npt.NDArray[np.int64]:
