@@ -47,7 +47,7 @@ def localize(
     else:
         why = "has no measured table" if profile.table is None else "was measured on another machine"
         notify(f"profile {profile.name} {why}{f' ({difference})' if difference else ''}")
-        local = _for_this_machine(profile, operators, notify)
+        local = for_this_machine(profile, operators, notify)
         table = local.table or LatencyTable((), profile.runtime.batch, profile.runtime.precision)
     missing = _missing(operators, local, table)
     if not missing:
@@ -75,7 +75,7 @@ def _missing(operators: Sequence[Operator], profile: DeviceProfile, table: Laten
     ]
 
 
-def _for_this_machine(
+def for_this_machine(
     profile: DeviceProfile, operators: Sequence[Operator], notify: Callable[[str], None]
 ) -> DeviceProfile:
     """The profile with this machine's hardware and channel steps, and no rows."""
