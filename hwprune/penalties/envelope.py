@@ -14,16 +14,8 @@ from torch import Tensor
 
 from hwprune.errors import InputError
 from hwprune.penalties.base import check_budget, check_norms, check_positive, check_strength, fitted
-from hwprune.penalties.roots import (
-    Ramps,
-    openings,
-    row_slices,
-    slices,
-    solve_root,
-    take,
-    tile_size,
-    working_dtype,
-)
+from hwprune.penalties.ramps import Ramps, Tiles, row_slices, take, working_dtype
+from hwprune.penalties.roots import solve_root
 
 #: Steepest ramp: groups whose norms differ by less than 2^-26 of themselves are taken for ties. It keeps
 #: half of the digits of float64 for the opening of a group in the middle of its ramp.
@@ -171,7 +163,13 @@ class GroupEnvelope:
         """The factors ``f_j`` of :meth:`solve`, shape ``(..., groups)``, in [0, 1]."""
         return self.solve(norms, strength).factors
 
-    def solve(self, norms: Tensor, strength: float | Tensor, start: Tensor | None = None) -> Solution:
+    def solve(
+        self,
+        norms: Tensor,
+        strength: float | Tensor,
+        start: Tensor | None = None,
+        out: Tensor | None = None,
+    ) -> Solution:
         """``argmin_x 1/2 |x - w|^2 + L S(x)`` (``debias``: ``L G(x)``) as factors on the groups.
 
         The exact form's objective is convex while ``L a_j <= 1``; beyond, ``L a_j`` acts like 1, where
@@ -183,29 +181,32 @@ class GroupEnvelope:
             norms: Shape ``(..., groups)``; groups of norm 0 get the factor 0 unless ``L`` is 0.
             strength: ``L``, not negative: a number, or a tensor of shape ``()`` or ``(...)``.
             start: Root of an earlier step, shape ``(..., 1)``, to start from. Only the speed depends on it.
+            out: Where the factors are written: contiguous, of the norms' shape and type; the norms
+                themselves will do. With many groups, fresh memory is what costs most.
 
         Returns:
             Factors in the type of the norms, and the root.
 
         Raises:
-            InputError: If a norm or the strength is negative, infinite or NaN.
+            InputError: If a norm or the strength is negative, infinite or NaN, or ``out`` does not fit.
         """
+        factors = _checked_output(out, norms)
         greatest = check_norms(norms)
         check_strength(strength)
         shape = (*norms.shape[:-1], 1)
         strengths = torch.as_tensor(strength, dtype=torch.float64)
         if not norms.numel() or not bool(strengths.any()):
-            return Solution(torch.ones_like(norms), norms.new_zeros(shape, dtype=torch.float64))
+            return Solution(factors.fill_(1.0), norms.new_zeros(shape, dtype=torch.float64))
         strengths = strengths.to(norms.device)
         strengths = strengths.expand(norms.shape[:-1]).reshape(-1) if strengths.ndim else strengths.reshape(1)
         rows = norms.detach().reshape(-1, norms.shape[-1])
         step, unit = self._step(norms, strengths)
         begin = None if start is None else start.detach().to(rows.device, torch.float64).reshape(-1) * unit
-        factors, root = _solve_rows(
-            rows, step, self._budget_rows(norms), begin, working_dtype(rows, greatest, step.ramps)
-        )
-        factors = torch.where(strengths[:, None] == 0, 1.0, factors) if strengths.numel() > 1 else factors
-        return Solution(factors.reshape(norms.shape), (root / unit).reshape(shape))
+        dtype = working_dtype(rows, greatest, step.ramps)
+        root = _solve_rows(rows, step, self._budget_rows(norms), begin, dtype, factors.view(rows.shape))
+        if strengths.numel() > 1:
+            factors[strengths.reshape(norms.shape[:-1]) == 0] = 1.0
+        return Solution(factors, (root / unit).reshape(shape))
 
     def _best_openings(self, norms: Tensor) -> Tensor:
         """The minimising u of S at norms of shape ``(..., groups)``, float64."""
@@ -215,8 +216,9 @@ class GroupEnvelope:
         flat, budget = norms.reshape(-1, norms.shape[-1]), self._budget_rows(norms)
         opened = torch.empty_like(flat)
         for rows in row_slices(flat):
-            root = solve_root(flat[rows], ramps, budget[rows], None, torch.float64)
-            opened[rows] = openings(flat[rows].T, ramps, root).clamp_(0.0, 1.0).T
+            tiles = Tiles(flat[rows], ramps, torch.float64)
+            for groups, _norms, part in tiles.openings(solve_root(tiles, budget[rows])):
+                opened[rows, groups] = part.clamp_(0.0, 1.0).T
         return opened.reshape(norms.shape)
 
     def _budget_rows(self, norms: Tensor) -> Tensor:
@@ -228,18 +230,19 @@ class GroupEnvelope:
         """The proximal step for ``strengths`` of shape ``(rows or 1,)``, and the unit of its root."""
         ridge = fitted("ridge", self.ridge, norms)[:, None]
         cost = fitted("cost", self.cost, norms)[:, None]
+        # Rows of strength 0 are overwritten; any other strength keeps them free of 0 / 0.
+        strengths = torch.where(strengths > 0, strengths, 1.0)
         pull = strengths[None, :] * ridge
         if self.debias:
             pull = pull.clamp(max=1 - 1 / _STEEPEST)
             kept = 1 - pull
             # u = (s t sqrt(a / c) - L a) / (1 - L a), with the a that the limit on L a leaves.
-            ridge = torch.where(strengths > 0, pull / strengths, ridge)
-            gain, offset = (ridge / cost).sqrt() / kept, pull / kept
+            gain, offset = (pull / strengths / cost).sqrt() / kept, pull / kept
         else:
             kept = torch.ones_like(pull)
             # u = s t sqrt(a / c) - L a, both made smaller alike where the ramp is too steep.
             offset = pull.clamp(max=_STEEPEST)
-            gain = (ridge / cost).sqrt() * torch.where(pull > 0, offset / pull, 1.0)
+            gain = (ridge / cost).sqrt() * (offset / pull)
         ramps, unit = _scaled(gain, offset, cost)
         return _Step(ramps, kept, pull), unit
 
@@ -250,23 +253,34 @@ def _scaled(gain: Tensor, offset: Tensor, cost: Tensor) -> tuple[Ramps, Tensor]:
     return Ramps(gain / unit, offset, cost), unit
 
 
+def _checked_output(out: Tensor | None, norms: Tensor) -> Tensor:
+    """Where the factors go."""
+    if out is None:
+        return torch.empty(norms.shape, dtype=norms.dtype, device=norms.device)
+    if out.shape != norms.shape or out.dtype != norms.dtype or not out.is_contiguous():
+        raise InputError(
+            "the output does not fit the norms",
+            where="GroupEnvelope.solve",
+            expected=f"contiguous, {norms.dtype}, shape {tuple(norms.shape)}",
+            got=f"{out.dtype}, shape {tuple(out.shape)}",
+        )
+    return out
+
+
 def _solve_rows(
-    norms: Tensor, step: _Step, budget: Tensor, start: Tensor | None, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """Factors ``(rows, groups)`` and roots ``(rows,)`` of norms of shape ``(rows, groups)``."""
-    factors = torch.empty(norms.shape, dtype=norms.dtype, device=norms.device)
+    norms: Tensor, step: _Step, budget: Tensor, start: Tensor | None, dtype: torch.dtype, factors: Tensor
+) -> Tensor:
+    """Roots ``(rows,)`` of norms of shape ``(rows, groups)``; fills in the factors, of the same shape."""
     roots = torch.empty_like(budget)
+    kept, pull = step.kept.to(dtype), step.pull.to(dtype)
     for rows in row_slices(norms):
-        begin = None if start is None else start[rows]
-        part = step.ramps.part(slice(None), rows)
-        roots[rows] = solve_root(norms[rows], part, budget[rows], begin, dtype)
-        for groups in slices(norms.shape[1], max(1, tile_size(norms))):
-            ramps = step.ramps.part(groups, rows)
-            kept, pull = (take(weights, groups, rows).to(dtype) for weights in (step.kept, step.pull))
-            values = norms[rows, groups].T.to(dtype)
-            opened = openings(values, ramps, roots[rows]).clamp_(0.0, 1.0)
-            # A tiny number in place of 0: no strength and no opening are 0 / 0.
-            shrunk = torch.mul(opened, kept).add_(pull).clamp_min_(torch.finfo(dtype).tiny)
-            torch.div(opened, shrunk, out=opened)
-            factors[rows, groups] = opened.T
-    return factors, roots
+        tiles = Tiles(norms[rows], step.ramps.part(slice(None), rows), dtype)
+        roots[rows] = solve_root(tiles, budget[rows], None if start is None else start[rows])
+        for groups, _norms, part in tiles.openings(roots[rows]):
+            opened, target = part.clamp_(0.0, 1.0), factors[rows, groups].T
+            shrunk = torch.mul(opened, take(kept, groups, rows)).add_(take(pull, groups, rows))
+            if target.dtype == dtype and target.shape[1] == 1:
+                torch.div(opened, shrunk, out=target)
+            else:
+                target.copy_(opened.div_(shrunk))
+    return roots

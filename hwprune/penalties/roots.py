@@ -9,184 +9,65 @@ themselves, which ends after at most 64 halvings: the number of passes over the 
 time linear in their number, whatever the data.
 
 A cold start of many groups takes its first guess from a sample of them, as selection by sampling does
-(Floyd and Rivest, Expected time bounds for selection, 1975). Groups are read in tiles that stay in the
-cache, so that no temporary of their full number is made.
+(Floyd and Rivest, Expected time bounds for selection, 1975).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-#: Elements of one tile on the CPU: large enough to hide the cost of a call, small enough for the cache.
-_CPU_TILE = 1 << 17
-#: Elements of one tile elsewhere: one tile for all but the largest networks.
-_DEVICE_TILE = 1 << 26
+from hwprune.penalties.ramps import Tiles
+
 #: Groups in the sample that a cold start of many groups solves first.
 _SAMPLE = 1 << 15
 #: Newton steps before every other step becomes a halving of the bracket.
 _FREE_STEPS = 12
 #: Halvings that separate any two floating-point numbers.
 _HALVINGS = 64
-#: Norms of float32 within these bounds are safe to work on in float32.
-_SAFE_RANGE = (1e-30, 1e30)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Ramps:
-    """How groups open: ``u_j(s) = clip(gain_j t_j s - offset_j, 0, 1)``, each unit at ``cost_j``.
-
-    Attributes:
-        gain: Shape ``(groups or 1, rows or 1)``, float64, positive.
-        offset: Likewise, not negative.
-        cost: Likewise, positive.
-    """
-
-    gain: Tensor
-    offset: Tensor
-    cost: Tensor
-
-    @property
-    def uniform(self) -> bool:
-        """Whether all groups open alike."""
-        return self.gain.numel() == self.offset.numel() == self.cost.numel() == 1
-
-    def part(self, groups: slice, rows: slice) -> Ramps:
-        """The ramps of some groups and rows."""
-        return Ramps(*(take(weights, groups, rows) for weights in (self.gain, self.offset, self.cost)))
-
-
-def take(weights: Tensor, groups: slice, rows: slice) -> Tensor:
-    """A part of weights of shape ``(groups or 1, rows or 1)``; what is broadcast stays so."""
-    weights = weights if weights.shape[0] == 1 else weights[groups]
-    return weights if weights.shape[1] == 1 else weights[:, rows]
-
-
-def slices(length: int, step: int) -> Iterator[slice]:
-    """Consecutive slices of at most ``step``.
-
-    >>> list(slices(5, 3))
-    [slice(0, 3, None), slice(3, 5, None)]
-    """
-    return (slice(first, min(first + step, length)) for first in range(0, length, step))
-
-
-def row_slices(norms: Tensor) -> Iterator[slice]:
-    """Slices of the rows of ``norms`` that fill one tile, or single rows where one is more than that."""
-    rows, groups = norms.shape
-    return slices(rows, max(1, tile_size(norms) // max(groups, 1)))
-
-
-def tile_size(norms: Tensor) -> int:
-    """Elements that one tile may hold."""
-    return _CPU_TILE if norms.device.type == "cpu" else _DEVICE_TILE
-
-
-def working_dtype(norms: Tensor, greatest: float, ramps: Ramps) -> torch.dtype:
-    """The precision in which openings are accurate to the rounding of the norms.
-
-    float32 does for float32 norms where all groups open alike and gently: a steep ramp loses to
-    cancellation, and costs would have to be exact in float32.
+def solve_root(tiles: Tiles, budget: Tensor, start: Tensor | None = None) -> Tensor:
+    """A root of every row, exact to the rounding of the working precision.
 
     Args:
-        norms: Any norms.
-        greatest: The greatest of them.
-        ramps: How they open.
-    """
-    gentle = ramps.uniform and float(ramps.offset) <= 1.0
-    if norms.dtype == torch.float32 and gentle and _SAFE_RANGE[0] < greatest < _SAFE_RANGE[1]:
-        return torch.float32
-    return torch.float64
-
-
-def openings(norms: Tensor, ramps: Ramps, root: Tensor) -> Tensor:
-    """``clip(gain t s - offset, 0, 1)``, not clipped yet.
-
-    Args:
-        norms: Shape ``(groups, rows)``, in the working precision.
-        ramps: Their ramps.
-        root: Shape ``(rows,)``.
-    """
-    return torch.mul(norms, (root * ramps.gain).to(norms.dtype)).sub_(ramps.offset.to(norms.dtype))
-
-
-def solve_root(
-    norms: Tensor, ramps: Ramps, budget: Tensor, start: Tensor | None, dtype: torch.dtype
-) -> Tensor:
-    """A root of every row, exact to the rounding of ``dtype``.
-
-    Args:
-        norms: Shape ``(rows, groups)``, one tile: a single row, or rows that fit into one (see
-            :func:`row_slices`).
-        ramps: Their ramps, the largest gain being 1.
+        tiles: The groups of the rows.
         budget: Shape ``(rows,)``, float64, not negative.
         start: Shape ``(rows,)``, a guess such as the root of the step before, or ``None``.
-        dtype: The working precision.
 
     Returns:
-        Shape ``(rows,)``, float64; 0 where the budget is, and the largest number of ``dtype`` where
-        everything that is not zero fits.
+        Shape ``(rows,)``, float64; 0 where the budget is, and the largest number of the working precision
+        where everything that is not zero fits.
 
+    >>> from hwprune.penalties.ramps import Ramps
     >>> one = torch.ones(1, 1, dtype=torch.float64)
     >>> norms = torch.tensor([[1.0, 0.5]], dtype=torch.float64)
-    >>> solve_root(norms, Ramps(one, 0 * one, one), one[0], None, torch.float64)
+    >>> solve_root(Tiles(norms, Ramps(one, 0 * one, one), torch.float64), one[0])
     tensor([0.6667], dtype=torch.float64)
     """
-    rows, groups = norms.shape
-    cuts = list(slices(groups, tile_size(norms))) if rows == 1 else [slice(0, groups)]
-    tiles = [(norms[:, cut].T, ramps.part(cut, slice(0, rows))) for cut in cuts]
-    if len(tiles) == 1:
-        tiles = [(tiles[0][0].to(dtype).contiguous(), ramps)]
-
-    def evaluate(root: Tensor) -> tuple[Tensor, Tensor]:
-        spent, rate = torch.zeros_like(budget), torch.zeros_like(budget)
-        for tile, part in tiles:
-            values = tile.to(dtype)
-            opened = openings(values, part, root)
-            spent_here, rate_here = _spent_and_rate(values, part, opened)
-            spent, rate = spent + spent_here, rate + rate_here
-        return spent, rate
-
-    if start is None:
-        start = _cold_guess(norms, tiles, ramps, budget, dtype)
-    return _safeguarded_newton(evaluate, budget, start, dtype)
+    start = _cold_guess(tiles, budget) if start is None else start
+    return _safeguarded_newton(tiles.spent_and_rate, budget, start, tiles.dtype)
 
 
-def _spent_and_rate(norms: Tensor, ramps: Ramps, opened: Tensor) -> tuple[Tensor, Tensor]:
-    """The left side of the equation and its derivative, shape ``(rows,)`` each; clips ``opened``."""
-    # The backward of a clip passes its first argument where the second lies strictly inside; unlike
-    # comparisons and masks it is vectorised on the CPU, an order of magnitude faster.
-    moving = torch.ops.aten.hardtanh_backward(norms, opened, 0.0, 1.0)
-    if ramps.uniform:
-        # The rate only steers the steps, so it may be summed in the working precision.
-        rate = moving.sum(0).double() * (ramps.cost * ramps.gain)[0]
-    else:
-        rate = (moving * (ramps.cost * ramps.gain)).sum(0)
-    clipped = opened.clamp_(0.0, 1.0)
-    if ramps.cost.numel() == 1:
-        return clipped.sum(0, dtype=torch.float64) * ramps.cost[0], rate
-    return (clipped * ramps.cost).sum(0), rate
-
-
-def _cold_guess(
-    norms: Tensor, tiles: list[tuple[Tensor, Ramps]], ramps: Ramps, budget: Tensor, dtype: torch.dtype
-) -> Tensor:
+def _cold_guess(tiles: Tiles, budget: Tensor) -> Tensor:
     """A first root: a sample's for many groups, else as if every group were opening."""
+    norms, ramps = tiles.norms, tiles.ramps
     groups = norms.shape[1]
-    if len(tiles) > 1 and groups > 2 * _SAMPLE:
+    if len(tiles.cuts) > 1:
         stride = slice(None, None, -(-groups // _SAMPLE))
-        sample, part = norms[:, stride], ramps.part(stride, slice(0, 1))
-        whole = ramps.cost.sum() * (groups if ramps.cost.shape[0] == 1 else 1)
-        drawn = part.cost.sum() * (sample.shape[1] if part.cost.shape[0] == 1 else 1)
-        return solve_root(sample, part, budget * (drawn / whole), None, dtype)
-    slopes, offsets = torch.zeros_like(budget), torch.zeros_like(budget)
-    for tile, part in tiles:
-        slopes = slopes + (tile * (part.cost * part.gain)).sum(0)
-        offsets = offsets + (part.cost * part.offset * (tile > 0)).sum(0)
+        sample, part = norms[:, stride], ramps.part(stride, slice(None))
+        whole, drawn = _total(ramps.cost, groups), _total(part.cost, sample.shape[1])
+        return solve_root(Tiles(sample, part, tiles.dtype), budget * (drawn / whole))
+    slopes = (norms.T * (ramps.cost * ramps.gain)).sum(0)
+    offsets = (ramps.cost * ramps.offset * (norms.T > 0)).sum(0)
     return (budget + offsets) / slopes
+
+
+def _total(cost: Tensor, groups: int) -> Tensor:
+    """The cost of all groups, of shape ``(groups or 1, 1)``."""
+    return cost.sum() * (groups if cost.shape[0] == 1 else 1)
 
 
 def _safeguarded_newton(
