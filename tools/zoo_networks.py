@@ -28,7 +28,7 @@ TIMM = """
     mobilenetv4_conv_small hardcorenas_a lcnet_050 tinynet_e dla34 dpn68 darknet53 cspresnet50 cspdarknet53
     hrnet_w18_small vovnet39a ese_vovnet19b_dw repvgg_a0 mobileone_s0 eca_resnet33ts gcresnext26ts
     bat_resnext26ts lambda_resnet26t halonet26t xception41 selecsls42 rexnet_100 starnet_s1 regnetz_005
-    nfnet_l0 convnextv2_atto convmixer_768_32 poolformer_s12 inception_next_tiny edgenext_xx_small
+    nfnet_l0 convnextv2_atto poolformer_s12 inception_next_tiny edgenext_xx_small
     mobilevit_xxs mobilevitv2_050 efficientformer_l1 efficientvit_b0 fastvit_t8 levit_128s
     deit_tiny_patch16_224 cait_xxs24_224
     xcit_nano_12_p16_224 beit_base_patch16_224 pit_ti_224 coat_tiny visformer_tiny
@@ -43,7 +43,7 @@ PYTORCHCV = """
     darknet_tiny dicenet_wd2 espnetv2_wd2 fdmobilenet_wd4 hardnet39ds ibn_resnet50 igcv3_wd4
     menet108_8x1_g3 mixnet_s mobilenet_wd4 octresnet10_ad2 peleenet proxylessnas_cpu resattnet56
     resnesta18 scnet50 shufflenet_g1_wd4 shufflenet_g3_wd4 shufflenetv2_wd2 sparsenet121 spnasnet
-    sqnxt23_w1 squeezeresnet_v1_1 visemenet20 vovnet27s condensenet74_c4_g4 bninception sharesnet18
+    sqnxt23_w1 squeezeresnet_v1_1 vovnet27s condensenet74_c4_g4 bninception sharesnet18
 """
 #: Class of the network, class of its configuration, and what makes it small.
 TRANSFORMERS: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -86,7 +86,7 @@ SMALL = {
 #: Networks of timm that accept no smaller pictures, though they do not say so.
 WHOLE_SIZE = (
     *("coat_tiny", "nest_tiny", "focalnet_tiny_srf", "levit_128s", "lambda_resnet26t", "halonet26t"),
-    *("efficientformer_l1", "visformer_tiny", "twins_pcpvt_small", "mvitv2_tiny"),
+    *("bat_resnext26ts", "efficientformer_l1"),
 )
 PICTURES = ("vit", "deit", "dinov2", "segformer", "convnext", "resnet", "mobilenet_v2")
 
@@ -157,7 +157,9 @@ def _torchvision(name: str) -> tuple[nn.Module, Inputs]:
     if name.startswith(("fcn", "deeplab", "lraspp")):
         options["weights_backbone"] = None
     model = models.get_model(name, **options)
-    if name in ("r3d_18", "mc3_18", "r2plus1d_18", "s3d"):
+    if name == "s3d":
+        return model, torch.randn(1, 3, 16, 224, 224)
+    if name in ("r3d_18", "mc3_18", "r2plus1d_18"):
         return model, torch.randn(2, 3, 16, 64, 64)
     return model, torch.randn(2, 3, 96, 96) if name == "inception_v3" else torch.randn(2, 3, 64, 64)
 
@@ -166,14 +168,8 @@ def _timm(name: str) -> tuple[nn.Module, Inputs]:
     model = importlib.import_module("timm").create_model(name, pretrained=False, num_classes=10)
     size = model.default_cfg["input_size"][-1]
     fixed = model.default_cfg.get("fixed_input_size") or name.endswith(("_224", "_240")) or "vit" in name
-    if not fixed and name not in (
-        "coat_tiny",
-        "nest_tiny",
-        "focalnet_tiny_srf",
-        "levit_128s",
-        "lambda_resnet26t",
-    ):
-        size = 128 if name in ("halonet26t", "efficientformer_l1") else 96
+    if not fixed and name not in WHOLE_SIZE:
+        size = 96
     return model, torch.randn(2, 3, size, size)
 
 

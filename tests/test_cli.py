@@ -1,0 +1,249 @@
+"""The commands, their files and what they say when the input is bad."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from torch import nn
+
+import hwprune
+from hwprune.cli import main
+from hwprune.device.profile import shipped_folder
+from hwprune.runtime.base import get_runtime
+from hwprune.workloads import load_dataset, make_model
+
+QUICK = ["--epochs", "2", "--batch-size", "128"]
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def prune(out: Path, *arguments: object) -> Result:
+    return run("prune", "--out", out, *QUICK, *arguments)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    result = prune(out)
+    assert result.exit_code == 0, result.output
+    return out
+
+
+def report_of(out: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((out / "report.json").read_text())
+    return content
+
+
+def test_the_default_run_writes_every_file(finished: Path) -> None:
+    names = {path.name for path in finished.iterdir()}
+    assert names == {"model.onnx", "slim", "report.json", "report.html", "history.csv", "run.json"}
+    history = pd.read_csv(finished / "history.csv")
+    assert history["phase"].tolist() == ["dense", "dense", "prune", "prune"]
+    assert {"loss", "accuracy", "groups_alive", "predicted_us"} <= set(history.columns)
+
+
+def test_the_report_has_the_promised_keys(finished: Path) -> None:
+    report = report_of(finished)
+    for name in ("dense", "slim"):
+        assert set(report[name]) == {"accuracy", "latency_us", "params", "macs", "file_bytes"}
+        assert set(report[name]["latency_us"]) == {"median", "p10", "p90", "runs"}
+    medians = {name: report[name]["latency_us"]["median"] for name in ("dense", "slim")}
+    assert report["speedup"] == pytest.approx(medians["dense"] / medians["slim"], rel=1e-3)
+    assert report["target"] == {"kind": "speedup", "value": 2.0}
+    assert report["slim"]["macs"] < report["dense"]["macs"]
+    assert report["max_abs_difference"]["torch"] <= 1e-5
+    assert report["max_abs_difference"]["runtime"] <= 1e-4
+    assert (finished / "model.onnx").stat().st_size == report["slim"]["file_bytes"]
+    ratio = report["slim"]["params"] / report["dense"]["params"]
+    assert report["slim"]["file_bytes"] / report["dense"]["file_bytes"] == pytest.approx(ratio, abs=0.1)
+
+
+def test_slim_loads_and_equals_the_exported_file(finished: Path) -> None:
+    dataset = load_dataset("digits")
+    model = make_model("resnet8", in_channels=1, image_size=8, classes=10, seed=5)
+    slim = hwprune.load(finished / "slim", model=model).eval()
+    images = dataset.test_images[:16]
+    profile = hwprune.load_profile("x86-avx2-ort")
+    session = get_runtime("onnxruntime").open(finished / "model.onnx", profile.runtime)
+    (output,) = session.run({session.inputs[0].name: images.numpy()})
+    with torch.no_grad():
+        np.testing.assert_allclose(output, slim(images).numpy(), atol=1e-4)
+
+
+def test_keep_keeps_exactly_the_fraction_rounded_down(tmp_path: Path) -> None:
+    result = prune(tmp_path / "run", "--keep", 0.3, "--json")
+    assert result.exit_code == 0, result.output
+    groups = json.loads(result.stdout)["groups"]
+    assert groups["kept"] == int(0.3 * groups["total"])
+
+
+def test_equal_runs_keep_equal_groups(tmp_path: Path) -> None:
+    structures = []
+    for name in ("a", "b"):
+        assert prune(tmp_path / name, "--keep", 0.4).exit_code == 0
+        structures.append((tmp_path / name / "slim" / "structure.json").read_text())
+    assert structures[0] == structures[1]
+
+
+def test_an_interrupted_run_resumes_to_the_same_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert prune(tmp_path / "whole", "--keep", 0.4).exit_code == 0
+    from hwprune.train.loop import Trainer
+
+    original, calls = Trainer.run_epoch, []
+
+    def interrupted(self: Trainer, *arguments: Any) -> Any:
+        calls.append(self.epoch)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return original(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "run_epoch", interrupted)
+    result = prune(tmp_path / "run", "--keep", 0.4)
+    assert result.exit_code == 130
+    assert "--resume" in result.stderr
+    assert not (tmp_path / "run" / "report.json").exists()
+    monkeypatch.setattr(Trainer, "run_epoch", original)
+    assert prune(tmp_path / "run", "--keep", 0.5, "--resume").exit_code == 1  # other settings
+    assert prune(tmp_path / "run", "--keep", 0.4, "--resume").exit_code == 0
+    weights = [tmp_path / name / "slim" / "model.safetensors" for name in ("whole", "run")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    assert len(pd.read_csv(tmp_path / "run" / "history.csv")) == 4
+
+
+def failing_model() -> nn.Module:
+    class Failing(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            raise RuntimeError("out of cheese")
+
+    return Failing()
+
+
+def exploding_data() -> tuple[torch.Tensor, ...]:
+    images = torch.full((64, 1, 8, 8), 1e38)
+    labels = torch.arange(64) % 10
+    return images, labels, images, labels
+
+
+HERE = "tests.test_cli"
+FAILURES = {
+    "unknown model": (["--model", "resnet9"], "unknown model 'resnet9'"),
+    "unknown data": (["--data", "digit"], "did you mean 'digits'"),
+    "missing module": (["--model", "no_such_module:net"], "no_such_module"),
+    "unknown device": (["--device", "x86-avx512-or"], "did you mean 'x86-avx512-ort'"),
+    "target out of reach": (["--speedup", "1000"], "times faster than dense"),
+    "target below one": (["--speedup", "0.5"], "at least 1"),
+    "keep of nothing": (["--keep", "0"], "above 0"),
+    "no epochs": (["--epochs", "0"], "at least 1"),
+    "latency below zero": (["--latency-us", "-3"], "positive number of microseconds"),
+}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_bad_input_is_told_in_one_message(tmp_path: Path, name: str) -> None:
+    arguments, message = FAILURES[name]
+    result = prune(tmp_path / "run", *arguments)
+    assert result.exit_code == 1, result.output
+    assert result.stderr.startswith("Error: ")
+    assert message.lower() in result.stderr.lower()
+    assert "Traceback" not in result.output
+    assert not (tmp_path / "run").exists()
+
+
+def callable_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    shutil.copy(__file__, folder / "user_code.py")
+    monkeypatch.syspath_prepend(folder)
+    return "user_code"
+
+
+def test_a_model_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = callable_file(tmp_path, monkeypatch)
+    result = prune(tmp_path / "run", "--model", f"{module}:failing_model")
+    assert result.exit_code == 1
+    assert "out of cheese" in result.stderr or "no parameters" in result.stderr
+
+
+def test_a_loss_that_is_not_finite_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = callable_file(tmp_path, monkeypatch)
+    result = prune(tmp_path / "run", "--data", f"{module}:exploding_data", "--model", "lenet5")
+    assert result.exit_code == 1
+    assert "the loss is not finite" in result.stderr
+    assert not (tmp_path / "run" / "report.json").exists()
+
+
+def test_a_foreign_folder_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "precious.txt").write_text("mine")
+    result = prune(tmp_path)
+    assert result.exit_code == 1
+    assert "not ours" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
+
+
+def test_two_targets_are_wrong_usage(tmp_path: Path) -> None:
+    assert prune(tmp_path / "run", "--speedup", 2, "--keep", 0.5).exit_code == 2
+
+
+def broken_profile(folder: Path, old: str, new: str) -> Path:
+    shutil.copytree(shipped_folder() / "x86-avx2-ort", folder / "x86-avx2-ort")
+    path = folder / "x86-avx2-ort" / "profile.toml"
+    content = path.read_text()
+    assert old in content
+    path.write_text(content.replace(old, new))
+    return folder / "x86-avx2-ort"
+
+
+PROFILES = {
+    "misspelt key": ("granularity", "granularty", "granularity"),
+    "missing table": ("[latency]\n", '[latency]\ntable = "none.csv"\n', "missing"),
+    "wrong value": ("threads = 1", 'threads = "one"', "threads"),
+    "not toml": ("[hardware]", "[hardware", "TOML"),
+}
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_a_broken_profile_is_told(tmp_path: Path, name: str) -> None:
+    old, new, message = PROFILES[name]
+    folder = broken_profile(tmp_path, old, new)
+    result = prune(tmp_path / "run", "--device", folder)
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert "profile.toml" in result.stderr or "none.csv" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_devices_lists_what_is_shipped() -> None:
+    result = run("devices", "--json")
+    assert result.exit_code == 0
+    names = {device["name"] for device in json.loads(result.stdout)["devices"]}
+    assert {"x86-avx2-ort", "x86-avx512-ort"} <= names
+    assert run("devices", "x86-avx512-ort").exit_code == 0
+    assert "x86-avx512-ort" in run("devices").output
+
+
+def test_measure_times_a_file(finished: Path) -> None:
+    result = run("measure", finished / "model.onnx", "--runs", 20, "--json")
+    assert result.exit_code == 0, result.output
+    timing = json.loads(result.stdout)
+    assert timing["runs"] == 20
+    assert timing["environment"]["runtime"] == "onnxruntime"
+    missing = run("measure", finished / "none.onnx")
+    assert missing.exit_code == 1
+    assert "no such model file" in missing.stderr
+
+
+def test_a_file_that_is_no_model_is_told(tmp_path: Path) -> None:
+    (tmp_path / "x.onnx").write_bytes(b"not a model")
+    result = run("measure", tmp_path / "x.onnx")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: ONNX Runtime refuses")
