@@ -33,9 +33,8 @@ def test_value_is_the_minimum_over_the_openings(examples: int) -> None:
         energy = (case.ridge * case.norms.square()).numpy()
         least = solve_numerically(case, lambda u: energy / u / 2)
         value = float(case.envelope(debias=False).value(case.norms))
-        # The optimiser leaves its constraint by about 1e-9, which a small budget magnifies.
-        assert value <= least * (1 + 1e-6) + 1e-12
-        assert value >= least * (1 - 1e-4) - 1e-6
+        assert value <= least * (1 + 1e-9) + 1e-12
+        assert value >= least * (1 - 1e-3) - 1e-6
 
     holds(cases(), examples, check)
 
@@ -54,7 +53,7 @@ def test_prox_is_no_worse_than_a_constrained_optimiser(examples: int, debias: bo
         least = solve_numerically(case, terms)
         factors = case.envelope(debias=debias).prox_factors(case.norms, case.strength)
         reached = objective(case, factors * case.norms, debias=debias)
-        assert reached <= least * (1 + 1e-6) + 1e-9  # the optimiser's slack, as above
+        assert reached <= least * (1 + 1e-9) + 1e-9
         assert reached >= least * (1 - 1e-5) - 1e-6
 
     holds(cases(), examples, check)
