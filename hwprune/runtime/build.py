@@ -6,14 +6,13 @@ import json
 import statistics
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor, nn
 
 from hwprune.device.predict import predict_operators
-from hwprune.device.profile import PROFILE_FILE, DeviceProfile
+from hwprune.device.profile import PROFILE_FILE, DeviceProfile, LatencySpec, Provenance
 from hwprune.device.rows import Row
 from hwprune.device.table import LatencyTable
 from hwprune.errors import ProfileError
@@ -24,33 +23,14 @@ from hwprune.runtime.environment import environment, versions
 from hwprune.runtime.export import export
 from hwprune.runtime.local import for_this_machine
 from hwprune.runtime.rows import measure_rows
-from hwprune.runtime.sampling import measure_operators
-from hwprune.runtime.timing import measure_alternately
+from hwprune.runtime.sampling import Progress, measure_operators
+from hwprune.runtime.staircase import PROBES
+from hwprune.runtime.timing import measure
 
 TABLE_FILE = "latency.csv"
 #: A machine whose reference kernel differs by more than this between start, middle and end is busy.
 STEADY = 0.05
 _REFERENCE = Operator("conv", 64, 64, 28, 28, 3, 3, padding=1)
-
-
-@dataclass(frozen=True, slots=True)
-class NetworkError:
-    """Predicted against measured latency of one network.
-
-    Attributes:
-        name: The network.
-        predicted_us: From the table.
-        measured_us: Median on this machine.
-    """
-
-    name: str
-    predicted_us: float
-    measured_us: float
-
-    @property
-    def error(self) -> float:
-        """Predicted over measured, minus 1."""
-        return self.predicted_us / self.measured_us - 1
 
 
 Networks = Mapping[str, tuple[nn.Module, Tensor]]
@@ -59,44 +39,75 @@ Networks = Mapping[str, tuple[nn.Module, Tensor]]
 def build_profile(
     template: DeviceProfile,
     networks: Networks,
+    samples: Callable[[DeviceProfile], Networks],
     out: Path,
     *,
     command: str,
     notify: Callable[[str], None],
-) -> tuple[DeviceProfile, tuple[NetworkError, ...]]:
+    progress: Progress | None = None,
+) -> DeviceProfile:
     """Measures this machine and writes a profile that covers networks and everything narrower.
 
     Args:
         template: Runtime, precision, threads, batch and rules; its steps are found anew.
         networks: Name to a network and an example input.
+        samples: From the profile with its steps to networks, no wider, that the calibration is fitted to.
         out: The profile's folder; its last part is the profile's name.
         command: How it was built, for the record.
         notify: Called with one line for every stage.
+        progress: Called with the number of rows done and known to be needed so far.
 
     Returns:
-        The profile, and predicted against measured for each network (they also fitted the calibration).
+        The profile.
 
     Raises:
         ProfileError: If the machine is busy: then nothing is written.
     """
-    spec = template.runtime
+    operators = [op for model, example in networks.values() for op in trace_operators(model, example)]
     reference = [_reference_us(template)]
-    local = for_this_machine(template, _operators(networks), notify)
-    operators = _operators(networks)
+    notify("looking for the steps of the latency staircase")
+    local = for_this_machine(template, [*operators, *PROBES.values()], notify, cached=False)
+    table = _measure_table(local, operators, notify, progress)
+    local = local.model_copy(update={"rows": table, "name": out.name})
+    reference.append(_reference_us(template))
+    fitted_to = samples(local)
+    notify(f"{len(table)} rows; fitting the calibration to {len(fitted_to)} networks")
+    factor, overhead = _calibrate(local, fitted_to)
+    reference.append(_reference_us(template))
+    _check_steady(reference)
+    finished = _with_provenance(local, table, factor, overhead, command)
+    out.mkdir(parents=True, exist_ok=True)
+    noise = ", ".join(f"{value:.1f}" for value in reference)
+    table.write(
+        out / TABLE_FILE,
+        {**environment(), "command": command, "reference kernel at start, middle and end (us)": noise},
+    )
+    write_text(out / PROFILE_FILE, to_toml(finished))
+    return finished
+
+
+def _measure_table(
+    profile: DeviceProfile,
+    operators: Sequence[Operator],
+    notify: Callable[[str], None],
+    progress: Progress | None,
+) -> LatencyTable:
+    """Rows for the operators and everything narrower."""
+    spec = profile.runtime
     rows: dict[Operator, Row] = {}
     table = LatencyTable((), spec.batch, spec.precision)
-    while missing := [op for op in operators if not table.covers_narrower(op, local.steps_for(op))]:
+    while missing := [op for op in operators if not table.covers_narrower(op, profile.steps_for(op))]:
         notify(f"measuring rows for {len(missing)} operators")
-        fresh = {row.operator: row for row in measure_rows(missing, local)}
+        fresh = {row.operator: row for row in measure_rows(missing, profile, progress=progress)}
         if not fresh.keys() - rows.keys():
-            break
+            break  # nothing new to learn; a prediction will name what is missing
         rows |= fresh
         table = LatencyTable(tuple(rows.values()), spec.batch, spec.precision)
-        reference.append(_reference_us(template))
-    local = local.model_copy(update={"rows": table, "name": out.name})
-    notify(f"{len(table)} rows; measuring {len(networks)} networks")
-    errors, factor, overhead = _calibrate(local, networks)
-    reference.append(_reference_us(template))
+    return table
+
+
+def _check_steady(reference: Sequence[float]) -> None:
+    """Raises where the reference kernel did not take the same time throughout."""
     if max(reference) > (1 + STEADY) * min(reference):
         raise ProfileError(
             "the machine is busy: a reference kernel did not take the same time throughout",
@@ -104,34 +115,27 @@ def build_profile(
             got=", ".join(f"{value:.1f} us" for value in reference),
             hint="stop what else is running and build again; nothing was written",
         )
+
+
+def _with_provenance(
+    profile: DeviceProfile, table: LatencyTable, factor: float, overhead: float, command: str
+) -> DeviceProfile:
     facts = environment()
     noise = statistics.median(row.p90_us / row.p10_us - 1 for row in table.rows)
-    local = local.model_copy(
+    return profile.model_copy(
         update={
-            "latency": local.latency.model_copy(
-                update={"table": TABLE_FILE, "calibration": factor, "overhead_us": overhead}
-            ),
-            "provenance": local.provenance.model_copy(
-                update={
-                    "source": "measured",
-                    "command": command,
-                    "date": str(facts["date"]),
-                    "host": str(facts["cpu"]),
-                    "versions": versions(),
-                    "runs": int(statistics.median(row.runs for row in table.rows)),
-                    "noise": round(noise, 4),
-                }
+            "latency": LatencySpec(table=TABLE_FILE, calibration=factor, overhead_us=overhead),
+            "provenance": Provenance(
+                source="measured",
+                command=command,
+                date=str(facts["date"]),
+                host=str(facts["cpu"]),
+                versions=versions(),
+                runs=int(statistics.median(row.runs for row in table.rows)),
+                noise=round(noise, 4),
             ),
         }
     )
-    out.mkdir(parents=True, exist_ok=True)
-    table.write(out / TABLE_FILE, {**facts, "command": command})
-    write_text(out / PROFILE_FILE, to_toml(local))
-    return local, errors
-
-
-def _operators(networks: Networks) -> list[Operator]:
-    return [operator for model, example in networks.values() for operator in trace_operators(model, example)]
 
 
 def _reference_us(template: DeviceProfile) -> float:
@@ -139,34 +143,34 @@ def _reference_us(template: DeviceProfile) -> float:
     return row.median_us
 
 
-def _calibrate(profile: DeviceProfile, networks: Networks) -> tuple[tuple[NetworkError, ...], float, float]:
+def _calibrate(profile: DeviceProfile, networks: Networks) -> tuple[float, float]:
     """Factor and overhead that fit whole networks best, in relative terms."""
-    raw = profile.model_copy(
-        update={
-            "latency": profile.latency.model_copy(
-                update={"calibration": 1.0, "overhead_us": 0.0, "per_operator_us": 0.0}
-            )
-        }
-    )
-    predicted = np.array(
-        [predict_operators(trace_operators(*network), raw).total_us for network in networks.values()]
-    )
+    raw = profile.model_copy(update={"latency": LatencySpec()})
+    predicted, measured = [], []
     with tempfile.TemporaryDirectory(prefix="hwprune-") as folder:
-        paths = {name: Path(folder) / f"{name}.onnx" for name in networks}
-        for name, (model, example) in networks.items():
-            export(model, paths[name], example)
-        timings = measure_alternately(paths, profile)
-    measured = np.array([timings[name].median_us for name in networks])
-    design = np.stack([predicted, np.ones_like(predicted)], axis=1) / measured[:, None]
-    factor, overhead = (float(value) for value in np.linalg.lstsq(design, np.ones_like(measured))[0])
-    if overhead < 0 or len(networks) < 2:
-        factor, overhead = float(np.mean(measured / predicted)), 0.0
-    factor, overhead = round(factor, 4), round(overhead, 2)
-    errors = tuple(
-        NetworkError(name, factor * float(sum_us) + overhead, float(true_us))
-        for name, sum_us, true_us in zip(networks, predicted, measured, strict=True)
-    )
-    return errors, factor, overhead
+        for model, example in networks.values():
+            path = Path(folder) / "network.onnx"
+            export(model, path, example)
+            predicted.append(predict_operators(trace_operators(model, example), raw).total_us)
+            measured.append(measure(path, profile).median_us)
+    return fit_calibration(predicted, measured)
+
+
+def fit_calibration(predicted: Sequence[float], measured: Sequence[float]) -> tuple[float, float]:
+    """The factor and the overhead, in microseconds and not negative, with the least relative errors.
+
+    >>> fit_calibration([100.0, 200.0], [115.0, 225.0])
+    (1.1, 5.0)
+    >>> fit_calibration([100.0, 200.0], [95.0, 205.0])
+    (0.9875, 0.0)
+    """
+    sums, true = np.array(predicted), np.array(measured)
+    design = np.stack([sums, np.ones_like(sums)], axis=1) / true[:, None]
+    factor, overhead = (float(value) for value in np.linalg.lstsq(design, np.ones_like(true), rcond=None)[0])
+    if overhead < 0 or len(true) < 2:
+        # The median is not moved by the few smallest networks, where an overhead would matter.
+        factor, overhead = float(np.median(true / sums)), 0.0
+    return round(factor, 4), round(overhead, 2)
 
 
 def to_toml(profile: DeviceProfile) -> str:

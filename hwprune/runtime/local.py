@@ -76,12 +76,26 @@ def _missing(operators: Sequence[Operator], profile: DeviceProfile, table: Laten
 
 
 def for_this_machine(
-    profile: DeviceProfile, operators: Sequence[Operator], notify: Callable[[str], None]
+    profile: DeviceProfile,
+    operators: Sequence[Operator],
+    notify: Callable[[str], None],
+    *,
+    cached: bool = True,
 ) -> DeviceProfile:
-    """The profile with this machine's hardware and channel steps, and no rows."""
+    """The profile with this machine's hardware and channel steps, and no rows.
+
+    Args:
+        profile: Runtime, precision, threads, batch and rules.
+        operators: Only the steps of rules that decide for one of them are looked for.
+        notify: Called with one line for every rule.
+        cached: Whether steps that were found earlier on this machine may be used.
+    """
     facts = environment()
     deciding = [profile.rule_for(operator) for operator in operators]
-    rules = tuple(_rule_here(rule, profile, notify) if rule in deciding else rule for rule in profile.rule)
+    rules = tuple(
+        _rule_here(rule, profile, notify, cached=cached) if rule in deciding else rule
+        for rule in profile.rule
+    )
     version = get_runtime(profile.runtime.kind).version()
     return profile.model_copy(
         update={
@@ -101,21 +115,29 @@ def for_this_machine(
     )
 
 
-def _rule_here(rule: Rule, profile: DeviceProfile, notify: Callable[[str], None]) -> Rule:
+def _rule_here(rule: Rule, profile: DeviceProfile, notify: Callable[[str], None], *, cached: bool) -> Rule:
     """A rule with the staircase of this machine, measured once and kept in the user's cache."""
     probe = PROBES.get((rule.op, rule.groups))
     if probe is None or rule.granularity != "channel":
         return rule
     name = f"{rule.groups} {rule.op}" if rule.groups else rule.op
     path = cache_folder(profile) / f"steps {name}.json"
-    try:
-        steps = Steps(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):  # not measured yet; or unreadable, which is only a cache
+    steps = _read_steps(path) if cached else None
+    if steps is None:
         steps = find_steps(probe, profile.runtime)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, asdict(steps))
     notify(f"channels of {name} leave in groups of {steps.align}: the step measured on this machine")
-    return rule.model_copy(update=asdict(steps))
+    period = steps.period if steps.period > steps.align else None
+    return rule.model_copy(update={**asdict(steps), "period": period})
+
+
+def _read_steps(path: Path) -> Steps | None:
+    """Steps found earlier; ``None`` where there are none or they are unreadable (it is only a cache)."""
+    try:
+        return Steps(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def cache_folder(profile: DeviceProfile) -> Path:

@@ -1,0 +1,26 @@
+"""The command line: parse, call the pipeline, print."""
+
+from __future__ import annotations
+
+import logging
+
+import click
+
+from hwprune.cli.devices import devices
+from hwprune.cli.measure import measure_command
+from hwprune.cli.profile import profile
+from hwprune.cli.prune import prune
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="hwprune")
+def main() -> None:
+    """Make a PyTorch network smaller until it measurably meets a latency target on a device.
+
+    Example: hwprune prune --model resnet20 --data fashion-mnist --speedup 2
+    """
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+
+
+for command in (devices, measure_command, profile, prune):
+    main.add_command(command)

@@ -1,0 +1,45 @@
+"""What the commands share: how errors are told, and options that several of them take."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any, ParamSpec
+
+import click
+
+from hwprune.errors import HwpruneError
+
+#: Exit code of a run that the user interrupted.
+INTERRUPTED = 130
+
+Arguments = ParamSpec("Arguments")
+
+
+def told(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
+    """Tells every error a user can cause in one message on stderr and exits with 1."""
+
+    @wraps(command)
+    def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except HwpruneError as error:
+            click.echo(f"Error: {error}", err=True)
+            sys.exit(1)
+        except OSError as error:  # a full disk, a vanished folder
+            click.echo(f"Error: {error.strerror or error} ({error.filename or 'file system'})", err=True)
+            sys.exit(1)
+
+    return run
+
+
+def profiles_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The option that names a folder of profiles."""
+    return click.option(
+        "--profiles", type=click.Path(path_type=Path), help="Look for profiles in this folder first."
+    )(command)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")

@@ -1,0 +1,40 @@
+"""``hwprune measure``: time a model file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from hwprune.cli.common import json_option, profiles_option, told
+from hwprune.device.profile import load_profile
+from hwprune.runtime.environment import local_profile
+from hwprune.runtime.timing import measure
+
+
+@click.command("measure")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--device", help="Profile whose runtime, threads and batch to use; default: this machine's.")
+@profiles_option
+@click.option("--runs", type=click.IntRange(min=1), help="Timed runs; default: until the median is certain.")
+@json_option
+@told
+def measure_command(
+    file: Path, device: str | None, profiles: Path | None, runs: int | None, as_json: bool
+) -> None:
+    """Time an ONNX file on this machine.
+
+    Example: hwprune measure hwprune-run/model.onnx --device x86-avx512-ort
+    """
+    profile = load_profile(device, profiles) if device else local_profile(profiles)
+    timing = measure(file, profile, runs)
+    if as_json:
+        click.echo(json.dumps({**asdict(timing), "environment": dict(timing.environment)}, indent=2))
+        return
+    click.echo(
+        f"{timing.median_us:.1f} us median, {timing.p10_us:.1f} p10, {timing.p90_us:.1f} p90, "
+        f"{timing.runs} runs"
+    )
+    click.echo(", ".join(f"{name} {value}" for name, value in timing.environment.items()))

@@ -1,0 +1,94 @@
+"""How long work shows: a progress bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+class Lines:
+    """Plain lines, for logs and pipes."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def note(self, line: str) -> None:
+        """Something the user should know."""
+        self._console.print(line, markup=False, soft_wrap=True)
+
+    def phase(self, name: str, batches: int, done: int) -> None:
+        """A training begins."""
+        self.note(f"training {name}: {batches} batches" + (f", {done} of them done" if done else ""))
+
+    def batch(self, loss: float) -> None:
+        """Batches make no lines."""
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        """A row of the history."""
+        self.note(epoch_line(row))
+
+    def rows(self, done: int, total: int) -> None:
+        """Rows make no lines."""
+
+
+class Bar(Lines):
+    """A progress bar, for terminals."""
+
+    def __init__(self, console: Console, progress: Progress) -> None:
+        super().__init__(console)
+        self._progress = progress
+        self._task: Any = None
+        self._last_epoch = ""
+
+    def phase(self, name: str, batches: int, done: int) -> None:
+        """A bar for the batches of a training."""
+        if self._task is not None:
+            self._progress.remove_task(self._task)
+        self._task = self._progress.add_task(name, total=batches, completed=done, status="")
+
+    def batch(self, loss: float) -> None:
+        """One batch further."""
+        self._progress.update(self._task, advance=1, status=f"loss {loss:.3f}{self._last_epoch}")
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        """A line above the bar, and what it says beside the bar from now on."""
+        super().epoch(row)
+        self._last_epoch = (
+            f", epoch {row['epoch'] + 1}, accuracy {row['accuracy']:.2%}, {row['groups_alive']} groups, "
+            f"{row['predicted_us']:.0f} us"
+        )
+
+    def rows(self, done: int, total: int) -> None:
+        """A bar for the rows of a table, as many as are known to be needed so far."""
+        if self._task is None:
+            self._task = self._progress.add_task("rows", status="")
+        self._progress.update(self._task, completed=done, total=total)
+
+
+def epoch_line(row: dict[str, Any]) -> str:
+    """A row of the history in words."""
+    return (
+        f"{row['phase']} epoch {row['epoch']}: loss {row['loss']:.4f}, accuracy {row['accuracy']:.2%}, "
+        f"{row['groups_alive']} groups alive, predicted {row['predicted_us']:.0f} us, {row['seconds']:.1f} s"
+    )
+
+
+@contextmanager
+def observing(console: Console) -> Iterator[Lines]:
+    """A progress bar on a terminal, plain lines elsewhere."""
+    if not console.is_terminal:
+        yield Lines(console)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[status]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        yield Bar(console, progress)

@@ -1,0 +1,93 @@
+"""Networks at random widths: what a profile's predictions are fitted to and checked on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor, nn
+
+from hwprune.device.profile import DeviceProfile
+from hwprune.graph.coupling import find_axes
+from hwprune.graph.trace import trace_operators
+from hwprune.groups.channel import ChannelGroups
+from hwprune.groups.costs import Widths
+from hwprune.plan import axis_aligns
+from hwprune.surgery.prove import prove
+from hwprune.surgery.rebuild import rebuild
+
+#: Narrowest width drawn, as a fraction of the dense one.
+LEAST_WIDTH = 0.2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Network:
+    """A network and what it is called with.
+
+    Attributes:
+        model: The network.
+        example: An example input with the batch dimension first.
+    """
+
+    model: nn.Module
+    example: Tensor
+
+
+class Narrower:
+    """Makes narrower versions of one network.
+
+    Args:
+        network: The dense network; not touched.
+        profile: Says how many channels leave together.
+
+    Raises:
+        GraphError: If nothing can be pruned.
+    """
+
+    def __init__(self, network: Network, profile: DeviceProfile) -> None:
+        self._network = network
+        axes = find_axes(network.model, network.example)
+        operators = trace_operators(network.model, network.example)
+        aligns = axis_aligns(axes, operators, profile)
+        self._groups = ChannelGroups(
+            network.model, prove(network.model, axes, network.example, aligns).axes, aligns
+        )
+
+    def random(self, generator: np.random.Generator) -> Network:
+        """A narrower network with every axis at a random whole number of groups.
+
+        Args:
+            generator: Draws the widths.
+        """
+        groups = self._groups
+        steps: Widths = np.array(groups.aligns)
+        least = np.maximum(np.ceil(LEAST_WIDTH * groups.widths / steps).astype(np.int64), 1)
+        most = np.ceil(groups.widths / steps).astype(np.int64)
+        widths = np.minimum(generator.integers(least, most + 1) * steps, groups.widths)
+        kept = {
+            axis.name: np.arange(axis.width) < width for axis, width in zip(groups.axes, widths, strict=True)
+        }
+        return Network(rebuild(self._network.model, groups.axes, kept), self._network.example)
+
+
+def at_random_widths(
+    networks: Mapping[str, Network], profile: DeviceProfile, count: int, seed: int
+) -> Iterator[tuple[str, Network]]:
+    """Narrower versions of networks, taking turns, at widths that the profile's rules allow.
+
+    Args:
+        networks: Name to dense network.
+        profile: Says how many channels leave together.
+        count: How many to make in all.
+        seed: Seed of the widths.
+
+    Yields:
+        A name that says which network it is, and the network.
+    """
+    generator = np.random.default_rng(seed)
+    makers = {name: Narrower(network, profile) for name, network in networks.items()}
+    for index in range(count):
+        turn, place = divmod(index, len(makers))
+        name = list(makers)[place]
+        yield f"{name} #{turn + 1}", makers[name].random(generator)

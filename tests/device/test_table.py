@@ -1,0 +1,115 @@
+"""Latency tables: what a file may hold, and what lies between its rows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hwprune.device.rows import Row
+from hwprune.device.steps import Steps
+from hwprune.device.table import LatencyTable
+from hwprune.errors import MissingRowError, ProfileError
+from hwprune.operators import Operator
+
+CONV = Operator("conv", 16, 16, 8, 8, 3, 3, padding=1)
+
+
+def row(inputs: int, outputs: int, latency: float) -> Row:
+    operator = replace(CONV, in_channels=inputs, out_channels=outputs)
+    return Row(operator, latency, latency, latency + 0.25, 50)
+
+
+def table() -> LatencyTable:
+    return LatencyTable(tuple(row(i, o, 1.0 + i * o / 64) for i in (8, 16, 32) for o in (8, 16, 32)))
+
+
+def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "latency.csv"
+    table().write(path, {"cpu": "a machine"})
+    assert set(LatencyTable.read(path).rows) == set(table().rows)
+    assert path.read_text().startswith("# cpu: a machine\n")
+
+
+BROKEN = {
+    "negative time": ("3.00,3.00,3.25", "-3.00,3.00,3.25", "a positive number of microseconds"),
+    "zero time": ("3.00,3.00,3.25", "0,0,3.25", "a positive number of microseconds"),
+    "no number": ("3.00,3.00,3.25", "fast,3.00,3.25", "a positive number of microseconds"),
+    "infinite time": ("3.00,3.00,3.25", "inf,3.00,3.25", "a positive number of microseconds"),
+    "percentiles in disorder": ("3.00,3.00,3.25", "3.00,3.20,3.30", "at most 3.0"),
+    "unknown operator": ("\nconv,", "\nconvolve,", "unknown kind of operator"),
+    "unknown column": ("median_us", "median_ms", "did you mean 'median_us'"),
+    "missing cell": (",50\n", "\n", "wrong number of cells"),
+    "channels below one": (",8,8,8,8,1,fp32,", ",0,8,8,8,1,fp32,", "at least 1"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_table_is_told_with_file_line_and_what_was_expected(tmp_path: Path, name: str) -> None:
+    old, new, message = BROKEN[name]
+    path = tmp_path / "latency.csv"
+    table().write(path, {"cpu": "a machine"})
+    content = path.read_text()
+    if name == "negative time" or "3.00" in old:
+        content = content.replace("2.00,2.00,2.25", "3.00,3.00,3.25", 1)
+    assert old in content
+    path.write_text(content.replace(old, new, 1))
+    with pytest.raises(ProfileError) as caught:
+        LatencyTable.read(path)
+    assert message.lower() in str(caught.value).lower()
+    assert "latency.csv, line " in str(caught.value)
+
+
+def test_two_rows_of_one_operator_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "latency.csv"
+    table().write(path, {})
+    path.write_text(path.read_text() + path.read_text().splitlines()[-1] + "\n")
+    with pytest.raises(ProfileError, match="two rows measure the same operator"):
+        LatencyTable.read(path)
+
+
+def test_widths_are_rounded_up_to_their_step_and_interpolated() -> None:
+    steps = Steps(align=8)
+    for inputs, outputs, wanted in (
+        (16, 16, 5.0),
+        (16, 9, 5.0),
+        (16, 24, 7.0),
+        (24, 16, 7.0),
+        (24, 24, 10.0),
+    ):
+        operator = replace(CONV, in_channels=inputs, out_channels=outputs)
+        assert table().latency_us(operator, steps) == pytest.approx(wanted), (inputs, outputs)
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(40, 16), (16, 40), (4, 64)])
+def test_nothing_is_extrapolated(inputs: int, outputs: int) -> None:
+    with pytest.raises(MissingRowError, match=f"{inputs}->{outputs}"):
+        table().latency_us(replace(CONV, in_channels=inputs, out_channels=outputs), Steps(align=8))
+
+
+def test_another_configuration_is_missing_and_named() -> None:
+    with pytest.raises(MissingRowError, match="5x5"):
+        table().latency_us(replace(CONV, kernel_h=5, kernel_w=5, padding=2))
+
+
+def test_nothing_is_interpolated_across_places_of_the_period() -> None:
+    steps = Steps(align=8, period=16)
+    uneven = LatencyTable(
+        tuple(row(16, o, latency) for o, latency in ((8, 5.0), (16, 6.0), (24, 9.0), (40, 13.0)))
+    )
+    operator = replace(CONV, in_channels=16)
+    assert uneven.latency_us(replace(operator, out_channels=40), steps) == 13.0
+    with pytest.raises(MissingRowError):
+        uneven.latency_us(replace(operator, out_channels=32), steps)
+
+
+def test_widths_that_the_divisor_does_not_divide_have_rows_of_their_own() -> None:
+    steps = Steps(align=8, divisor=4)
+    rows = [row(8, 16, 3.0), row(16, 16, 5.0), row(9, 16, 20.0), row(15, 16, 26.0)]
+    found = LatencyTable(tuple(rows)).latencies_us(
+        CONV, np.array([12, 9, 12, 15]), np.array([16, 16, 16, 16]), steps
+    )
+    assert found.tolist() == [5.0, 20.0, 5.0, 26.0]
+    assert LatencyTable(tuple(rows)).latency_us(replace(CONV, in_channels=11), steps) == pytest.approx(22.0)

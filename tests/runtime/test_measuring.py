@@ -1,0 +1,70 @@
+"""Finding steps and widths while measuring, on staircases that are known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from hwprune.device.steps import Steps
+from hwprune.operators import Operator
+from hwprune.runtime.build import fit_calibration
+from hwprune.runtime.knots import Curve, bisect, curves, lattice
+from hwprune.runtime.staircase import align_of, divisor_of, period_of
+
+
+@pytest.mark.parametrize("align", [4, 8, 16, 32])
+def test_the_step_of_a_staircase_is_found(align: int) -> None:
+    assert align_of({width: 10.0 + 2 * -(-width // align) for width in range(33, 65)}) == align
+
+
+def test_noise_below_the_flatness_of_a_step_does_not_hide_it() -> None:
+    noisy = {width: (40.0 + 8 * -(-width // 8)) * (1.01 if width % 3 else 0.99) for width in range(33, 65)}
+    assert align_of(noisy) == 8
+
+
+def test_a_straight_staircase_has_the_shortest_period() -> None:
+    assert period_of({width: float(width) for width in range(16, 18 * 16, 16)}, 16) == 16
+
+
+def test_every_width_that_runs_the_fast_kernel_gives_the_divisor() -> None:
+    assert divisor_of(dict.fromkeys(range(49, 65), 10.0)) == 1
+    assert divisor_of({width: 30.0 if width % 8 else 10.0 for width in range(49, 65)}) == 8
+
+
+def measured(curve: Curve, latency: dict[int, float]) -> int:
+    asked: list[int] = []
+
+    def measure(pairs: Sequence[tuple[str, int]]) -> list[float]:
+        asked.extend(width for _, width in pairs)
+        return [latency[width] for _, width in pairs]
+
+    bisect({"curve": curve}, measure)
+    return len(asked)
+
+
+def test_a_straight_line_needs_few_measurements_and_a_bent_one_more() -> None:
+    widths = lattice(512, 8)
+    straight = measured(Curve(widths), {width: 5.0 + width for width in widths})
+    bent = measured(Curve(widths), {width: 5.0 + width + (200.0 if width > 300 else 0.0) for width in widths})
+    assert straight <= 5
+    assert straight < bent < len(widths) / 2
+
+
+def test_there_is_a_curve_for_every_place_of_the_period() -> None:
+    found = curves(128, Steps(8, 32))
+    assert sorted(curve.lattice[0] for curve in found) == [8, 16, 24, 32]
+    assert sum(len(curve.lattice) for curve in found) == 16
+
+
+def test_a_calibration_without_overhead_is_a_ratio() -> None:
+    assert fit_calibration([10.0, 20.0, 40.0], [12.0, 24.0, 48.0]) == (1.2, 0.0)
+    factor, overhead = fit_calibration([10.0, 20.0, 40.0], [17.0, 27.0, 47.0])
+    assert (factor, overhead) == (1.0, 7.0)
+
+
+def test_the_steps_of_grouped_convolutions_keep_them_divisible() -> None:
+    import hwprune
+
+    profile = hwprune.load_profile("x86-avx2-ort")
+    assert profile.steps_for(Operator("conv", 24, 24, 4, 4, 3, 3, padding=1, groups=3)).align % 3 == 0

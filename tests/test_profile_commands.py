@@ -1,0 +1,134 @@
+"""``hwprune profile build`` and ``hwprune profile check``."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from torch import nn
+
+import hwprune
+from hwprune.cli import main
+from hwprune.device.profile import shipped_folder
+from hwprune.errors import ProfileError
+from hwprune.runtime import build as building
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def small_network(in_channels: int) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(in_channels, 16, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(16, 24, 3, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(24, 10),
+    )
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+    """A profile of the small network, and what it is for."""
+    folder = tmp_path_factory.mktemp("built")
+    shutil.copy(__file__, folder / "user_networks.py")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        spec, out = "user_networks:small_network:1x12x12", folder / "profiles" / "mine"
+        with pytest.MonkeyPatch.context() as steady:
+            # How busy the machine is while tests run is not what is tested.
+            steady.setattr(building, "STEADY", float("inf"))
+            result = run("profile", "build", "--for", spec, "--out", out)
+        assert result.exit_code == 0, result.output
+        yield out, spec
+
+
+def test_a_built_profile_says_what_was_measured(built: tuple[Path, str]) -> None:
+    out, _ = built
+    profile = hwprune.load_profile(out)
+    assert profile.provenance.source == "measured"
+    assert profile.provenance.runs > 0
+    assert profile.table is not None
+    assert all(0 < row.p10_us <= row.median_us <= row.p90_us for row in profile.table)
+    assert str(out.parent) not in (out / "profile.toml").read_text() + (out / "latency.csv").read_text()
+    assert "reference kernel" in (out / "latency.csv").read_text()
+    listed = run("devices", "--profiles", out.parent, "--json")
+    assert "mine" in {device["name"] for device in json.loads(listed.stdout)["devices"]}
+
+
+def test_a_built_profile_is_checked(built: tuple[Path, str]) -> None:
+    out, spec = built
+    checked = run("profile", "check", out, "--for", spec, "--count", 3, "--json")
+    assert checked.exit_code == 0, checked.output
+    record = json.loads(checked.stdout)
+    assert record["networks"] == len(record["errors"]) == 3
+    for entry in record["errors"]:
+        assert entry["error"] == pytest.approx(entry["predicted_us"] / entry["measured_us"] - 1)
+
+
+def test_a_network_that_is_not_covered_is_told(built: tuple[Path, str]) -> None:
+    uncovered = run("profile", "check", built[0], "--for", "lenet5")
+    assert uncovered.exit_code == 1
+    assert "does not cover lenet5" in uncovered.stderr
+
+
+def test_a_profile_of_another_machine_is_not_compared(built: tuple[Path, str], tmp_path: Path) -> None:
+    copy = tmp_path / "mine"
+    shutil.copytree(built[0], copy)
+    file = copy / "profile.toml"
+    file.write_text(re.sub("(?m)^model = .*$", 'model = "Another CPU"', file.read_text()))
+    checked = run("profile", "check", copy)
+    assert checked.exit_code == 1
+    assert "another machine" in checked.stderr
+
+
+def test_a_template_is_valid_and_has_nothing_to_compare() -> None:
+    checked = run("profile", "check", shipped_folder() / "x86-avx512-ort")
+    assert checked.exit_code == 0
+    assert "template" in checked.output
+
+
+def test_a_busy_machine_is_refused() -> None:
+    building._check_steady([100.0, 103.0, 101.0])
+    with pytest.raises(ProfileError, match="busy"):
+        building._check_steady([100.0, 109.0, 101.0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--for", "resnet20:1x2"], "malformed"),
+        (["--for", "resnet20:1x28x14"], "square"),
+        (["--for", "resnet9"], "unknown model"),
+    ],
+)
+def test_bad_networks_are_told(tmp_path: Path, arguments: list[str], message: str) -> None:
+    result = run("profile", "build", *arguments, "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_foreign_folder_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "precious.txt").write_text("mine")
+    result = run("profile", "build", "--out", tmp_path)
+    assert result.exit_code == 1
+    assert "no profile" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
+
+
+def test_two_threads_of_the_same_kind_are_another_device(tmp_path: Path) -> None:
+    template = building.to_toml(hwprune.load_profile("x86-avx2-ort"))
+    assert "threads = 1" in template
+    folder = tmp_path / "x86-avx2-ort"
+    folder.mkdir()
+    (folder / "profile.toml").write_text(template)
+    assert hwprune.load_profile(folder).rules == hwprune.load_profile("x86-avx2-ort").rules
