@@ -88,6 +88,7 @@ class Runtime(Protocol):
 #: is imported when the runtime is asked for, so that an absent package is no obstacle to the others.
 REGISTRY = {
     "onnxruntime": ("hwprune.runtime.onnxruntime", "OnnxRuntime", "onnxruntime", "hwprune"),
+    "openvino": ("hwprune.runtime.openvino", "OpenVino", "openvino", "hwprune[openvino]"),
 }
 
 

@@ -13,7 +13,7 @@ from hwprune.device.profile import DeviceProfile, find_profiles
 from hwprune.errors import ProfileError
 
 #: Packages whose versions a measurement depends on or a report names.
-PACKAGES = ("hwprune", "torch", "onnx", "onnxruntime", "numpy")
+PACKAGES = ("hwprune", "torch", "onnx", "onnxruntime", "openvino", "numpy")
 #: Instruction sets by what their kernels are chosen for, widest first.
 _ISA_FLAGS = (("avx512", "avx512f"), ("avx2", "avx2"), ("neon", "asimd"))
 
@@ -72,7 +72,7 @@ def same_hardware(profile: DeviceProfile) -> tuple[bool, str]:
         "isa": profile.hardware.isa,
         "cpu": profile.hardware.model,
         "cores": profile.hardware.cores,
-        "onnxruntime": profile.runtime.version if profile.runtime.kind == "onnxruntime" else "",
+        profile.runtime.kind: profile.runtime.version,
     }
     for fact, value in wanted.items():
         if value and str(here.get(fact, "")) != str(value):

@@ -1,0 +1,124 @@
+"""OpenVINO on the CPU."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino
+
+from hwprune.device.profile import RuntimeSpec
+from hwprune.errors import RuntimeUnavailableError
+from hwprune.runtime.base import Array, Effort, InputInfo
+
+_DEVICE = "CPU"
+_EXECUTED = "EXECUTED"
+#: What the name of a convolution ends with whose bias was fused into it.
+_BIAS_SUFFIX = "/WithoutBiases"
+
+
+class OpenVinoSession:
+    """A model file read by OpenVINO, compiled for every shape that it is run with.
+
+    Compiled for fixed shapes OpenVINO plans memory and layouts ahead, as it is deployed for latency.
+    """
+
+    def __init__(self, model: Any, options: Mapping[str, Any], where: object) -> None:
+        self._model, self._options, self._where = model, dict(options), where
+        self._requests: dict[tuple[tuple[int, ...], ...], Any] = {}
+        self.inputs: tuple[InputInfo, ...] = tuple(
+            InputInfo(
+                item.any_name,
+                tuple(size.get_length() if size.is_static else None for size in item.partial_shape),
+                np.dtype(item.element_type.to_dtype()),
+            )
+            for item in model.inputs
+        )
+
+    def run(self, feed: Mapping[str, Array]) -> Sequence[Array]:
+        """Runs the model once."""
+        request = self._request(tuple(feed[item.name].shape for item in self.inputs))
+        results = request.infer([feed[item.name] for item in self.inputs])
+        return [np.array(results[index]) for index in range(len(results))]
+
+    def _request(self, shapes: tuple[tuple[int, ...], ...]) -> Any:
+        if shapes not in self._requests:
+            model = self._model.clone()
+            model.reshape(dict(zip((item.name for item in self.inputs), map(list, shapes), strict=True)))
+            self._requests[shapes] = _compile(model, self._options, self._where).create_infer_request()
+        return self._requests[shapes]
+
+
+class OpenVino:
+    """The CPU plugin of OpenVINO, one inference at a time."""
+
+    def version(self) -> str:
+        """The installed version."""
+        return str(openvino.__version__).partition("-")[0]
+
+    def open(self, path: Path, spec: RuntimeSpec) -> OpenVinoSession:
+        """Reads an ONNX file or an intermediate representation.
+
+        Raises:
+            RuntimeUnavailableError: If OpenVINO refuses it.
+        """
+        return OpenVinoSession(_read(str(path), None, path), _options(spec), path)
+
+    def operator_samples(
+        self, model: bytes, spec: RuntimeSpec, feed: Mapping[str, Array], effort: Effort
+    ) -> dict[str, list[float]]:
+        """Kernel durations from OpenVINO's own counters, by the name of the node.
+
+        Durations are whole microseconds, cut off; half of one is added, so that they are right on
+        average.
+        """
+        where = "an operator model"
+        options = {**_options(spec), "PERF_COUNT": True}
+        request = _compile(_read(model, b"", where), options, where).create_infer_request()
+        inputs = [feed[item.any_name] for item in request.model_inputs]
+        start = time.perf_counter()
+        for _ in range(effort.warmup_runs):
+            request.infer(inputs)
+        runs = effort.runs((time.perf_counter() - start) / effort.warmup_runs)
+        samples: dict[str, list[float]] = {}
+        for _ in range(runs):
+            request.infer(inputs)
+            for kernel in request.profiling_info:
+                if kernel.status.name == _EXECUTED:
+                    microseconds = kernel.real_time.total_seconds() * 1e6
+                    name = kernel.node_name.removesuffix(_BIAS_SUFFIX)
+                    samples.setdefault(name, []).append(round(microseconds) + 0.5)
+        return {kernel: durations for kernel, durations in samples.items() if len(durations) == runs}
+
+
+def _options(spec: RuntimeSpec) -> dict[str, Any]:
+    return {
+        "INFERENCE_NUM_THREADS": spec.threads,
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+
+
+def _read(source: str | bytes, weights: bytes | None, where: object) -> Any:
+    try:
+        return openvino.Core().read_model(source, *([] if weights is None else [weights]))
+    except Exception as error:  # the runtime raises a dozen unrelated types
+        raise RuntimeUnavailableError("OpenVINO refuses the model", where=where, got=_told(error)) from error
+
+
+def _compile(model: Any, options: Mapping[str, Any], where: object) -> Any:
+    try:
+        return openvino.Core().compile_model(model, _DEVICE, dict(options))
+    except Exception as error:  # likewise
+        raise RuntimeUnavailableError(
+            "OpenVINO cannot compile the model", where=where, got=_told(error)
+        ) from error
+
+
+def _told(error: Exception) -> str:
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return lines[-1].strip() if lines else type(error).__name__
