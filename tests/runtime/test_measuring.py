@@ -23,6 +23,11 @@ def test_noise_below_the_flatness_of_a_step_does_not_hide_it() -> None:
     assert align_of(noisy) == 8
 
 
+def test_slow_leftovers_are_part_of_the_step() -> None:
+    latency = {width: 10.0 * -(-width // 8) + (6.0 if width % 8 else 0.0) for width in range(33, 65)}
+    assert align_of(latency) == 8
+
+
 def test_a_straight_staircase_has_the_shortest_period() -> None:
     assert period_of({width: float(width) for width in range(16, 18 * 16, 16)}, 16) == 16
 
