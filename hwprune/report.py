@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import html
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,7 +11,11 @@ from typing import Any
 import pandas as pd
 
 from hwprune.compressor import Result
+from hwprune.errors import ArtifactError
 from hwprune.files import replacing, write_json, write_text
+from hwprune.run_page import render_run
+
+REPORT_FILE, HISTORY_FILE, PAGE_FILE = "report.json", "history.csv", "report.html"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,130 +91,98 @@ class RunReport:
         }
 
 
-def write_report(folder: Path, report: RunReport) -> None:
-    """Writes ``history.csv``, ``report.html`` and, last, ``report.json``, each atomically."""
-    with replacing(folder / "history.csv") as temporary:
-        pd.DataFrame(list(report.history)).to_csv(temporary, index=False)
-    record = report.as_record()
-    write_text(folder / "report.html", render_page(record))
-    write_json(folder / "report.json", record)
+@dataclass(frozen=True, slots=True, eq=False)
+class RunFolder:
+    """A finished run, read back.
 
-
-#: Label, path into a network's record and format of every row of the comparison.
-COMPARISON = (
-    ("accuracy", ("accuracy",), "{:.2%}"),
-    ("latency, median (us)", ("latency_us", "median"), "{:.1f}"),
-    ("latency, p10 (us)", ("latency_us", "p10"), "{:.1f}"),
-    ("latency, p90 (us)", ("latency_us", "p90"), "{:.1f}"),
-    ("parameters", ("params",), "{:,}"),
-    ("multiply-accumulates", ("macs",), "{:,}"),
-    ("file (bytes)", ("file_bytes",), "{:,}"),
-)
-
-
-def comparison_rows(record: Mapping[str, Any]) -> list[tuple[str, str, str, str]]:
-    """Dense against slim: label, dense, slim and their ratio, as text."""
-    rows = []
-    for label, path, form in COMPARISON:
-        values = []
-        for name in ("dense", "slim"):
-            value: Any = record[name]
-            for key in path:
-                value = value[key]
-            values.append(value)
-        ratio = f"{values[1] / values[0]:.2f}" if values[0] else ""
-        rows.append((label, form.format(values[0]), form.format(values[1]), ratio))
-    return rows
-
-
-_STYLE = """
-:root { color-scheme: light dark; font: 16px/1.5 system-ui, sans-serif; }
-body { max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; width: 100%; margin: 1rem 0; display: block; overflow-x: auto; }
-th, td { text-align: left; padding: .3rem .8rem; border-bottom: 1px solid #8884; }
-.bar { background: #8883; width: 12rem; height: .8rem; }
-.bar > div { background: #2a7de1; height: 100%; }
-@media print { body { margin: 0; } }
-"""
-
-
-def render_page(record: Mapping[str, Any]) -> str:
-    """One self-contained HTML page about a run, readable without a network connection.
-
-    Args:
+    Attributes:
+        path: Its folder.
         record: The contents of ``report.json``.
+        history: The rows of ``history.csv``.
     """
-    target = record["target"]
-    title = f"{record['model']} on {record['data']} for {record['device']}"
-    layers = [
-        (
-            layer["name"],
-            layer["width_before"],
-            layer["width_after"],
-            _bar(layer["width_after"] / layer["width_before"]),
-            layer["kept_whole_because"] or "",
-        )
-        for layer in record["layers"]
-    ]
-    predicted = [
-        (
-            name,
-            f"{record['predicted_us'][name]:.1f}",
-            f"{record[name]['latency_us']['median']:.1f}",
-            f"{record['prediction_error'][name]:+.1%}",
-        )
+
+    path: Path
+    record: Mapping[str, Any]
+    history: Sequence[Mapping[str, Any]]
+
+    @classmethod
+    def read(cls, path: Path) -> RunFolder:
+        """Reads the folder of a finished run.
+
+        Raises:
+            ArtifactError: If it is none, or damaged.
+        """
+        record = read_json(path / REPORT_FILE, "hwprune prune, finished")
+        missing = {"model", "dense", "slim", "target", "layers"} - record.keys()
+        if missing:
+            raise ArtifactError(
+                "the report is not complete", where=path / REPORT_FILE, expected=f"keys {sorted(missing)}"
+            )
+        try:
+            history = pd.read_csv(path / HISTORY_FILE).to_dict("records")
+        except (OSError, ValueError) as error:
+            raise ArtifactError("the history cannot be read", where=path / HISTORY_FILE, got=error) from error
+        return cls(path, record, [{str(key): value for key, value in row.items()} for row in history])
+
+    def networks(self) -> pd.DataFrame:
+        """One row per network, dense and slim."""
+        return pd.DataFrame(network_rows(self.record))
+
+    def write_page(self) -> Path:
+        """Writes ``report.html`` anew and returns its path."""
+        path = self.path / PAGE_FILE
+        write_text(path, render_run(self.record, self.history))
+        return path
+
+
+def network_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Dense and slim of a run as flat rows."""
+    shared = {
+        **{key: record[key] for key in ("model", "data", "device")},
+        "target": record["target"]["kind"],
+        "value": record["target"]["value"],
+    }
+    return [
+        {
+            **shared,
+            "network": name,
+            "accuracy": record[name]["accuracy"],
+            **{f"latency_us_{key}": value for key, value in record[name]["latency_us"].items()},
+            "predicted_us": record["predicted_us"][name],
+            "speedup": record["speedup"] if name == "slim" else 1.0,
+            **{key: record[name][key] for key in ("params", "macs", "file_bytes")},
+        }
         for name in ("dense", "slim")
     ]
-    turns = [
-        (index, *(f"{turn[key]:.1f}" for key in ("limit_us", "predicted_us", "measured_us", "allowed_us")))
-        for index, turn in enumerate(record["turns"], start=1)
-    ]
-    sections = [
-        f"<h1>{html.escape(title)}</h1>",
-        f"<p>Target: {html.escape(target['kind'])} {target['value']:g}. Measured speed-up: "
-        f"<strong>{record['speedup']:.2f}</strong>. Seed {record['seed']}, {record['epochs']} epochs.</p>",
-        _table(
-            "Dense against slim, measured", ("", "dense", "slim", "slim / dense"), comparison_rows(record)
-        ),
-        _table(
-            "Predicted (estimate) against measured",
-            ("", "predicted (us)", "measured (us)", "error"),
-            predicted,
-        ),
-        _table("Turns on the device (us)", ("turn", "aimed at", "predicted", "measured", "allowed"), turns),
-        _table("Widths", ("layer", "before", "after", "", "kept whole because"), layers),
-        _table("Environment", ("", ""), sorted(record["environment"].items())),
-    ]
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body>"
-        + "".join(sections)
-        + "</body></html>\n"
-    )
 
 
-class _Markup(str):
-    """Text that is HTML already."""
+def read_json(path: Path, maker: str) -> dict[str, Any]:
+    """Reads a JSON object that one of the commands wrote.
+
+    Args:
+        path: The file.
+        maker: What writes it, for the message.
+
+    Raises:
+        ArtifactError: If it is missing or no JSON object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ArtifactError(
+            "there is nothing to report", where=path, expected=f"a folder of {maker}", got=error.strerror
+        ) from error
+    except ValueError as error:
+        raise ArtifactError("the file is not JSON", where=path, got=error) from error
+    if not isinstance(content, dict):
+        raise ArtifactError("the file holds no JSON object", where=path, got=type(content).__name__)
+    return content
 
 
-def _bar(fraction: float) -> _Markup:
-    return _Markup(
-        f'<div class="bar" role="img" aria-label="{fraction:.0%} kept">'
-        f'<div style="width:{fraction:.0%}"></div></div>'
-    )
-
-
-def _table(caption: str, header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    if not rows:
-        return ""
-    head = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in header)
-    body = "".join(
-        "<tr>"
-        + "".join(f"<td>{cell if isinstance(cell, _Markup) else html.escape(str(cell))}</td>" for cell in row)
-        + "</tr>"
-        for row in rows
-    )
-    return (
-        f"<h2>{html.escape(caption)}</h2><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-    )
+def write_report(folder: Path, report: RunReport) -> None:
+    """Writes ``history.csv``, ``report.html`` and, last, ``report.json``, each atomically."""
+    with replacing(folder / HISTORY_FILE) as temporary:
+        pd.DataFrame(list(report.history)).to_csv(temporary, index=False)
+    record = report.as_record()
+    write_text(folder / PAGE_FILE, render_run(record, report.history))
+    write_json(folder / REPORT_FILE, record)

@@ -7,9 +7,11 @@ import logging
 import click
 
 from hwprune.cli.devices import devices
+from hwprune.cli.export import export_command
 from hwprune.cli.measure import measure_command
 from hwprune.cli.profile import profile
 from hwprune.cli.prune import prune
+from hwprune.cli.report import report_command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -22,5 +24,5 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
 
 
-for command in (devices, measure_command, profile, prune):
+for command in (devices, prune, measure_command, profile, export_command, report_command):
     main.add_command(command)

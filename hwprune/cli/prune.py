@@ -17,7 +17,8 @@ from hwprune.cli.progress import observing
 from hwprune.device.profile import load_profile
 from hwprune.penalties import penalty_names
 from hwprune.pipeline import Settings, compress
-from hwprune.report import RunReport, comparison_rows
+from hwprune.report import RunReport
+from hwprune.run_page import comparison_rows
 from hwprune.runtime.environment import local_profile
 from hwprune.targets import Keep, LatencyUs, Speedup, Target
 from hwprune.train.loop import Recipe

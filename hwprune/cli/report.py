@@ -1,0 +1,33 @@
+"""``hwprune report``: one page about a run, or about all variants."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from hwprune.cli.common import json_option, told
+from hwprune.errors import InputError
+from hwprune.report import RunFolder
+
+
+@click.command("report")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--csv", "as_csv", is_flag=True, help="Print one line per network as CSV and nothing else.")
+@json_option
+@told
+def report_command(folder: Path, as_csv: bool, as_json: bool) -> None:
+    """Write report.html from what prune or variants left in a folder.
+
+    Example: hwprune report hwprune-run
+    """
+    if as_csv and as_json:
+        raise InputError("two outputs are asked for", expected="--csv or --json", got="both")
+    found = RunFolder.read(folder)
+    if as_json:
+        click.echo(json.dumps(found.record, indent=2))
+    elif as_csv:
+        click.echo(found.networks().to_csv(index=False), nl=False)
+    else:
+        click.echo(f"written to {found.write_page()}")

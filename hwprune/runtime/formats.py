@@ -1,0 +1,120 @@
+"""Formats that an ONNX file is converted to for deployment, each compared with the file it came from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from hwprune.device.profile import RuntimeSpec
+from hwprune.errors import InputError, RuntimeUnavailableError, VerificationError
+from hwprune.files import replacing
+from hwprune.runtime.base import Array, get_runtime
+from hwprune.runtime.timing import random_feed
+
+#: Largest difference allowed from the file it came from, as a fraction of the largest output.
+TOLERANCE = 1e-4
+#: Images that the outputs are compared on.
+COMPARED_IMAGES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """What a conversion wrote.
+
+    Attributes:
+        files: The main file first.
+        max_abs_difference: Largest difference of an output from the ONNX file's, on random inputs.
+    """
+
+    files: tuple[Path, ...]
+    max_abs_difference: float
+
+
+def _to_onnx(source: Path, target: Path) -> tuple[Path, ...]:
+    """Simplifies: constants folded, batch norms folded into convolutions, the result checked."""
+    try:
+        from onnxsim import simplify
+    except ImportError as error:
+        raise RuntimeUnavailableError(
+            "simplifying needs the package onnxsim", hint="pip install 'hwprune[simplify]'"
+        ) from error
+    simplified, equal = simplify(onnx.load(source))
+    if not equal:
+        raise VerificationError("the simplified network does not compute the same", where=source)
+    onnx.checker.check_model(simplified, full_check=True)
+    with replacing(target) as temporary:
+        onnx.save_model(simplified, str(temporary))
+    return (target,)
+
+
+def _to_openvino(source: Path, target: Path) -> tuple[Path, ...]:
+    """OpenVINO's intermediate representation in single precision: structure as XML, weights beside it."""
+    try:
+        import openvino
+    except ImportError as error:
+        raise RuntimeUnavailableError(
+            "OpenVINO needs the package openvino", hint="pip install 'hwprune[openvino]'"
+        ) from error
+    model = openvino.convert_model(str(source))
+    weights = target.with_suffix(".bin")
+    staged = target.with_name(f".staged-{target.name}")
+    openvino.save_model(model, str(staged), compress_to_fp16=False)
+    staged.with_suffix(".bin").replace(weights)
+    staged.replace(target)
+    return target, weights
+
+
+#: Format to the ending of its main file, how to convert, and the runtime that reads it.
+FORMATS: dict[str, tuple[str, Callable[[Path, Path], tuple[Path, ...]], str]] = {
+    "onnx": (".onnx", _to_onnx, "onnxruntime"),
+    "openvino": (".xml", _to_openvino, "openvino"),
+}
+
+
+def convert(source: Path, name: str, out: Path) -> Conversion:
+    """Converts an ONNX file and compares the outputs of both on random inputs.
+
+    Args:
+        source: The ONNX file.
+        name: A key of :data:`FORMATS`.
+        out: The folder to write into; made where it is missing.
+
+    Returns:
+        The files, and the difference.
+
+    Raises:
+        InputError: If there is no such file or format.
+        RuntimeUnavailableError: If the format's package is missing.
+        VerificationError: If the outputs differ; what was written is removed.
+    """
+    if not source.is_file():
+        raise InputError("no such model file", where=source, expected="an ONNX file")
+    if name not in FORMATS:
+        raise InputError("unknown format", expected=f"one of {', '.join(FORMATS)}", got=name)
+    ending, write, reader = FORMATS[name]
+    out.mkdir(parents=True, exist_ok=True)
+    files = write(source, out / f"{source.stem}{ending}")
+    expected, actual = _outputs(source, "onnxruntime"), _outputs(files[0], reader)
+    pairs = [(np.asarray(a), np.asarray(b)) for a, b in zip(expected, actual, strict=True)]
+    largest = max(float(np.abs(a).max()) for a, _ in pairs)
+    difference = max(float(np.abs(a - b).max()) for a, b in pairs)
+    if not difference <= TOLERANCE * max(largest, float(np.finfo(np.float32).tiny)):
+        for file in files:
+            file.unlink()
+        raise VerificationError(
+            f"the {name} file does not compute what the ONNX file computes",
+            where=files[0],
+            expected=f"a difference of at most {TOLERANCE:g} of the largest output, {largest:.3g}",
+            got=f"{difference:.3g}",
+            hint="nothing was kept; report the network to the project",
+        )
+    return Conversion(files, difference)
+
+
+def _outputs(path: Path, runtime: str) -> Sequence[Array]:
+    session = get_runtime(runtime).open(path, RuntimeSpec(kind=runtime))
+    return session.run(random_feed(session.inputs, COMPARED_IMAGES))

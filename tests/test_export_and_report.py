@@ -1,0 +1,143 @@
+"""``hwprune export`` and ``hwprune report`` on a finished run."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner, Result
+
+from hwprune import charts
+from hwprune.cli import main
+from hwprune.device.profile import RuntimeSpec
+from hwprune.errors import RuntimeUnavailableError, VerificationError
+from hwprune.runtime import formats
+from hwprune.runtime.base import REGISTRY, get_runtime
+from hwprune.runtime.timing import random_feed
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "run"
+    result = run("prune", "--out", out, "--epochs", 2, "--batch-size", 128, "--keep", 0.5)
+    assert result.exit_code == 0, result.output
+    return out
+
+
+@pytest.mark.parametrize("name", sorted(formats.FORMATS))
+def test_every_format_computes_the_same(finished: Path, tmp_path: Path, name: str) -> None:
+    result = run("export", finished, "--format", name, "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    ending, _, reader = formats.FORMATS[name]
+    spec = RuntimeSpec(kind=reader)
+    exported = get_runtime(reader).open(tmp_path / f"model{ending}", spec)
+    original = get_runtime("onnxruntime").open(finished / "model.onnx", RuntimeSpec(kind="onnxruntime"))
+    for batch in (1, 3):
+        feed = random_feed(original.inputs, batch)
+        np.testing.assert_allclose(exported.run(feed)[0], original.run(feed)[0], atol=1e-4)
+    assert (
+        sum(path.stat().st_size for path in tmp_path.iterdir())
+        < (finished / "model.onnx").stat().st_size * 1.2
+    )
+
+
+def test_a_conversion_that_changes_the_network_is_refused(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(formats, "TOLERANCE", -1.0)
+    with pytest.raises(VerificationError, match="does not compute"):
+        formats.convert(finished / "model.onnx", "onnx", tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_there_is_nothing_to_export_or_report_in_another_folder(tmp_path: Path) -> None:
+    for command in ("export", "report"):
+        result = run(command, tmp_path)
+        assert result.exit_code == 1
+        assert result.stderr.startswith("Error: ")
+
+
+@pytest.mark.parametrize("kind", sorted(REGISTRY))
+def test_every_runtime_opens_and_times_a_file(finished: Path, kind: str) -> None:
+    runtime = get_runtime(kind)
+    assert runtime.version()[0].isdigit()
+    session = runtime.open(finished / "model.onnx", RuntimeSpec(kind=kind))
+    (item,) = session.inputs
+    assert item.shape[1:] == (1, 8, 8)
+    assert session.run(random_feed(session.inputs, 2))[0].shape == (2, 10)
+
+
+@pytest.mark.parametrize("kind", sorted(REGISTRY))
+def test_every_runtime_refuses_what_is_no_model(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "x.onnx").write_bytes(b"not a model")
+    with pytest.raises(RuntimeUnavailableError, match="refuses the model"):
+        get_runtime(kind).open(tmp_path / "x.onnx", RuntimeSpec(kind=kind))
+
+
+class Outline(HTMLParser):
+    """Collects what a page links to and whether its elements are closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.tags: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        for name, value in attrs:
+            if name == "id" and value:
+                self.ids.append(value)
+            if name in ("href", "src", "xlink:href") and value:
+                self.links.append(value)
+
+
+def test_the_page_is_self_contained_and_every_link_leads_somewhere(finished: Path) -> None:
+    assert run("report", finished).exit_code == 0
+    outline = Outline()
+    outline.feed((finished / "report.html").read_text())
+    assert len(set(outline.ids)) == len(outline.ids)
+    assert outline.links
+    assert all(link.startswith("#") and link[1:] in outline.ids for link in outline.links)
+    assert "script" not in outline.tags
+    assert outline.tags.count("svg") == 4 if charts.available() else True
+
+
+def test_a_page_without_matplotlib_says_what_is_missing(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(finished, copy)
+    monkeypatch.setattr(charts, "available", lambda: False)
+    assert run("report", copy).exit_code == 0
+    page = (copy / "report.html").read_text()
+    assert "hwprune[report]" in page
+    assert "<svg" not in page
+
+
+def test_the_numbers_come_as_csv_and_as_json(finished: Path) -> None:
+    report = json.loads((finished / "report.json").read_text())
+    assert json.loads(run("report", finished, "--json").stdout) == report
+    rows = pd.read_csv(io.StringIO(run("report", finished, "--csv").stdout)).set_index("network")
+    assert rows.loc["slim", "latency_us_median"] == report["slim"]["latency_us"]["median"]
+    assert run("report", finished, "--json", "--csv").exit_code == 1
+
+
+def test_a_damaged_report_is_told(finished: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(finished, copy)
+    for content in ("{", "[]", "{}"):
+        (copy / "report.json").write_text(content)
+        result = run("report", copy)
+        assert result.exit_code == 1
+        assert "report.json" in result.stderr
