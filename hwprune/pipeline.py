@@ -30,6 +30,7 @@ from hwprune.runtime.timing import Timing, measure_alternately
 from hwprune.surgery.artifact import save_slim
 from hwprune.surgery.verify import compare, outputs_of
 from hwprune.targets import Target, describe
+from hwprune.train.checkpoint import load_checkpoint, save_checkpoint
 from hwprune.train.loop import EpochStats, Recipe, Trainer
 from hwprune.workloads import Dataset, accuracy, batches_per_epoch, load_dataset, make_model
 
@@ -88,7 +89,13 @@ class Observer(Protocol):
 
 
 def compress(
-    settings: Settings, profile: DeviceProfile, out: Path, observer: Observer, *, resume: bool
+    settings: Settings,
+    profile: DeviceProfile,
+    out: Path,
+    observer: Observer,
+    *,
+    resume: bool,
+    dense_checkpoint: Path | None = None,
 ) -> RunReport:
     """Trains dense and pruned, rebuilds, verifies, exports, measures and reports.
 
@@ -98,6 +105,8 @@ def compress(
         out: The output folder; see :class:`~hwprune.output_folder.OutputFolder`.
         observer: Told how it goes.
         resume: Go on from the folder's checkpoints.
+        dense_checkpoint: Where runs with the same model, data and recipe share the dense training: read
+            where it exists, written where it does not.
 
     Returns:
         The report, as written to ``report.json``.
@@ -123,7 +132,10 @@ def compress(
     folder = OutputFolder.open(out, settings.as_record(), resume=resume)
     history: list[dict[str, Any]] = []
     trainer = Trainer(initial, dataset, settings.recipe)
+    shared = _load_shared(dense_checkpoint, folder, lambda: _dense_columns(compressor))
     _train("dense", trainer, folder, observer, history, lambda: _dense_columns(compressor))
+    if dense_checkpoint is not None and not shared:
+        save_checkpoint(dense_checkpoint, folder.load_checkpoint("dense"))
     pruning = Trainer(pruned, dataset, settings.recipe, compressor.wrap)
     _train("prune", pruning, folder, observer, history, lambda: _pruned_columns(compressor))
     observer.note("rebuilding the slim network and comparing it with the masked one")
@@ -149,6 +161,7 @@ def compress(
             },
             result=result,
             runtime_gap=gap,
+            image_shape=dataset.image_shape,
             history=history,
         )
         folder.write_result(
@@ -158,6 +171,17 @@ def compress(
     write_report(folder.path, report)
     folder.remove_checkpoints()
     return report
+
+
+def _load_shared(path: Path | None, folder: OutputFolder, columns: Callable[[], dict[str, Any]]) -> bool:
+    """Takes a shared dense training for the folder's own; says whether there was one."""
+    if path is None or not path.is_file():
+        return False
+    state = load_checkpoint(path)
+    # What is predicted for the dense network depends on the device.
+    history = [{**row, **columns()} for row in state["history"]]
+    folder.save_checkpoint("dense", {**state, "history": history})
+    return True
 
 
 def _new_model(settings: Settings, dataset: Dataset) -> nn.Module:

@@ -31,6 +31,7 @@ class RunReport:
         result: The compression.
         runtime_gap: Slim in the runtime against masked in PyTorch.
         history: One row per epoch.
+        image_shape: Channels, height and width of an image.
     """
 
     settings: Mapping[str, Any]
@@ -41,6 +42,7 @@ class RunReport:
     result: Result
     runtime_gap: float
     history: Sequence[Mapping[str, Any]]
+    image_shape: tuple[int, int, int]
 
     @property
     def speedup(self) -> float:
@@ -69,6 +71,7 @@ class RunReport:
         return {
             **{key: self.settings[key] for key in ("model", "data", "device", "target", "penalty")},
             "train_images": self.settings["train_images"],
+            "image_shape": list(self.image_shape),
             "seed": recipe["seed"],
             "epochs": recipe["epochs"],
             "recipe": recipe,

@@ -12,6 +12,7 @@ from hwprune.cli.measure import measure_command
 from hwprune.cli.profile import profile
 from hwprune.cli.prune import prune
 from hwprune.cli.report import report_command
+from hwprune.cli.variants import variants
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -24,5 +25,13 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
 
 
-for command in (devices, prune, measure_command, profile, export_command, report_command):
+for command in (
+    devices,
+    prune,
+    variants,
+    measure_command,
+    profile,
+    export_command,
+    report_command,
+):
     main.add_command(command)

@@ -9,7 +9,7 @@ import click
 
 from hwprune.cli.common import json_option, told
 from hwprune.errors import InputError
-from hwprune.report import RunFolder
+from hwprune.variants_page import read_folder
 
 
 @click.command("report")
@@ -24,7 +24,7 @@ def report_command(folder: Path, as_csv: bool, as_json: bool) -> None:
     """
     if as_csv and as_json:
         raise InputError("two outputs are asked for", expected="--csv or --json", got="both")
-    found = RunFolder.read(folder)
+    found = read_folder(folder)
     if as_json:
         click.echo(json.dumps(found.record, indent=2))
     elif as_csv:

@@ -16,6 +16,10 @@ from hwprune.runtime.base import Array, Effort, InputInfo
 
 _DEVICE = "CPU"
 _EXECUTED = "EXECUTED"
+#: How the counters call a kernel that another one has absorbed.
+_FUSED = "undef"
+#: Blocks of runs with a network compiled anew, and what stands for a kernel too short to be counted, in us.
+_BLOCKS, _LEAST = 4, 0.5
 #: What the name of a convolution ends with whose bias was fused into it.
 _BIAS_SUFFIX = "/WithoutBiases"
 
@@ -72,26 +76,44 @@ class OpenVino:
     ) -> dict[str, list[float]]:
         """Kernel durations from OpenVINO's own counters, by the name of the node.
 
-        Durations are whole microseconds, cut off; half of one is added, so that they are right on
-        average.
+        The counters hold the mean since the network was compiled, so it is compiled anew for each of a few
+        blocks of runs, and a sample is the mean of one block without its warm-up.
         """
         where = "an operator model"
-        options = {**_options(spec), "PERF_COUNT": True}
-        request = _compile(_read(model, b"", where), options, where).create_infer_request()
-        inputs = [feed[item.any_name] for item in request.model_inputs]
-        start = time.perf_counter()
-        for _ in range(effort.warmup_runs):
-            request.infer(inputs)
-        runs = effort.runs((time.perf_counter() - start) / effort.warmup_runs)
+        network = _read(model, b"", where)
         samples: dict[str, list[float]] = {}
-        for _ in range(runs):
-            request.infer(inputs)
-            for kernel in request.profiling_info:
-                if kernel.status.name == _EXECUTED:
-                    microseconds = kernel.real_time.total_seconds() * 1e6
-                    name = kernel.node_name.removesuffix(_BIAS_SUFFIX)
-                    samples.setdefault(name, []).append(round(microseconds) + 0.5)
-        return {kernel: durations for kernel, durations in samples.items() if len(durations) == runs}
+        for _ in range(_BLOCKS):
+            options = {**_options(spec), "PERF_COUNT": True}
+            request = _compile(network, options, where).create_infer_request()
+            inputs = [feed[item.any_name] for item in request.model_inputs]
+            start = time.perf_counter()
+            for _ in range(effort.warmup_runs):
+                request.infer(inputs)
+            per_run = (time.perf_counter() - start) / effort.warmup_runs
+            runs = max(effort.runs(per_run) // _BLOCKS, effort.warmup_runs)
+            before = _kernel_means(request)
+            for _ in range(runs):
+                request.infer(inputs)
+            every = runs + effort.warmup_runs
+            for kernel, mean in _kernel_means(request).items():
+                total = mean * every - before.get(kernel, mean) * effort.warmup_runs
+                samples.setdefault(kernel, []).append(max(total / runs, _LEAST))
+        return {kernel: means for kernel, means in samples.items() if len(means) == _BLOCKS}
+
+
+def _kernel_means(request: Any) -> dict[str, float]:
+    """Mean duration of every kernel in microseconds, by the name of its node.
+
+    Runs are cut to whole microseconds and so is their mean: half of one is added for each. A kernel that
+    takes less than one is said not to have run; one that was fused into another is left out.
+    """
+    return {
+        kernel.node_name.removesuffix(_BIAS_SUFFIX): round(kernel.real_time.total_seconds() * 1e6) + 1.0
+        if kernel.status.name == _EXECUTED
+        else _LEAST
+        for kernel in request.profiling_info
+        if kernel.exec_type != _FUSED
+    }
 
 
 def _options(spec: RuntimeSpec) -> dict[str, Any]:

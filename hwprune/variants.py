@@ -1,0 +1,197 @@
+"""One network or several, for many devices and targets: a folder for each variant, and a manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from hwprune.device.profile import DeviceProfile
+from hwprune.errors import ArtifactError, HwpruneError, InputError
+from hwprune.files import write_json
+from hwprune.output_folder import MARKER
+from hwprune.pipeline import Observer, Settings, compress
+from hwprune.report import REPORT_FILE, read_json
+from hwprune.runtime.environment import environment, versions
+from hwprune.shipping import file_hashes, make_shippable
+from hwprune.targets import Target, describe
+from hwprune.train.loop import Recipe
+from hwprune.variants_page import MANIFEST_FILE, VariantsFolder
+
+SCHEMA = 1
+#: Dense trainings that variants share.
+DENSE_FOLDER = ".dense"
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Which variants to make: every model for every device at every target.
+
+    Attributes:
+        models: Built-in names or ``package.module:callable``.
+        data: Built-in name or ``package.module:callable``.
+        devices: Name or folder to profile.
+        targets: What to reach.
+        recipe: How every model is trained, dense and pruned.
+        penalty: Which penalty drives the groups.
+        train_images: Use only the first so many training images; ``None`` for all.
+
+    Raises:
+        InputError: If there is no variant, or two would share a folder.
+    """
+
+    models: Sequence[str]
+    data: str
+    devices: Mapping[str, DeviceProfile]
+    targets: Sequence[Target]
+    recipe: Recipe
+    penalty: str = "envelope"
+    train_images: int | None = None
+
+    def __post_init__(self) -> None:
+        names = [name for name, _, _ in self.variants()]
+        if not names:
+            raise InputError("there is no variant to make", expected="a model, a device and a target")
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise InputError("two variants are the same", expected="different ones", got=", ".join(twice))
+
+    def variants(self) -> list[tuple[str, Settings, DeviceProfile]]:
+        """Folder name, settings and device of every variant, those of one model together."""
+        return [
+            (
+                _folder_name(model, profile, target),
+                Settings(model, self.data, device, target, self.recipe, self.penalty, self.train_images),
+                profile,
+            )
+            for model in self.models
+            for device, profile in self.devices.items()
+            for target in self.targets
+        ]
+
+
+def make_variants(grid: Grid, out: Path, observer: Observer, *, resume: bool) -> VariantsFolder:
+    """Makes all variants one after the other; one that fails does not lose the others.
+
+    Args:
+        grid: Which.
+        out: The output folder.
+        observer: Told how it goes.
+        resume: Keep variants that are finished, go on with one that was interrupted.
+
+    Returns:
+        The folder, with its manifest and page written.
+
+    Raises:
+        ArtifactError: If the folder is not ours.
+    """
+    _check_folder(out, resume=resume)
+    if resume:
+        for name, settings, _ in grid.variants():
+            _check_settings(out / name, settings)
+    (out / DENSE_FOLDER).mkdir(parents=True, exist_ok=True)
+    entries: list[dict[str, Any]] = []
+    for name, settings, profile in grid.variants():
+        observer.note(f"variant {len(entries) + 1} of {len(grid.variants())}: {name}")
+        entries.append(_make_one(name, settings, profile, out, observer, resume=resume))
+        _write_manifest(out, entries)
+    folder = VariantsFolder.read(out)
+    folder.write_page()
+    return folder
+
+
+def _make_one(
+    name: str, settings: Settings, profile: DeviceProfile, out: Path, observer: Observer, *, resume: bool
+) -> dict[str, Any]:
+    """The manifest's entry of one variant, made where it is not there yet."""
+    entry: dict[str, Any] = {
+        "name": name,
+        "model": settings.model,
+        "data": settings.data,
+        "device": profile.name,
+        "target": describe(settings.target),
+    }
+    try:
+        record = _finished(out / name) if resume else None
+        if record is None:
+            begun = resume and (out / name / MARKER).is_file()
+            dense = out / DENSE_FOLDER / f"{_dense_key(settings)}.safetensors"
+            compress(settings, profile, out / name, observer, resume=begun, dense_checkpoint=dense)
+            record = read_json(out / name / REPORT_FILE, "hwprune prune")
+        make_shippable(out / name, record, profile.runtime)
+    except HwpruneError as error:
+        observer.note(f"variant {name} failed: {error}")
+        return {**entry, "status": "failed", "error": str(error)}
+    return {
+        **entry,
+        "status": "done" if record["target_met"] else "missed",
+        **{key: record[key] for key in ("dense", "slim", "speedup", "predicted_us", "environment")},
+        "files": file_hashes(out / name),
+    }
+
+
+def _finished(folder: Path) -> dict[str, Any] | None:
+    """The report of a variant that is complete."""
+    if not (folder / REPORT_FILE).is_file():
+        return None
+    return read_json(folder / REPORT_FILE, "hwprune prune")
+
+
+def _check_settings(folder: Path, settings: Settings) -> None:
+    """Raises where a variant was begun with other settings."""
+    if not (folder / MARKER).is_file():
+        return
+    begun_with = read_json(folder / MARKER, "hwprune prune").get("settings")
+    if begun_with != json.loads(json.dumps(settings.as_record())):
+        raise ArtifactError(
+            "a variant was made with other settings",
+            where=folder,
+            hint="give the same options, or start without --resume",
+        )
+
+
+def _dense_key(settings: Settings) -> str:
+    """What a dense training depends on."""
+    key = [settings.model, settings.data, settings.train_images, asdict(settings.recipe)]
+    return hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
+
+
+def _folder_name(model: str, profile: DeviceProfile, target: Target) -> str:
+    described = describe(target)
+    plain = model.replace(":", ".").replace("/", ".")
+    return f"{plain}-{profile.name}-{described['kind']}-{described['value']:g}"
+
+
+def _check_folder(out: Path, *, resume: bool) -> None:
+    if out.exists() and not out.is_dir():
+        raise ArtifactError("the output folder is a file", where=out, expected="a folder or nothing")
+    ours = (out / MANIFEST_FILE).is_file() or (out / DENSE_FOLDER).is_dir()
+    if out.is_dir() and any(out.iterdir()) and not ours:
+        raise ArtifactError(
+            "the output folder exists and is not ours",
+            where=out,
+            expected="no such folder, an empty one, or one written by hwprune variants",
+            hint="name another one with --out",
+        )
+    if resume and not ours:
+        raise ArtifactError(
+            "there is nothing to resume",
+            where=out,
+            expected="the output folder of interrupted variants",
+            hint="start without --resume",
+        )
+
+
+def _write_manifest(out: Path, entries: Sequence[Mapping[str, Any]]) -> None:
+    write_json(
+        out / MANIFEST_FILE,
+        {
+            "schema": SCHEMA,
+            "versions": versions(),
+            "environment": environment(),
+            "variants": list(entries),
+        },
+    )

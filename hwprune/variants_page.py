@@ -1,0 +1,236 @@
+"""The page about all variants of a folder."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from hwprune import charts
+from hwprune.errors import ArtifactError
+from hwprune.files import write_text
+from hwprune.page import Markup, code, figure, page, paragraph, table
+from hwprune.report import PAGE_FILE, RunFolder, read_json
+from hwprune.run_page import NO_CHARTS, command_of
+
+MANIFEST_FILE = "manifest.json"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VariantsFolder:
+    """What ``hwprune variants`` left, read back.
+
+    Attributes:
+        path: The folder.
+        record: The contents of ``manifest.json``.
+    """
+
+    path: Path
+    record: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> VariantsFolder:
+        """Reads the manifest.
+
+        Raises:
+            ArtifactError: If it is missing or damaged.
+        """
+        record = read_json(path / MANIFEST_FILE, "hwprune variants")
+        if not isinstance(record.get("variants"), list):
+            raise ArtifactError("the manifest lists no variants", where=path / MANIFEST_FILE)
+        return cls(path, record)
+
+    @property
+    def measured(self) -> list[Mapping[str, Any]]:
+        """The variants that were finished."""
+        return [entry for entry in self.record["variants"] if entry["status"] != "failed"]
+
+    def networks(self) -> pd.DataFrame:
+        """One row per variant and one per dense network and device."""
+        return pd.DataFrame([row for entry in self.measured for row in _rows(entry)])
+
+    def write_page(self) -> Path:
+        """Writes ``report.html`` and returns its path."""
+        path = self.path / PAGE_FILE
+        write_text(path, render_variants(self))
+        return path
+
+
+def read_folder(path: Path) -> RunFolder | VariantsFolder:
+    """What ``hwprune prune`` or ``hwprune variants`` left in a folder.
+
+    Raises:
+        ArtifactError: If neither did, or it is damaged.
+    """
+    if (path / MANIFEST_FILE).is_file():
+        return VariantsFolder.read(path)
+    return RunFolder.read(path)
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Positions of the points that none other beats in both, by latency.
+
+    Args:
+        points: Latency and accuracy of each.
+
+    >>> pareto_front([(3.0, 0.9), (1.0, 0.7), (2.0, 0.6), (2.5, 0.9)])
+    [1, 3]
+    """
+    front: list[int] = []
+    for index in sorted(range(len(points)), key=lambda at: (points[at][0], -points[at][1])):
+        if not front or points[index][1] > points[front[-1]][1]:
+            front.append(index)
+    return front
+
+
+def render_variants(folder: VariantsFolder) -> str:
+    """One self-contained page about all variants; it links to the page of each."""
+    entries = folder.record["variants"]
+    devices = list(dict.fromkeys(entry["device"] for entry in entries))
+    models = list(dict.fromkeys(entry["model"] for entry in entries))
+    title = f"{', '.join(models)}: {len(entries)} variants for {len(devices)} devices"
+    missed = [entry for entry in entries if entry["status"] != "done"]
+    lead = [paragraph(f"{len(entries) - len(missed)} of {len(entries)} variants meet their measured target.")]
+    if not charts.available():
+        lead.append(paragraph(NO_CHARTS))
+    sections: list[tuple[str, Sequence[object]]] = [
+        ("Variants", [_overview(entries)]),
+        *((f"Accuracy against latency: {device}", _fronts(folder, device)) for device in devices),
+        ("Predicted against measured", _predictions(folder)),
+        ("What was missed, and why", _misses(missed)),
+        ("How to reproduce", [_commands(folder), table(("", ""), sorted(folder.record["versions"].items()))]),
+    ]
+    return page(title, lead, sections)
+
+
+def _rows(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {
+            "model": entry["model"],
+            "data": entry["data"],
+            "device": entry["device"],
+            "target": entry["target"]["kind"],
+            "value": entry["target"]["value"],
+            "network": name,
+            "status": entry["status"],
+            "accuracy": entry[name]["accuracy"],
+            **{f"latency_us_{key}": value for key, value in entry[name]["latency_us"].items()},
+            "predicted_us": entry["predicted_us"][name],
+            "speedup": entry["speedup"] if name == "slim" else 1.0,
+            **{key: entry[name][key] for key in ("params", "macs", "file_bytes")},
+        }
+        for name in ("dense", "slim")
+    ]
+
+
+def _overview(entries: Sequence[Mapping[str, Any]]) -> Markup:
+    rows = []
+    for entry in entries:
+        target = f"{entry['target']['kind']} {entry['target']['value']:g}"
+        link = Markup(f'<a href="{html.escape(entry["name"])}/{PAGE_FILE}">{html.escape(entry["model"])}</a>')
+        if entry["status"] == "failed":
+            rows.append((entry["model"], entry["device"], target, "failed", "", "", "", "", ""))
+            continue
+        dense, slim = entry["dense"], entry["slim"]
+        rows.append(
+            (
+                link,
+                entry["device"],
+                target,
+                "met" if entry["status"] == "done" else "MISSED",
+                f"{entry['speedup']:.2f}",
+                f"{dense['latency_us']['median']:.1f}",
+                f"{slim['latency_us']['median']:.1f}",
+                f"{dense['accuracy']:.2%}",
+                f"{slim['accuracy']:.2%}",
+            )
+        )
+    header = (
+        "model", "device", "target", "", "speed-up", "dense (us)", "slim (us)", "dense accuracy",
+        "slim accuracy",
+    )  # fmt: skip
+    return table(header, rows)
+
+
+def _fronts(folder: VariantsFolder, device: str) -> list[Markup]:
+    entries = [entry for entry in folder.measured if entry["device"] == device]
+    if not entries or not charts.available():
+        return []
+    points = []
+    for entry in entries:
+        for name in ("dense", "slim"):
+            label = f"{entry['model']} dense" if name == "dense" else f"{entry['target']['value']:g}"
+            points.append((entry[name]["latency_us"]["median"], 100 * entry[name]["accuracy"], label))
+    front = pareto_front([(x, y) for x, y, _ in points])
+    lines = [
+        charts.Line(
+            "Pareto front", [points[at][0] for at in front], [points[at][1] for at in front], joined=True
+        ),
+    ]
+    for model in dict.fromkeys(entry["model"] for entry in entries):
+        of_model = [entry for entry in entries if entry["model"] == model]
+        dense = of_model[0]["dense"]
+        lines.append(
+            charts.Line(
+                model,
+                [
+                    dense["latency_us"]["median"],
+                    *(entry["slim"]["latency_us"]["median"] for entry in of_model),
+                ],
+                [100 * dense["accuracy"], *(100 * entry["slim"]["accuracy"] for entry in of_model)],
+                joined=False,
+                labels=["dense", *(f"{entry['target']['value']:g}" for entry in of_model)],
+            )
+        )
+    svg = charts.line_chart(
+        lines, x_label="measured latency (us)", y_label="test accuracy (%)", title=f"Accuracy on {device}"
+    )
+    return [figure(svg, "Labels are targets; dense networks are the reference.")]
+
+
+def _predictions(folder: VariantsFolder) -> list[Markup]:
+    if not folder.measured or not charts.available():
+        return []
+    lines = [
+        charts.Line(
+            device,
+            [
+                e["predicted_us"][n]
+                for e in folder.measured
+                for n in ("dense", "slim")
+                if e["device"] == device
+            ],
+            [
+                e[n]["latency_us"]["median"]
+                for e in folder.measured
+                for n in ("dense", "slim")
+                if e["device"] == device
+            ],
+        )
+        for device in dict.fromkeys(entry["device"] for entry in folder.measured)
+    ]
+    svg = charts.diagonal_chart(
+        lines, x_label="predicted (us)", y_label="measured (us)", title="Predicted against measured"
+    )
+    return [figure(svg, "Predictions are estimates from the devices' tables; on the line they are right.")]
+
+
+def _misses(missed: Sequence[Mapping[str, Any]]) -> list[Markup]:
+    if not missed:
+        return []
+    rows = [
+        (entry["name"], entry.get("error") or f"measured speed-up {entry['speedup']:.2f}") for entry in missed
+    ]
+    return [table(("variant", "why"), rows)]
+
+
+def _commands(folder: VariantsFolder) -> Markup:
+    lines = [
+        command_of(read_json(folder.path / entry["name"] / "report.json", "hwprune prune"))
+        for entry in folder.measured
+    ]
+    return code("\n".join(lines))

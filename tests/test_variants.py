@@ -1,0 +1,162 @@
+"""``hwprune variants``: what it makes, shares, skips and ships."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+import hwprune
+from hwprune.cli import main
+from hwprune.device.profile import shipped_folder
+from hwprune.train.loop import Trainer
+from hwprune.variants_page import pareto_front
+
+QUICK = ["--epochs", "2", "--batch-size", "128"]
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def entries(out: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads((out / "manifest.json").read_text())["variants"]
+    return found
+
+
+@pytest.fixture(scope="module")
+def devices(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a template of OpenVINO beside the shipped profiles."""
+    folder = tmp_path_factory.mktemp("profiles")
+    (folder / "here-openvino").mkdir()
+    content = (shipped_folder() / "x86-avx512-ort" / "profile.toml").read_text()
+    content = content.replace('"x86-avx512-ort"', '"here-openvino"').replace('"onnxruntime"', '"openvino"')
+    (folder / "here-openvino" / "profile.toml").write_text(content)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(devices: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[object], list[str]]:
+    """Two devices at two targets, the command that made them, and the trainings it took."""
+    out = tmp_path_factory.mktemp("variants") / "out"
+    arguments: list[object] = ["variants", "--profiles", devices, "--out", out, *QUICK]
+    for device in ("x86-avx512-ort", "here-openvino"):
+        arguments += ["--device", device]
+    for fraction in (0.4, 0.7):
+        arguments += ["--keep", fraction]
+    trained: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        original = Trainer.run_epoch
+
+        def counted(self: Trainer, *rest: Any) -> Any:
+            trained.append("epoch")
+            return original(self, *rest)
+
+        patch.setattr(Trainer, "run_epoch", counted)
+        result = run(*arguments)
+    assert result.exit_code == 0, result.output
+    return out, arguments, trained
+
+
+def test_every_device_and_target_has_a_variant(made: tuple[Path, list[object], list[str]]) -> None:
+    out, _, _ = made
+    found = {(entry["device"], entry["target"]["value"]): entry for entry in entries(out)}
+    assert set(found) == {(d, t) for d in ("x86-avx512-ort", "here-openvino") for t in (0.4, 0.7)}
+    for entry in found.values():
+        assert entry["status"] == "done"
+        for name, digest in entry["files"].items():
+            assert hashlib.sha256((out / entry["name"] / name).read_bytes()).hexdigest() == digest
+        assert {"model.onnx", "report.json", "README.md", "run.py"} <= entry["files"].keys()
+
+
+def test_the_dense_training_is_shared(made: tuple[Path, list[object], list[str]]) -> None:
+    assert len(made[2]) == 2 + 4 * 2  # one dense training of two epochs, four pruned ones
+    accuracies = {entry["dense"]["accuracy"] for entry in entries(made[0])}
+    assert len(accuracies) == 1
+
+
+def test_a_variant_runs_as_it_is_shipped(made: tuple[Path, list[object], list[str]]) -> None:
+    out, _, _ = made
+    for entry in entries(out)[1:3]:  # one of either device
+        shown = subprocess.run(
+            [sys.executable, "run.py"], cwd=out / entry["name"], capture_output=True, text=True, check=True
+        )
+        assert shown.stdout.startswith("classes [")
+
+
+def test_resume_makes_only_what_is_missing(
+    made: tuple[Path, list[object], list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, arguments, _ = made
+    name = entries(out)[-1]["name"]
+    before = (out / name / "slim" / "model.safetensors").read_bytes()
+    (out / name / "report.json").unlink()
+    calls: list[str] = []
+    original = Trainer.run_epoch
+
+    def counted(self: Trainer, *rest: Any) -> Any:
+        calls.append("epoch")
+        return original(self, *rest)
+
+    monkeypatch.setattr(Trainer, "run_epoch", counted)
+    assert run(*arguments, "--resume").exit_code == 0
+    assert len(calls) == 2  # the pruning of the one that was missing; the dense network is shared
+    assert (out / name / "slim" / "model.safetensors").read_bytes() == before
+    other = run(*arguments, "--seed", 1, "--resume")
+    assert other.exit_code == 1
+    assert "other settings" in other.stderr
+
+
+def test_a_variant_that_fails_does_not_lose_the_others(devices: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    result = run("variants", "--out", out, *QUICK, "--keep", 0.5, "--speedup", 1000)
+    assert result.exit_code == 1
+    assert "1 of 2 variants" in result.stderr
+    status = {entry["target"]["kind"]: entry["status"] for entry in entries(out)}
+    assert status == {"keep": "done", "speedup": "failed"}
+    (failed,) = [entry for entry in entries(out) if entry["status"] == "failed"]
+    assert "times faster than dense" in failed["error"]
+    assert "times faster than dense" in (out / "report.html").read_text()
+
+
+def test_the_page_links_to_every_variant(made: tuple[Path, list[object], list[str]]) -> None:
+    out, _, _ = made
+    assert run("report", out).exit_code == 0
+    page = (out / "report.html").read_text()
+    for entry in entries(out):
+        assert f'href="{entry["name"]}/report.html"' in page
+        assert (out / entry["name"] / "report.html").is_file()
+    csv = run("report", out, "--csv").stdout.splitlines()
+    assert len(csv) == 1 + 2 * len(entries(out))
+
+
+def test_the_same_variant_twice_is_refused(tmp_path: Path) -> None:
+    result = run("variants", "--out", tmp_path / "out", "--keep", 0.5, "--keep", 0.5)
+    assert result.exit_code == 1
+    assert "the same" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_foreign_folder_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "precious.txt").write_text("mine")
+    result = run("variants", "--out", tmp_path)
+    assert result.exit_code == 1
+    assert "not ours" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
+
+
+def test_the_front_holds_what_nothing_beats() -> None:
+    assert pareto_front([(1.0, 0.5), (1.0, 0.6), (2.0, 0.6), (3.0, 0.7)]) == [1, 3]
+
+
+def test_the_slim_network_of_a_variant_loads(made: tuple[Path, list[object], list[str]]) -> None:
+    out, _, _ = made
+    model = hwprune.workloads.make_model("resnet8", in_channels=1, image_size=8, classes=10, seed=3)
+    slim = hwprune.load(out / entries(out)[0]["name"] / "slim", model=model)
+    assert sum(p.numel() for p in slim.parameters()) == entries(out)[0]["slim"]["params"]
