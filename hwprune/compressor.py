@@ -26,7 +26,16 @@ from hwprune.graph.coupling import find_axes
 from hwprune.graph.record import ExampleInputs
 from hwprune.graph.trace import trace_operators
 from hwprune.groups.channel import ChannelGroups
-from hwprune.groups.costs import Budget, CountBudget, LatencyBudget, Widths, check_reachable, fit
+from hwprune.groups.costs import (
+    Budget,
+    CountBudget,
+    FloatArray,
+    LatencyBudget,
+    Widths,
+    check_reachable,
+    fit,
+)
+from hwprune.groups.widths import WidthAllowance
 from hwprune.penalties import make_penalty
 from hwprune.plan import Plan, axis_aligns, make_plan, pin
 from hwprune.runtime.local import localize
@@ -137,9 +146,8 @@ class Compressor:
         self.proximal = ProximalStep(
             self.groups,
             make_penalty(penalty),
-            budget,
+            WidthAllowance(self.groups, budget, self._settle),
             schedule or StrengthSchedule(total_steps),
-            self._settle,
         )
 
     def wrap(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
@@ -187,7 +195,7 @@ class Compressor:
             groups={
                 "total": self.groups.group_count,
                 "kept": self.proximal.groups_alive,
-                "budget": self.proximal.budget.limit,
+                "budget": self.proximal.allowance.limit,
             },
             predicted_us={
                 "dense": self.dense_predicted_us,
@@ -226,17 +234,16 @@ class Compressor:
         check_reachable(budget, self._aligns, self.groups.widths, "groups")
         return budget
 
-    def _settle(self, proximal: ProximalStep) -> Widths:
+    def _settle(self, allowance: WidthAllowance, scores: list[FloatArray], living: Widths) -> Widths:
         """Chooses the survivors; for a latency target, in a closed loop with the device."""
-        budget = proximal.budget
+        budget = allowance.budget
         if self._loop is None or not isinstance(budget, LatencyBudget):
-            return proximal.fitted_widths()
-        scores, living = proximal.scores(), self.groups.widths_of(proximal.alive)
+            return allowance.fitted(scores, living)
 
         def choose(limited: LatencyBudget) -> Widths:
             return fit(limited, scores, living, self._aligns)
 
-        widths, proximal.budget, self.turns = settle_on_device(self._loop, budget, self._allowed_us, choose)
+        widths, allowance.budget, self.turns = settle_on_device(self._loop, budget, self._allowed_us, choose)
         return widths
 
     def _allowed_us(self, dense_us: float) -> float:

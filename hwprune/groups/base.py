@@ -1,7 +1,8 @@
-"""What every granularity offers: norms of its groups, and scaling them."""
+"""What every granularity offers: groups with norms that can be scaled, and what of them may stay."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,10 +10,35 @@ import torch
 from torch import Tensor
 
 
+class Grouping(Protocol):
+    """An assignment of members to groups, as the norms are now."""
+
+    @property
+    def count(self) -> int:
+        """Number of groups that may leave."""
+        ...
+
+    def shares(self, member_norms: Tensor) -> Tensor:
+        """Norm of every group on a scale common to all layers, shape ``(..., groups)``.
+
+        Args:
+            member_norms: Shape ``(members,)``; zero for dead members. Their memory may be used again.
+        """
+        ...
+
+    def to_members(self, group_values: Tensor, *, other: float) -> Tensor:
+        """Spreads a value per group to members, shape ``(members,)``; ``other`` where there is none."""
+        ...
+
+    def state(self) -> list[Tensor]:
+        """What :meth:`GroupSet.regroup` makes the same assignment from."""
+        ...
+
+
 class GroupSet(Protocol):
     """Disjoint groups of the weights of one network.
 
-    The groups of a set are made of *members* (channels, blocks, weights); what may leave together is
+    The groups of a set are made of *members* (channels or single weights); what may leave together is
     decided by :meth:`bundle`, which the training repeats as the norms change.
     """
 
@@ -21,22 +47,79 @@ class GroupSet(Protocol):
         """Number of members over the whole network."""
         ...
 
+    @property
+    def group_count(self) -> int:
+        """Number of groups of the dense network, those that must stay included."""
+        ...
+
+    def parameters(self) -> list[Tensor]:
+        """The tensors that are scaled."""
+        ...
+
     def member_norms(self) -> Tensor:
-        """Euclidean norm of every member, shape ``(members,)``."""
+        """Euclidean norm of every member, shape ``(members,)``, in memory of its own."""
         ...
 
     def scale_(self, factors: Tensor) -> None:
-        """Multiplies every member by its factor, shape ``(members,)``, in place."""
+        """Multiplies every member by its factor or flag, shape ``(members,)``, in place."""
         ...
 
-    def bundle(self, norms: Tensor, alive: Tensor) -> Bundles:
+    def momenta_scale_(self, optimizer: torch.optim.Optimizer, factors: Tensor) -> None:
+        """Multiplies the optimiser's state of every member likewise, in place."""
+        ...
+
+    def bundle(self, norms: Tensor, alive: Tensor) -> Grouping:
         """Groups the living members into what may leave together."""
+        ...
+
+    def regroup(self, state: Sequence[Tensor]) -> Grouping:
+        """The grouping whose :meth:`Grouping.state` that was."""
+        ...
+
+    def groups_alive(self, alive: Tensor) -> int:
+        """Number of living groups, those that must stay included, for living members ``(members,)``."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Terms:
+    """A budget as penalties take it.
+
+    Attributes:
+        budget: What may stay of the groups of one :class:`Grouping`, in the unit of the costs.
+        cost: Shape ``(groups,)``, positive; ``None`` for ones.
+    """
+
+    budget: float
+    cost: Tensor | None
+
+
+class Allowance(Protocol):
+    """What may stay: told to the penalty while it pulls, enforced when the support settles.
+
+    Attributes:
+        limit: The cost not to be exceeded; it may change during training.
+    """
+
+    limit: float
+
+    def terms(self, grouping: Grouping, alive: Tensor) -> Terms:
+        """The budget of the groups that may leave, for living members ``(members,)``."""
+        ...
+
+    def survivors(self, norms: Tensor, alive: Tensor) -> Tensor:
+        """The living members that stay in the end, a mask of shape ``(members,)``.
+
+        Args:
+            norms: Shape ``(members,)``; zero for dead members. Their memory may be used again.
+            alive: Shape ``(members,)``, boolean.
+        """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Bundles:
-    """An assignment of members to groups.
+    """An assignment of members to groups, several to one.
 
     Attributes:
         of_member: Shape ``(members,)``: the group of each member, -1 for dead members and for those
@@ -85,3 +168,7 @@ class Bundles:
         candidates = self.of_member >= 0
         spread[candidates] = group_values[self.of_member[candidates]]
         return spread
+
+    def state(self) -> list[Tensor]:
+        """What changes from one bundling to the next."""
+        return [self.of_member, self.axis_of]

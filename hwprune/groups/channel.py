@@ -184,6 +184,17 @@ class ChannelGroups:
             self._axis_weight,
         )
 
+    def regroup(self, state: Sequence[Tensor]) -> Bundles:
+        """The bundles whose state that was."""
+        of_member, axis_of = state
+        return Bundles(
+            of_member.to(self._device), axis_of.to(self._device), self._member_axis, self._axis_weight
+        )
+
+    def groups_alive(self, alive: Tensor) -> int:
+        """Number of living bundles, those that must stay included."""
+        return int((-(-self.widths_of(alive) // np.array(self.aligns))).sum())
+
     def widths_of(self, alive: Tensor) -> npt.NDArray[np.int64]:
         """Living channels of every axis, shape ``(axes,)``."""
         counts = torch.bincount(self._member_axis[alive], minlength=len(self.axes))

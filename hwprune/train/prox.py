@@ -11,17 +11,14 @@ any metric.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hwprune.errors import ArtifactError, InputError
-from hwprune.groups.base import Bundles
-from hwprune.groups.channel import ChannelGroups
-from hwprune.groups.costs import Budget, Widths, fit, price
+from hwprune.groups.base import Allowance, Grouping, GroupSet, Terms
 from hwprune.penalties import Penalty
 from hwprune.train.schedule import StrengthSchedule
 
@@ -37,10 +34,8 @@ class ProximalStep:
     Args:
         groups: The groups; scaled in place.
         penalty: Whose proximal operator is applied; its budget and costs are refreshed on the way.
-        budget: What the network may cost.
+        allowance: What may stay; asked for survivors once, when the support settles.
         schedule: Strength per step.
-        choose: Called once, when the support settles, with the groups' scores; returns the survivors'
-            widths. Defaults to :func:`~hwprune.groups.costs.fit` on the budget.
 
     Attributes:
         alive: Shape ``(members,)``: which members are not zero.
@@ -50,22 +45,18 @@ class ProximalStep:
 
     def __init__(
         self,
-        groups: ChannelGroups,
+        groups: GroupSet,
         penalty: Penalty,
-        budget: Budget,
+        allowance: Allowance,
         schedule: StrengthSchedule,
-        choose: Callable[[ProximalStep], Widths] | None = None,
     ) -> None:
         self.groups, self.schedule = groups, schedule
-        self.budget, self.penalty = budget, penalty
-        self.alive = torch.ones(groups.member_count, dtype=torch.bool)
+        self.allowance, self.penalty = allowance, penalty
+        self.alive = torch.ones(groups.member_count, dtype=torch.bool, device=groups.parameters()[0].device)
         self.step = 0
         self.settled = False
-        self.aligns: Widths = torch.tensor(groups.aligns).numpy()
-        self._choose = choose or ProximalStep.fitted_widths
-        self._bundles: Bundles | None = None
-        self._priced: tuple[float, Tensor] = (0.0, torch.empty(0))
-        self._alive_factors = torch.ones(groups.member_count)
+        self._grouping: Grouping | None = None
+        self._terms = Terms(float("inf"), None)
         self._refresh_every = max(1, schedule.settle_step // REFRESHES)
         self._optimizers: list[torch.optim.Optimizer] = []
 
@@ -98,7 +89,7 @@ class ProximalStep:
         self.step += 1
         with torch.no_grad():
             if self.settled:
-                self.groups.scale_(self._alive_factors)
+                self.groups.scale_(self.alive)
                 return
             strength = self.schedule.strength(self.step)
             if strength > 0:
@@ -107,71 +98,47 @@ class ProximalStep:
                 self.settle()
 
     def _shrink(self, strength: float) -> None:
-        norms = self.groups.member_norms() * self._alive_factors
-        if self._bundles is None or self.step % self._refresh_every == 0:
-            self.refresh(norms)
-        bundles = self._bundles
-        assert bundles is not None  # refresh() has just set it
-        if not bundles.count:
+        norms = self._living_norms()
+        if self._grouping is None or self.step % self._refresh_every == 0:
+            self._grouping = self.groups.bundle(norms, self.alive)
+            self._price(self.allowance.terms(self._grouping, self.alive))
+        grouping = self._grouping
+        if not grouping.count:
             return
-        factors = self.penalty.prox_factors(bundles.shares(norms), strength * self.penalty.strength_scale)
-        members = bundles.to_members(factors, other=1.0) * self._alive_factors
+        factors = self.penalty.prox_factors(grouping.shares(norms), strength * self.penalty.strength_scale)
+        members = grouping.to_members(factors, other=1.0).mul_(self.alive)
         self.groups.scale_(members)
         self._bury(members > 0)
 
-    def refresh(self, norms: Tensor) -> None:
-        """Bundles the living members anew and linearises the budget at their widths."""
-        bundles = self.groups.bundle(norms, self.alive)
-        prices = price(self.budget, self.groups.widths_of(self.alive), self.aligns)
-        per_axis = torch.from_numpy(prices.per_axis).to(norms)
-        # A common factor of costs and budget changes nothing; a mean cost of 1 keeps them well scaled.
-        cost = per_axis[bundles.axis_of]
-        unit = float(cost.mean()) if bundles.count else 1.0
-        room = max(float(cost.sum()) - prices.excess, 0.0)
-        self._bundles = bundles
-        self._price(room / unit, cost / unit)
+    def _living_norms(self) -> Tensor:
+        """Norms of the members, shape ``(members,)``; zero for those that an optimiser step has revived."""
+        return self.groups.member_norms().mul_(self.alive)
 
-    def _price(self, room: float, cost: Tensor) -> None:
-        self._priced = (room, cost)
-        self.penalty = self.penalty.replace_budget(room, cost)
+    def _price(self, terms: Terms) -> None:
+        self._terms = terms
+        self.penalty = self.penalty.replace_budget(terms.budget, terms.cost)
 
     def _bury(self, alive: Tensor) -> None:
         """Notes which members live, and clears the momentum of those that have just died."""
         if torch.equal(alive, self.alive):
             return
         self.alive = alive
-        self._alive_factors = alive.to(torch.float32)
         for optimizer in self._optimizers:
-            self.groups.momenta_scale_(optimizer, self._alive_factors)
-
-    def scores(self) -> list[Any]:
-        """Per axis, the shares of its living groups from strongest to weakest, as float64 arrays."""
-        norms = self.groups.member_norms() * self._alive_factors
-        return self.groups.ranked_shares(norms, self.alive)
-
-    def fitted_widths(self) -> Widths:
-        """Widths that fit the budget, chosen greedily among the living groups."""
-        return fit(self.budget, self.scores(), self.groups.widths_of(self.alive), self.aligns)
-
-    def survivors(self, widths: Widths) -> Tensor:
-        """The strongest living members of every axis, shape ``(members,)``, for ``widths`` of each."""
-        norms = self.groups.member_norms() * self._alive_factors
-        return self.groups.strongest(norms, self.alive, widths)
+            self.groups.momenta_scale_(optimizer, alive)
 
     def settle(self) -> None:
         """Fixes the survivors: everything else is zeroed now and after every later step."""
         if self.settled:
             return
         with torch.no_grad():
-            self._bury(self.survivors(self._choose(self)))
-            self.groups.scale_(self._alive_factors)
+            self._bury(self.allowance.survivors(self._living_norms(), self.alive))
+            self.groups.scale_(self.alive)
         self.settled = True
 
     @property
     def groups_alive(self) -> int:
         """Number of living groups, those that must stay included."""
-        widths = self.groups.widths_of(self.alive)
-        return int((-(-widths // self.aligns)).sum())
+        return self.groups.groups_alive(self.alive)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed training needs: tensors and numbers only."""
@@ -179,12 +146,11 @@ class ProximalStep:
             "alive": self.alive.clone(),
             "step": self.step,
             "settled": self.settled,
-            "limit": self.budget.limit,
+            "limit": self.allowance.limit,
         }
-        if self._bundles is not None:
-            room, cost = self._priced
-            state["bundles"] = [self._bundles.of_member, self._bundles.axis_of]
-            state["priced"] = [room, cost]
+        if self._grouping is not None:
+            state["grouping"] = self._grouping.state()
+            state["terms"] = [self._terms.budget, self._terms.cost]
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -197,21 +163,17 @@ class ProximalStep:
         if alive.shape != self.alive.shape:
             raise ArtifactError(
                 "the optimizer state is from another network",
-                expected=f"{self.alive.numel()} prunable channels",
+                expected=f"{self.alive.numel()} prunable members",
                 got=alive.numel(),
             )
-        self.alive = alive.to(torch.bool).clone()
-        self._alive_factors = self.alive.to(torch.float32)
+        self.alive = alive.to(self.alive.device, torch.bool, copy=True)
         self.step, self.settled = int(state["step"]), bool(state["settled"])
-        self.budget = self.budget.with_limit(float(state["limit"]))
-        self._bundles = None
-        if "bundles" in state:
-            of_member, axis_of = state["bundles"]
-            room, cost = state["priced"]
-            self._bundles = replace(
-                self.groups.bundle(self._alive_factors, self.alive), of_member=of_member, axis_of=axis_of
-            )
-            self._price(float(room), cost)
+        self.allowance.limit = float(state["limit"])
+        self._grouping = None
+        if "grouping" in state:
+            self._grouping = self.groups.regroup(state["grouping"])
+            budget, cost = state["terms"]
+            self._price(Terms(float(budget), cost))
 
     def _save_into(self, state: dict[str, Any]) -> dict[str, Any]:
         state[STATE_KEY] = self.state_dict()

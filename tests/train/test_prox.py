@@ -7,6 +7,7 @@ from hwprune.errors import InputError
 from hwprune.graph.coupling import find_axes
 from hwprune.groups.channel import ChannelGroups
 from hwprune.groups.costs import CountBudget
+from hwprune.groups.widths import WidthAllowance
 from hwprune.penalties import make_penalty
 from hwprune.train.prox import ProximalStep
 from hwprune.train.schedule import StrengthSchedule
@@ -29,7 +30,7 @@ def proximal_step(model, budget=12, penalty="envelope", align=1):
     return ProximalStep(
         groups,
         make_penalty(penalty),
-        CountBudget(np.array(groups.aligns), budget),
+        WidthAllowance(groups, CountBudget(np.array(groups.aligns), budget)),
         StrengthSchedule(STEPS, peak=0.2),
     )
 
@@ -93,7 +94,7 @@ def test_momentum_of_the_dead_is_cleared_when_they_die():
     dead = torch.nonzero(~proximal.alive[:16]).flatten()
     assert len(dead)
     momentum = optimizer.state[model[0].weight]["momentum_buffer"].clone()
-    proximal.groups.momenta_scale_(optimizer, proximal._alive_factors)
+    proximal.groups.momenta_scale_(optimizer, proximal.alive)
     after = optimizer.state[model[0].weight]["momentum_buffer"]
     assert (after[dead] == 0).all()
     living = torch.nonzero(proximal.alive[:16]).flatten()
