@@ -76,6 +76,15 @@ class Keep:
                 got=self.fraction,
             )
 
+    def count_of(self, total: int) -> int:
+        """How many of ``total`` groups that is.
+
+        >>> Keep(0.3).count_of(10)
+        3
+        """
+        # A hair above, so that 0.3 of 10 is 3 in spite of binary fractions.
+        return int(self.fraction * total + 1e-9)
+
 
 @dataclass(frozen=True, slots=True)
 class Groups:
@@ -98,6 +107,10 @@ class Groups:
                 expected="an integer of at least 1",
                 got=self.count,
             )
+
+    def count_of(self, total: int) -> int:
+        """How many of ``total`` groups that is: not more than there are."""
+        return min(self.count, total)
 
 
 Target = Speedup | LatencyUs | Keep | Groups

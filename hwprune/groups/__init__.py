@@ -1,1 +1,18 @@
 """What may leave a network together, and what that costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import nn
+
+from hwprune.groups.base import MaskedGroups
+from hwprune.groups.weight import WeightGroups
+
+#: From the network and the names of modules that stay dense to the groups.
+MakeMasked = Callable[[nn.Module, Sequence[str]], MaskedGroups]
+
+#: Granularities that leave the shape of the network as it is.
+MASKED: dict[str, MakeMasked] = {
+    "weight": WeightGroups,
+}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -114,6 +114,23 @@ class Allowance(Protocol):
             norms: Shape ``(members,)``; zero for dead members. Their memory may be used again.
             alive: Shape ``(members,)``, boolean.
         """
+        ...
+
+
+class MaskedGroups(GroupSet, Protocol):
+    """Groups of single weights that become zeros in place: surgery has nothing to do."""
+
+    @property
+    def left_dense(self) -> Sequence[tuple[str, int, str]]:
+        """Layers without groups: dotted name, number of weights, and why."""
+        ...
+
+    def allowance(self, count_of: Callable[[int], int]) -> Allowance:
+        """What may stay, from a function of the number of groups to how many stay."""
+        ...
+
+    def counts(self, alive: Tensor) -> dict[str, tuple[int, int]]:
+        """Dotted name of every layer with groups to its weights and those that live."""
         ...
 
 

@@ -1,0 +1,155 @@
+"""Single weights: every weight of every linear layer and convolution is a group of its own.
+
+Nothing becomes narrower: a dead weight is a zero in a dense matrix, for whoever stores or multiplies sparse
+matrices. Besides the weights a proximal step holds two numbers and two flags per weight.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from hwprune.groups.base import Grouping, Terms
+from hwprune.groups.flat import FlatWeights, find_layers
+
+#: Root mean square of the shares of the groups of a dense network. The strengths of the penalties are chosen
+#: for channels, which are a few hundred to a layer or so; weights are millions.
+TYPICAL_SHARE = 0.1
+
+
+class WeightGroups(FlatWeights):
+    """The weights of a network as a :class:`~hwprune.groups.base.GroupSet`.
+
+    Args:
+        model: The network; its parameters are read and scaled in place.
+        keep: Dotted names of modules that stay dense.
+
+    Raises:
+        GraphError: If there is no weight matrix.
+        InputError: If ``keep`` names something else.
+
+    Attributes:
+        left_dense: Kept layers: dotted name, number of weights, and why.
+    """
+
+    def __init__(self, model: nn.Module, keep: Sequence[str] = ()) -> None:
+        layers, self.left_dense = find_layers(model, keep)
+        super().__init__(layers)
+
+    @property
+    def group_count(self) -> int:
+        """Number of weights."""
+        return self.member_count
+
+    def allowance(self, count_of: Callable[[int], int]) -> WeightAllowance:
+        """So many weights, anywhere in the network."""
+        return WeightAllowance(self, count_of(self.member_count))
+
+    def groups_alive(self, alive: Tensor) -> int:
+        """Number of living weights."""
+        return int(torch.count_nonzero(alive))
+
+    def bundle(self, norms: Tensor, alive: Tensor) -> Singles:
+        """Every weight by itself."""
+        return self.regroup(())
+
+    def regroup(self, state: Sequence[Tensor]) -> Singles:
+        """Every weight by itself."""
+        return Singles(self)
+
+
+class Singles:
+    """Every weight by itself, as a :class:`~hwprune.groups.base.Grouping`."""
+
+    def __init__(self, groups: WeightGroups) -> None:
+        self._groups = groups
+
+    @property
+    def count(self) -> int:
+        """Number of weights; dead ones have norm 0."""
+        return self._groups.member_count
+
+    def shares(self, member_norms: Tensor) -> Tensor:
+        """Magnitude of every weight as a share of the norm of its layer's living weights, in place.
+
+        All of them are multiplied by one number, which makes their root mean square
+        :data:`TYPICAL_SHARE` in a dense network.
+
+        Args:
+            member_norms: Shape ``(members,)``; zero for dead members.
+        """
+        groups = self._groups
+        scale = TYPICAL_SHARE * math.sqrt(groups.member_count / len(groups.layers))
+        for _layer, place in groups.slices():
+            part = member_norms[place]
+            whole = torch.linalg.vector_norm(part).clamp_min(torch.finfo(part.dtype).tiny)
+            part.mul_(scale / whole)
+        return member_norms
+
+    def to_members(self, group_values: Tensor, *, other: float) -> Tensor:
+        """The values themselves."""
+        return group_values
+
+    def state(self) -> list[Tensor]:
+        """Nothing."""
+        return []
+
+
+class WeightAllowance:
+    """So many weights of a network, as an :class:`~hwprune.groups.base.Allowance`.
+
+    Args:
+        groups: The weights.
+        limit: How many stay.
+    """
+
+    def __init__(self, groups: WeightGroups, limit: int) -> None:
+        self.limit: float = limit
+        self._groups = groups
+
+    def terms(self, grouping: Grouping, alive: Tensor) -> Terms:
+        """The limit, at unit cost."""
+        return Terms(self.limit, None)
+
+    def survivors(self, norms: Tensor, alive: Tensor) -> Tensor:
+        """The living weights of the largest shares of their layers, exactly as many as may stay."""
+        shares = self._groups.regroup(()).shares(norms)
+        # Living weights that happen to be zero come before dead ones.
+        shares.masked_fill_(~alive, -1.0)
+        return largest(shares, int(self.limit)).logical_and_(alive)
+
+
+def largest(values: Tensor, count: int) -> Tensor:
+    """The ``count`` largest of a vector, by bisection of the threshold.
+
+    Selection and sorting keep an index per value, four times the memory of the values themselves; this keeps
+    a flag.
+
+    Args:
+        values: Shape ``(n,)``, float32, and of those below 0 none is wanted.
+        count: How many; all where there are no more.
+
+    Returns:
+        Boolean, shape ``(n,)``; of equal values the first ones.
+
+    >>> largest(torch.tensor([0.5, 2.0, 0.5, 1.0]), 3)
+    tensor([ True,  True, False,  True])
+    """
+    if count >= values.numel():
+        return torch.ones_like(values, dtype=torch.bool)
+    # Floating-point numbers that are not negative are in the order of their bits read as integers.
+    bits = values.view(torch.int32)
+    low, high = int(bits.min()), int(bits.max()) + 1  # at least count values reach low, fewer reach high
+    while high - low > 1:
+        middle = (low + high) // 2
+        if int(torch.count_nonzero(bits >= middle)) >= count:
+            low = middle
+        else:
+            high = middle
+    kept = bits >= high
+    ties = torch.nonzero(bits == low).flatten()
+    kept[ties[: count - int(torch.count_nonzero(kept))]] = True
+    return kept

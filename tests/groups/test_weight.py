@@ -1,0 +1,109 @@
+import pytest
+import torch
+from torch import nn
+
+from hwprune.errors import GraphError, InputError
+from hwprune.groups.flat import find_layers
+from hwprune.groups.weight import TYPICAL_SHARE, WeightGroups, largest
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 5), nn.LayerNorm(5)
+    )
+
+
+def test_members_are_the_weights_of_convolutions_and_linear_layers(network):
+    groups = WeightGroups(network)
+    assert groups.member_count == groups.group_count == 4 * 2 * 9 + 16 * 5
+    assert [layer.name for layer in groups.layers] == ["0", "4"]
+
+
+def test_norms_and_scaling_agree_on_which_weight_is_which(network):
+    groups = WeightGroups(network)
+    norms = groups.member_norms()
+    before = [parameter.detach().clone() for parameter in network.parameters()]
+    alive = torch.rand(groups.member_count) < 0.5
+    groups.scale_(alive)
+    assert torch.equal(groups.member_norms(), norms * alive)
+    for parameter, old in zip(network.parameters(), before, strict=True):
+        assert (torch.eq(parameter, old) | torch.eq(parameter, 0)).all()
+    assert torch.equal(network[0].bias, before[1])
+
+
+def test_factors_may_differ_from_weight_to_weight(network):
+    groups = WeightGroups(network)
+    norms, factors = groups.member_norms(), torch.rand(groups.member_count)
+    groups.scale_(factors)
+    torch.testing.assert_close(groups.member_norms(), norms * factors)
+
+
+def test_momenta_follow_their_weights(network):
+    groups = WeightGroups(network)
+    optimizer = torch.optim.Adam(network.parameters())
+    network(torch.randn(3, 2, 4, 4)).square().sum().backward()
+    optimizer.step()
+    alive = torch.rand(groups.member_count) < 0.5
+    groups.scale_(alive)
+    groups.momenta_scale_(optimizer, alive)
+    for layer in groups.layers:
+        for key in ("exp_avg", "exp_avg_sq"):
+            assert (optimizer.state[layer.tensor][key][layer.tensor == 0] == 0).all()
+
+
+def test_shares_put_layers_on_one_scale(network):
+    groups = WeightGroups(network)
+    shares = groups.regroup(()).shares(groups.member_norms()).clone()
+    assert shares.square().mean().sqrt() == pytest.approx(TYPICAL_SHARE, rel=1e-5)
+    with torch.no_grad():
+        network[4].weight.mul_(100)
+    torch.testing.assert_close(groups.regroup(()).shares(groups.member_norms()), shares)
+
+
+@pytest.mark.parametrize("count", [0, 1, 17, 87, 151, 152])
+def test_survivors_are_exactly_as_many_as_allowed(network, count):
+    groups = WeightGroups(network)
+    alive = torch.ones(groups.member_count, dtype=torch.bool)
+    kept = groups.allowance(lambda _total: count).survivors(groups.member_norms(), alive)
+    assert kept.sum() == count
+
+
+def test_the_dead_do_not_survive(network):
+    groups = WeightGroups(network)
+    alive = torch.arange(groups.member_count) < 10
+    kept = groups.allowance(lambda _total: 20).survivors(groups.member_norms() * alive, alive)
+    assert torch.equal(kept, alive)
+
+
+def test_the_largest_are_those_of_a_sort():
+    values = torch.rand(1000, generator=torch.Generator().manual_seed(0)).round(decimals=2)
+    for count in (1, 10, 500, 999, 1000, 2000):
+        kept = largest(values, count)
+        order = values.sort(descending=True, stable=True).indices[:count]
+        assert torch.equal(torch.nonzero(kept).flatten(), order.sort().values)
+
+
+def test_kept_layers_stay_dense_with_a_reason(network):
+    groups = WeightGroups(network, keep=["0"])
+    assert [layer.name for layer in groups.layers] == ["4"]
+    assert list(groups.left_dense) == [("0", 72, "kept on request")]
+
+
+def test_a_layer_that_is_none_is_named(network):
+    with pytest.raises(InputError, match=r"no such layer to keep.*\['1'\]"):
+        WeightGroups(network, keep=["1"])
+
+
+def test_a_network_without_matrices_is_refused():
+    with pytest.raises(GraphError, match="no weight matrix"):
+        WeightGroups(nn.Sequential(nn.BatchNorm2d(3)))
+
+
+def test_shared_and_packed_weights_count_once():
+    linear = nn.Linear(4, 4)
+    model = nn.ModuleDict({"a": linear, "b": nn.Linear(4, 4), "c": nn.MultiheadAttention(4, 2)})
+    model["b"].weight = linear.weight
+    layers, _ = find_layers(model)
+    assert [layer.name for layer in layers] == ["a", "c", "c.out_proj"]
