@@ -12,39 +12,28 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import nn
 
-from hwprune.closed_loop import MARGIN, DeviceLoop, Turn, calibrate, settle_on_device
-from hwprune.device.predict import WidthPredictor
+from hwprune.channel_scope import ChannelScope
+from hwprune.closed_loop import Turn
 from hwprune.device.profile import DeviceProfile
+from hwprune.errors import InputError
 from hwprune.graph.axes import BoolArray, ChannelAxis
-from hwprune.graph.coupling import find_axes
 from hwprune.graph.record import ExampleInputs
-from hwprune.graph.trace import trace_operators
-from hwprune.groups.channel import ChannelGroups
-from hwprune.groups.costs import (
-    Budget,
-    CountBudget,
-    FloatArray,
-    LatencyBudget,
-    Widths,
-    check_reachable,
-    fit,
-)
-from hwprune.groups.widths import WidthAllowance
+from hwprune.groups import MASKED
+from hwprune.groups.base import GroupSet
+from hwprune.mask_scope import MaskScope
 from hwprune.penalties import make_penalty
-from hwprune.plan import Plan, axis_aligns, make_plan, pin
-from hwprune.runtime.local import localize
-from hwprune.surgery.prove import prove
-from hwprune.surgery.rebuild import rebuild
-from hwprune.surgery.verify import Difference, verify
-from hwprune.targets import Groups, Keep, LatencyUs, Speedup, Target
+from hwprune.plan import Plan
+from hwprune.scope import Request, Scope
+from hwprune.targets import Target
 from hwprune.train.prox import ProximalStep
 from hwprune.train.schedule import StrengthSchedule
+
+CHANNEL = "channel"
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +60,7 @@ class Result:
     """A finished compression.
 
     Attributes:
-        model: The slim network.
+        model: The slim network; a masked copy where the granularity does not narrow it.
         plan: What went, what stayed and why.
         report: Numbers.
         axes: The channel axes that could shrink.
@@ -94,16 +83,18 @@ class Compressor:
         profile: The device.
         target: :class:`Speedup`, :class:`LatencyUs`, :class:`Keep` or :class:`Groups`.
         total_steps: Optimiser steps of the whole training.
+        granularity: A name from :func:`granularity_names`: what a group is.
         penalty: A name from :func:`hwprune.penalties.penalty_names`.
         schedule: Strength per step; chosen from ``total_steps`` by default.
-        keep: Names of axes (or of modules that produce them) that must stay whole.
+        keep: Names of modules that must stay whole.
         measure: Whether to measure on this machine, to correct the prediction and to settle.
             Without it the target is met in prediction only.
         notify: Called with one line for everything the user should know; logged by default.
 
     Raises:
         GraphError: If the forward pass fails or nothing can be pruned.
-        TargetError: If the target is out of reach; the message gives the fastest the device can be.
+        TargetError: If the target is out of reach; the message gives the fastest the device can be. A
+            latency is in reach of channels only.
         InputError: If an argument is wrong.
     """
 
@@ -115,6 +106,7 @@ class Compressor:
         target: Target,
         *,
         total_steps: int,
+        granularity: str = "channel",
         penalty: str = "envelope",
         schedule: StrengthSchedule | None = None,
         keep: Sequence[str] = (),
@@ -122,33 +114,24 @@ class Compressor:
         notify: Callable[[str], None] = logger.info,
     ) -> None:
         self.model, self.example_inputs, self.target = model, example_inputs, target
-        operators = trace_operators(model, example_inputs)
-        axes = pin(find_axes(model, example_inputs), keep)
-        self.profile = localize(profile, operators, notify=notify)
-        aligns = axis_aligns(axes, operators, self.profile)
-        self.proven = prove(model, axes, example_inputs, aligns)
-        self.groups = ChannelGroups(model, self.proven.axes, aligns)
-        self._aligns: Widths = np.array(self.groups.aligns, dtype=np.int64)
-        columns = [self.proven.axes.index(axis) for axis in self.groups.axes]
-        self.predictor = WidthPredictor(
-            operators,
-            self.proven.in_loss[:, columns],
-            self.proven.out_loss[:, columns],
-            self.groups.widths,
-            self.profile,
-        )
-        self._loop = DeviceLoop(model, example_inputs, self.groups.axes, self.profile) if measure else None
-        if self._loop is not None:
-            notify("measuring the dense network and a narrower one on this machine")
-            self.predictor = calibrate(self._loop, self.predictor, self._calibration_sample())
-        budget = self._budget()
-        self.turns: tuple[Turn, ...] = ()
+        request = Request(model, example_inputs, profile, target, keep, measure, notify)
+        self._scope = _make_scope(granularity, request)
         self.proximal = ProximalStep(
-            self.groups,
+            self._scope.groups,
             make_penalty(penalty),
-            WidthAllowance(self.groups, budget, self._settle),
+            self._scope.allowance,
             schedule or StrengthSchedule(total_steps),
         )
+
+    @property
+    def groups(self) -> GroupSet:
+        """What may leave the network."""
+        return self._scope.groups
+
+    @property
+    def profile(self) -> DeviceProfile:
+        """The device, with a row for every operator of the network."""
+        return self._scope.profile
 
     def wrap(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
         """Attaches the pruning to ``optimizer``; returns the same optimiser.
@@ -168,89 +151,40 @@ class Compressor:
             VerificationError: If slim and masked differ.
         """
         self.proximal.settle()
-        kept = self.groups.kept(self.proximal.alive)
-        slim = rebuild(self.model, self.groups.axes, kept)
-        difference = verify(
-            self.model,
-            slim,
-            [self.example_inputs, *verification_inputs],
-            axes=self.groups.axes,
-            kept=kept,
-        )
-        plan = make_plan(self.proven.axes, self.groups, kept)
-        return Result(slim, plan, self._report(difference), self.groups.axes, kept)
-
-    @property
-    def dense_predicted_us(self) -> float:
-        """Predicted latency of the dense network, in microseconds."""
-        return float(self.predictor.latency_us(self.groups.widths))
-
-    @property
-    def predicted_us(self) -> float:
-        """Predicted latency at the present widths, in microseconds."""
-        return float(self.predictor.latency_us(self.groups.widths_of(self.proximal.alive)))
-
-    def _report(self, difference: Difference) -> Report:
-        return Report(
+        finished = self._scope.finish(self.proximal.alive, [self.example_inputs, *verification_inputs])
+        report = Report(
             groups={
                 "total": self.groups.group_count,
                 "kept": self.proximal.groups_alive,
                 "budget": self.proximal.allowance.limit,
             },
-            predicted_us={
-                "dense": self.dense_predicted_us,
-                "slim": self.predicted_us,
-            },
-            turns=self.turns,
-            max_abs_difference=difference.absolute,
+            predicted_us={"dense": self.dense_predicted_us, "slim": self.predicted_us},
+            turns=self._scope.turns,
+            max_abs_difference=finished.max_abs_difference,
         )
+        return Result(finished.model, finished.plan, report, finished.axes, finished.kept)
 
-    def _calibration_sample(self) -> list[Widths]:
-        """Dense, and halfway between dense and the narrowest network in every axis."""
-        halves = np.ceil(self.groups.widths / 2 / self._aligns).astype(np.int64) * self._aligns
-        return [self.groups.widths, np.minimum(halves, self.groups.widths)]
+    @property
+    def dense_predicted_us(self) -> float:
+        """Predicted latency of the dense network, in microseconds."""
+        return self._scope.dense_predicted_us
 
-    def _budget(self) -> Budget:
-        """The budget that the target stands for; raises where it is out of reach."""
-        dense_us = self.dense_predicted_us
-        match self.target:
-            case Speedup(factor):
-                return self._latency_budget(dense_us / factor, slack=factor > 1)
-            case LatencyUs(microseconds):
-                return self._latency_budget(microseconds, slack=microseconds < dense_us)
-            case Keep(fraction):
-                # A hair above, so that 0.3 of 10 is 3 in spite of binary fractions.
-                return self._count_budget(int(fraction * self.groups.group_count + 1e-9))
-            case Groups(count):
-                return self._count_budget(count)
+    @property
+    def predicted_us(self) -> float:
+        """Predicted latency of what lives at present, in microseconds."""
+        return self._scope.predicted_us(self.proximal.alive)
 
-    def _latency_budget(self, limit_us: float, *, slack: bool) -> LatencyBudget:
-        budget = LatencyBudget(self.predictor.latency_us, limit_us)
-        check_reachable(budget, self._aligns, self.groups.widths, "us")
-        return replace(budget, limit=limit_us * (1 - MARGIN)) if slack else budget
 
-    def _count_budget(self, count: int) -> CountBudget:
-        budget = CountBudget(self._aligns, min(count, self.groups.group_count))
-        check_reachable(budget, self._aligns, self.groups.widths, "groups")
-        return budget
+def granularity_names() -> tuple[str, ...]:
+    """What can be pruned: channels make the network narrower, everything else stays a mask."""
+    return (CHANNEL, *MASKED)
 
-    def _settle(self, allowance: WidthAllowance, scores: list[FloatArray], living: Widths) -> Widths:
-        """Chooses the survivors; for a latency target, in a closed loop with the device."""
-        budget = allowance.budget
-        if self._loop is None or not isinstance(budget, LatencyBudget):
-            return allowance.fitted(scores, living)
 
-        def choose(limited: LatencyBudget) -> Widths:
-            return fit(limited, scores, living, self._aligns)
-
-        widths, allowance.budget, self.turns = settle_on_device(self._loop, budget, self._allowed_us, choose)
-        return widths
-
-    def _allowed_us(self, dense_us: float) -> float:
-        match self.target:
-            case Speedup(factor):
-                return dense_us / factor
-            case LatencyUs(microseconds):
-                return microseconds
-            case _:
-                return float("inf")
+def _make_scope(granularity: str, request: Request) -> Scope:
+    if granularity == CHANNEL:
+        return ChannelScope(request)
+    if granularity not in MASKED:
+        raise InputError(
+            "unknown granularity", expected=f"one of {', '.join(granularity_names())}", got=granularity
+        )
+    return MaskScope(request, MASKED[granularity])

@@ -23,6 +23,7 @@ class PlanRow:
         align: Channels that leave together.
         tied: Modules that are cut with it.
         reason: Why it stays whole, or ``None`` where it may shrink.
+        unit: What its widths count.
     """
 
     name: str
@@ -31,6 +32,7 @@ class PlanRow:
     align: int
     tied: tuple[str, ...]
     reason: str | None
+    unit: str = "channels"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,7 @@ class Plan:
                 "align": row.align,
                 "tied": list(row.tied),
                 "kept_whole_because": row.reason,
+                "unit": row.unit,
             }
             for row in self.rows
         ]

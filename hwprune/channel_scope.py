@@ -1,0 +1,147 @@
+"""Channels: they leave, the network becomes narrower and faster, and the device says by how much."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from torch import Tensor
+
+from hwprune.closed_loop import MARGIN, DeviceLoop, Turn, calibrate, settle_on_device
+from hwprune.device.predict import WidthPredictor
+from hwprune.graph.coupling import find_axes
+from hwprune.graph.record import ExampleInputs
+from hwprune.graph.trace import trace_operators
+from hwprune.groups.channel import ChannelGroups
+from hwprune.groups.costs import (
+    Budget,
+    CountBudget,
+    FloatArray,
+    LatencyBudget,
+    Widths,
+    check_reachable,
+    fit,
+)
+from hwprune.groups.widths import WidthAllowance
+from hwprune.plan import axis_aligns, make_plan, pin
+from hwprune.runtime.local import localize
+from hwprune.scope import Finished, Request
+from hwprune.surgery.prove import prove
+from hwprune.surgery.rebuild import rebuild
+from hwprune.surgery.verify import verify
+from hwprune.targets import Groups, Keep, LatencyUs, Speedup
+
+
+class ChannelScope:
+    """The channels of one network as a :class:`~hwprune.scope.Scope`.
+
+    Args:
+        request: What is asked for; any target.
+
+    Attributes:
+        groups: The channels.
+        allowance: The budget in microseconds or in groups.
+        profile: The device, with a row for every operator.
+        turns: Turns of the closed loop on the device.
+
+    Raises:
+        GraphError: If the forward pass fails or nothing can be pruned.
+        TargetError: If the target is out of reach.
+        InputError: If ``keep`` names no axis.
+    """
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        model, example_inputs = request.model, request.example_inputs
+        operators = trace_operators(model, example_inputs)
+        axes = pin(find_axes(model, example_inputs), request.keep)
+        self.profile = localize(request.profile, operators, notify=request.notify)
+        aligns = axis_aligns(axes, operators, self.profile)
+        proven = prove(model, axes, example_inputs, aligns)
+        self._axes = proven.axes
+        self.groups = ChannelGroups(model, proven.axes, aligns)
+        self._aligns: Widths = np.array(self.groups.aligns, dtype=np.int64)
+        columns = [proven.axes.index(axis) for axis in self.groups.axes]
+        self._predictor = WidthPredictor(
+            operators,
+            proven.in_loss[:, columns],
+            proven.out_loss[:, columns],
+            self.groups.widths,
+            self.profile,
+        )
+        self._loop: DeviceLoop | None = None
+        if request.measure:
+            self._loop = DeviceLoop(model, example_inputs, self.groups.axes, self.profile)
+            request.notify("measuring the dense network and a narrower one on this machine")
+            self._predictor = calibrate(self._loop, self._predictor, self._calibration_sample())
+        self.turns: tuple[Turn, ...] = ()
+        self.allowance = WidthAllowance(self.groups, self._budget(), self._settle)
+
+    @property
+    def dense_predicted_us(self) -> float:
+        """Predicted latency of the dense network, in microseconds."""
+        return float(self._predictor.latency_us(self.groups.widths))
+
+    def predicted_us(self, alive: Tensor) -> float:
+        """Predicted latency at the living widths, in microseconds."""
+        return float(self._predictor.latency_us(self.groups.widths_of(alive)))
+
+    def finish(self, alive: Tensor, verification_inputs: Sequence[ExampleInputs]) -> Finished:
+        """Rebuilds the network without the dead channels, and verifies it.
+
+        Raises:
+            VerificationError: If slim and masked differ.
+        """
+        kept = self.groups.kept(alive)
+        axes, model = self.groups.axes, self._request.model
+        slim = rebuild(model, axes, kept)
+        difference = verify(model, slim, verification_inputs, axes=axes, kept=kept)
+        return Finished(slim, make_plan(self._axes, self.groups, kept), axes, kept, difference.absolute)
+
+    def _calibration_sample(self) -> list[Widths]:
+        """Dense, and halfway between dense and the narrowest network in every axis."""
+        halves = np.ceil(self.groups.widths / 2 / self._aligns).astype(np.int64) * self._aligns
+        return [self.groups.widths, np.minimum(halves, self.groups.widths)]
+
+    def _budget(self) -> Budget:
+        """The budget that the target stands for; raises where it is out of reach."""
+        dense_us = self.dense_predicted_us
+        match self._request.target:
+            case Speedup(factor):
+                return self._latency_budget(dense_us / factor, slack=factor > 1)
+            case LatencyUs(microseconds):
+                return self._latency_budget(microseconds, slack=microseconds < dense_us)
+            case Keep() | Groups() as target:
+                return self._count_budget(target.count_of(self.groups.group_count))
+
+    def _latency_budget(self, limit_us: float, *, slack: bool) -> LatencyBudget:
+        budget = LatencyBudget(self._predictor.latency_us, limit_us)
+        check_reachable(budget, self._aligns, self.groups.widths, "us")
+        return replace(budget, limit=limit_us * (1 - MARGIN)) if slack else budget
+
+    def _count_budget(self, count: int) -> CountBudget:
+        budget = CountBudget(self._aligns, count)
+        check_reachable(budget, self._aligns, self.groups.widths, "groups")
+        return budget
+
+    def _settle(self, allowance: WidthAllowance, scores: list[FloatArray], living: Widths) -> Widths:
+        """Chooses the survivors; for a latency target, in a closed loop with the device."""
+        budget = allowance.budget
+        if self._loop is None or not isinstance(budget, LatencyBudget):
+            return allowance.fitted(scores, living)
+
+        def choose(limited: LatencyBudget) -> Widths:
+            return fit(limited, scores, living, self._aligns)
+
+        widths, allowance.budget, self.turns = settle_on_device(self._loop, budget, self._allowed_us, choose)
+        return widths
+
+    def _allowed_us(self, dense_us: float) -> float:
+        match self._request.target:
+            case Speedup(factor):
+                return dense_us / factor
+            case LatencyUs(microseconds):
+                return microseconds
+            case _:
+                return float("inf")

@@ -1,0 +1,104 @@
+"""What a compression works on, whatever the granularity."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from hwprune.closed_loop import Turn
+from hwprune.device.profile import DeviceProfile
+from hwprune.graph.axes import BoolArray, ChannelAxis
+from hwprune.graph.record import ExampleInputs
+from hwprune.groups.base import Allowance, GroupSet
+from hwprune.plan import Plan
+from hwprune.targets import Target
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Request:
+    """What is asked for.
+
+    Attributes:
+        model: The network.
+        example_inputs: What it is called with.
+        profile: The device.
+        target: What to reach.
+        keep: Names of modules that must stay whole.
+        measure: Whether to measure on this machine.
+        notify: Called with one line for everything the user should know.
+    """
+
+    model: nn.Module
+    example_inputs: ExampleInputs
+    profile: DeviceProfile
+    target: Target
+    keep: Sequence[str]
+    measure: bool
+    notify: Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Finished:
+    """What is left of a network.
+
+    Attributes:
+        model: A network of its own, without what was pruned or with zeros in its place.
+        plan: What went, what stayed and why.
+        axes: The channel axes that could shrink.
+        kept: Axis name to the mask of its kept channels.
+        max_abs_difference: Against the trained network, over all outputs and inputs.
+    """
+
+    model: nn.Module
+    plan: Plan
+    axes: tuple[ChannelAxis, ...]
+    kept: dict[str, BoolArray]
+    max_abs_difference: float
+
+
+class Scope(Protocol):
+    """The groups of one network, what of them may stay, and what becomes of the network then."""
+
+    @property
+    def groups(self) -> GroupSet:
+        """What may leave."""
+        ...
+
+    @property
+    def allowance(self) -> Allowance:
+        """What may stay."""
+        ...
+
+    @property
+    def profile(self) -> DeviceProfile:
+        """The device, with a row for every operator."""
+        ...
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """Turns of the closed loop on the device so far."""
+        ...
+
+    @property
+    def dense_predicted_us(self) -> float:
+        """Predicted latency of the dense network, in microseconds."""
+        ...
+
+    def predicted_us(self, alive: Tensor) -> float:
+        """Predicted latency of the finished network, in microseconds, for living members ``(members,)``."""
+        ...
+
+    def finish(self, alive: Tensor, verification_inputs: Sequence[ExampleInputs]) -> Finished:
+        """Makes the pruned network and verifies it.
+
+        Args:
+            alive: Shape ``(members,)``: which members are left.
+            verification_inputs: Inputs to verify on.
+
+        Raises:
+            VerificationError: If it differs from the trained one.
+        """
+        ...

@@ -1,0 +1,67 @@
+"""Granularities that stay masks, from the compressor's constructor to a saved folder."""
+
+import pytest
+import torch
+from torch import nn
+
+import hwprune
+from hwprune.compressor import granularity_names
+from hwprune.groups import MASKED
+
+STEPS = 40
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(),
+        nn.Conv2d(8, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 4),
+    )  # fmt: skip
+
+
+def compressor(model, target, **options):
+    profile = hwprune.load_profile("x86-avx2-ort")
+    inputs = torch.zeros(2, 1, 8, 8)
+    return hwprune.Compressor(model, inputs, profile, target, total_steps=STEPS, measure=False, **options)
+
+
+def train(model, optimizer, steps=STEPS):
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(steps):
+        labels = torch.randint(0, 4, (16,), generator=generator)
+        images = torch.randn(16, 1, 8, 8, generator=generator) + labels.view(-1, 1, 1, 1)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+
+
+def test_weights_end_as_zeros_in_a_model_of_the_same_shape(tmp_path):
+    model = network()
+    job = compressor(model, hwprune.Keep(0.25), granularity="weight")
+    train(model, job.wrap(torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)))
+    result = job.finish()
+    total = sum(model[index].weight.numel() for index in (0, 3, 7))
+    assert result.report.groups == {"total": total, "kept": total // 4, "budget": total // 4}
+    assert sum(int(model[index].weight.count_nonzero()) for index in (0, 3, 7)) == total // 4
+    assert result.model is not model
+    assert {row.name: row.width_after for row in result.plan.rows} == {
+        str(index): int(result.model[index].weight.count_nonzero()) for index in (0, 3, 7)
+    }
+    assert result.report.max_abs_difference == 0
+    assert result.report.predicted_us["slim"] == result.report.predicted_us["dense"] > 0
+    hwprune.save(result, tmp_path / "slim")
+    loaded = hwprune.load(tmp_path / "slim", model=network())
+    for name, tensor in result.model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+
+
+@pytest.mark.parametrize("granularity", MASKED)
+@pytest.mark.parametrize("target", [hwprune.Speedup(2.0), hwprune.LatencyUs(10.0)])
+def test_a_latency_is_refused(granularity, target):
+    with pytest.raises(hwprune.HwpruneError, match="target in groups"):
+        compressor(network(), target, granularity=granularity)
+
+
+def test_an_unknown_granularity_lists_the_known_ones():
+    with pytest.raises(hwprune.HwpruneError, match=", ".join(granularity_names())):
+        compressor(network(), hwprune.Keep(0.5), granularity="atom")
