@@ -118,7 +118,7 @@ class Compressor:
         self._scope = _make_scope(granularity, request)
         self.proximal = ProximalStep(
             self._scope.groups,
-            make_penalty(penalty),
+            make_penalty(penalty, singles=granularity != CHANNEL),
             self._scope.allowance,
             schedule or StrengthSchedule(total_steps),
         )

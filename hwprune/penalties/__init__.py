@@ -5,24 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from hwprune.errors import InputError
-from hwprune.penalties.base import Penalty, PenaltySettings
+from hwprune.penalties.base import Penalty, PenaltySettings, ProjectingPenalty, StatefulPenalty
 from hwprune.penalties.envelope import GroupEnvelope, Solution
 from hwprune.penalties.group_lasso import GroupLasso, soft_threshold
-from hwprune.penalties.half_space import half_space_mask
-from hwprune.penalties.halo import Halo, ProfiledHalo
+from hwprune.penalties.half_space import HalfSpace, half_space_mask
+from hwprune.penalties.halo import Halo, ProfiledHalo, TrainedHalo
 from hwprune.penalties.magnitude import HardThreshold, Magnitude, strongest
 from hwprune.penalties.n_m import nm_mask, sr_ste_gradient
 
 __all__ = [
     "GroupEnvelope",
     "GroupLasso",
+    "HalfSpace",
     "Halo",
     "HardThreshold",
     "Magnitude",
     "Penalty",
     "PenaltySettings",
     "ProfiledHalo",
+    "ProjectingPenalty",
     "Solution",
+    "StatefulPenalty",
+    "TrainedHalo",
     "half_space_mask",
     "make_penalty",
     "nm_mask",
@@ -36,24 +40,35 @@ __all__ = [
 REGISTRY: dict[str, Callable[[PenaltySettings], Penalty]] = {
     "envelope": lambda given: GroupEnvelope(given.budget, given.ridge, given.cost, debias=True),
     "wgsef": lambda given: GroupEnvelope(given.budget, given.ridge, given.cost, debias=False),
-    "halo": lambda given: ProfiledHalo(),
+    "halo": lambda given: TrainedHalo(),
+    "profiled-halo": lambda given: ProfiledHalo(),
     "group-lasso": lambda given: GroupLasso(),
+    "l1": lambda given: GroupLasso("l1"),
+    "half-space": lambda given: HalfSpace(),
     "magnitude": lambda given: Magnitude(),
     "hard-threshold": lambda given: HardThreshold(given.budget, given.cost),
 }
 
-
-def penalty_names() -> tuple[str, ...]:
-    """The names that :func:`make_penalty` knows."""
-    return tuple(REGISTRY)
+#: Penalties of single weights: on a group of several they are no functions of its norm.
+_SINGLES_ONLY = ("l1",)
 
 
-def make_penalty(name: str, settings: PenaltySettings | None = None) -> Penalty:
+def penalty_names(*, singles: bool = True) -> tuple[str, ...]:
+    """The names that :func:`make_penalty` knows.
+
+    Args:
+        singles: Whether groups are single weights; groups of several do not have every penalty.
+    """
+    return tuple(name for name in REGISTRY if singles or name not in _SINGLES_ONLY)
+
+
+def make_penalty(name: str, settings: PenaltySettings | None = None, *, singles: bool = True) -> Penalty:
     """The penalty of that name.
 
     Args:
         name: One of :func:`penalty_names`.
         settings: What it is made from; by default the budget is open and every weight is 1.
+        singles: Whether groups are single weights.
 
     Raises:
         InputError: If there is none of that name, or the settings are out of range.
@@ -61,6 +76,8 @@ def make_penalty(name: str, settings: PenaltySettings | None = None) -> Penalty:
     >>> make_penalty("envelope", PenaltySettings(budget=1)).name
     'envelope'
     """
-    if name not in REGISTRY:
-        raise InputError("unknown penalty", expected=f"one of {', '.join(REGISTRY)}", got=name)
+    names = penalty_names(singles=singles)
+    if name not in names:
+        what = f"{name} is a penalty of single weights" if name in REGISTRY else "unknown penalty"
+        raise InputError(what, expected=f"one of {', '.join(names)}", got=name)
     return REGISTRY[name](settings or PenaltySettings())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -46,6 +46,45 @@ class Penalty(Protocol):
 
     def replace_budget(self, budget: float | Tensor, cost: Tensor | None) -> Self:
         """The same penalty with another budget and costs; itself where it knows none."""
+        ...
+
+
+@runtime_checkable
+class StatefulPenalty(Penalty, Protocol):
+    """A penalty with numbers of its own for every group that are trained along with the network.
+
+    The penalty stays a function; whoever calls it holds the state, saves it and gives it back. Every tensor
+    of a state has the shape of the norms.
+    """
+
+    def start(self, norms: Tensor) -> dict[str, Tensor]:
+        """The state to begin with, by name."""
+        ...
+
+    def advance(
+        self, norms: Tensor, strength: float, state: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """One step: the factors that the present state gives, and the state after it.
+
+        Args:
+            norms: Shape ``(..., groups)``.
+            strength: Not negative.
+            state: By the names of :meth:`start`.
+        """
+        ...
+
+
+@runtime_checkable
+class ProjectingPenalty(Penalty, Protocol):
+    """A penalty that also zeroes groups by where a step has taken them, after its proximal operator."""
+
+    def stays(self, products: Tensor, squares: Tensor) -> Tensor:
+        """The groups that are not projected to zero, boolean, shape ``(..., groups)``.
+
+        Args:
+            products: ``<x_j, w_j>`` of the groups after and before the step, shape ``(..., groups)``.
+            squares: ``|w_j|^2``, same shape.
+        """
         ...
 
 

@@ -21,14 +21,14 @@ class GroupLasso:
     Source: Yuan and Lin, Model selection and estimation in regression with grouped variables, 2006, with
     equal weights for all groups (norms come in on a common scale).
 
+    Attributes:
+        name: What the command line calls it.
+
     >>> GroupLasso().prox_factors(torch.tensor([2.0, 0.5]), 1.0)
     tensor([0.5000, 0.0000])
     """
 
-    @property
-    def name(self) -> str:
-        """What the command line calls it."""
-        return "group-lasso"
+    name: str = "group-lasso"
 
     @property
     def strength_scale(self) -> float:

@@ -6,9 +6,68 @@ arXiv 2107.07467, algorithm 2 (HSPG).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Self
+
 from torch import Tensor
 
 from hwprune.errors import InputError
+from hwprune.penalties.group_lasso import GroupLasso
+
+
+@dataclass(frozen=True, slots=True)
+class HalfSpace:
+    """The group lasso, whose trial point is projected group by group to its half-space.
+
+    The paper takes the lasso's subgradient into the trial step; here it is the proximal operator, which
+    agrees to first order in the strength.
+
+    Attributes:
+        epsilon: How much of itself a group must keep, in [0, 1); the paper's experiments use 0.
+
+    Raises:
+        InputError: If ``epsilon`` is out of range.
+
+    >>> import torch
+    >>> HalfSpace().stays(torch.tensor([0.5, -0.1]), torch.tensor([1.0, 1.0]))
+    tensor([ True, False])
+    """
+
+    epsilon: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_epsilon(self.epsilon, "HalfSpace")
+
+    @property
+    def name(self) -> str:
+        """What the command line calls it."""
+        return "half-space"
+
+    @property
+    def strength_scale(self) -> float:
+        """The lasso's."""
+        return GroupLasso().strength_scale
+
+    def value(self, norms: Tensor) -> Tensor:
+        """The lasso's, shape ``(..., groups)`` to ``(...)``."""
+        return GroupLasso().value(norms)
+
+    def prox_factors(self, norms: Tensor, strength: float | Tensor) -> Tensor:
+        """The lasso's, shape ``(..., groups)``."""
+        return GroupLasso().prox_factors(norms, strength)
+
+    def stays(self, products: Tensor, squares: Tensor) -> Tensor:
+        """The groups whose trial point is in their half-space, boolean, shape ``(..., groups)``.
+
+        Args:
+            products: ``<x_j, w_j>`` of the trial point and the point before, shape ``(..., groups)``.
+            squares: ``|w_j|^2``, same shape.
+        """
+        return (products >= self.epsilon * squares) & (squares > 0)
+
+    def replace_budget(self, budget: float | Tensor, cost: Tensor | None) -> Self:
+        """Itself."""
+        return self
 
 
 def half_space_mask(trial: Tensor, current: Tensor, epsilon: float = 0.0) -> Tensor:
@@ -40,7 +99,9 @@ def half_space_mask(trial: Tensor, current: Tensor, epsilon: float = 0.0) -> Ten
             expected=tuple(current.shape),
             got=tuple(trial.shape),
         )
+    return HalfSpace(epsilon).stays((trial * current).sum(-1), current.square().sum(-1))
+
+
+def _check_epsilon(epsilon: float, where: str) -> None:
     if not 0 <= epsilon < 1:
-        raise InputError("epsilon is out of range", where="half_space_mask", expected="[0, 1)", got=epsilon)
-    length = current.square().sum(-1)
-    return ((trial * current).sum(-1) >= epsilon * length) & (length > 0)
+        raise InputError("epsilon is out of range", where=where, expected="[0, 1)", got=epsilon)

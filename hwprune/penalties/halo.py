@@ -96,6 +96,87 @@ class Halo:
 
 
 @dataclass(frozen=True, slots=True)
+class TrainedHalo:
+    """HALO with its coefficients trained along by gradient descent with weight decay, as published.
+
+    The objective in the coefficients is :class:`Halo`'s plus ``decay/2 sum_j l_j^2``, with P = ``mean`` times
+    the number of groups. Without the term in psi a coefficient rests where ``l^4 = 2 xi t / decay``: strong
+    groups free themselves of the lasso, weak ones feel more of it. The default decay puts the coefficient
+    of a group of norm 0.1, a typical share of its layer, to rest at 1.
+
+    Attributes:
+        xi: Weight of the lasso, positive.
+        psi: Weight of the coefficients' budget, not negative.
+        mean: What the magnitudes of the coefficients should be on average, positive.
+        decay: Weight decay on the coefficients, not negative.
+        rate: Their learning rate as a multiple of the strength.
+        least: Coefficients are kept at or above it, away from the pole of the penalty at 0, where its
+            gradient would throw them out of reach in one step.
+
+    Raises:
+        InputError: If a number is out of range.
+
+    >>> halo = TrainedHalo(psi=0.0, decay=0.0, rate=1.0)
+    >>> norms = torch.tensor([2.0, 4.0])
+    >>> halo.advance(norms, 0.5, halo.start(norms))
+    (tensor([0.7500, 0.8750]), {'coefficients': tensor([3., 5.])})
+    """
+
+    xi: float = 1.0
+    psi: float = 0.02
+    mean: float = 1.0
+    decay: float = 0.2
+    rate: float = 100.0
+    least: float = 0.3
+
+    def __post_init__(self) -> None:
+        for name in ("xi", "mean", "rate", "least"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise InputError(f"{name} is not positive", where="TrainedHalo", got=getattr(self, name))
+        for name in ("psi", "decay"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise InputError(f"{name} is negative", where="TrainedHalo", got=getattr(self, name))
+
+    @property
+    def name(self) -> str:
+        """What the command line calls it."""
+        return "halo"
+
+    @property
+    def strength_scale(self) -> float:
+        """Every group loses a multiple of the strength, not a fraction of its norm."""
+        return 0.01
+
+    def value(self, norms: Tensor) -> Tensor:
+        """At the coefficients' start, shape ``(..., groups)`` to ``(...)``."""
+        return self._halo(norms).value(norms, torch.ones_like(norms))
+
+    def prox_factors(self, norms: Tensor, strength: float | Tensor) -> Tensor:
+        """At the coefficients' start, shape ``(..., groups)``."""
+        return self._halo(norms).prox_factors(norms, strength, torch.ones_like(norms))
+
+    def start(self, norms: Tensor) -> dict[str, Tensor]:
+        """Coefficients of 1."""
+        return {"coefficients": self._halo(norms).start(norms)}
+
+    def advance(
+        self, norms: Tensor, strength: float, state: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The factors at the present coefficients, and the coefficients after a step of gradient descent."""
+        coefficients, halo = state["coefficients"], self._halo(norms)
+        gradient = halo.coefficient_gradient(norms, coefficients) + self.decay * coefficients
+        moved = (coefficients - self.rate * strength * gradient).clamp_min(self.least)
+        return halo.prox_factors(norms, strength, coefficients), {"coefficients": moved}
+
+    def replace_budget(self, budget: float | Tensor, cost: Tensor | None) -> Self:
+        """Itself: it knows no budget."""
+        return self
+
+    def _halo(self, norms: Tensor) -> Halo:
+        return Halo(self.xi, self.psi, self.mean * norms.shape[-1])
+
+
+@dataclass(frozen=True, slots=True)
 class ProfiledHalo:
     """HALO with its coefficients at their best for the current norms, instead of trained behind them.
 
@@ -117,7 +198,7 @@ class ProfiledHalo:
     @property
     def name(self) -> str:
         """What the command line calls it."""
-        return "halo"
+        return "profiled-halo"
 
     @property
     def strength_scale(self) -> float:
