@@ -26,6 +26,14 @@ class Grouping(Protocol):
         """
         ...
 
+    def sums(self, member_values: Tensor) -> Tensor:
+        """Sum over the members of every group, shape ``(..., groups)``, of values ``(members,)``."""
+        ...
+
+    def means(self, member_values: Tensor) -> Tensor:
+        """Mean over the members of every group likewise, in memory of its own."""
+        ...
+
     def to_members(self, group_values: Tensor, *, other: float) -> Tensor:
         """Spreads a value per group to members, shape ``(members,)``; ``other`` where there is none."""
         ...
@@ -58,6 +66,15 @@ class GroupSet(Protocol):
 
     def member_norms(self) -> Tensor:
         """Euclidean norm of every member, shape ``(members,)``, in memory of its own."""
+        ...
+
+    def member_products(self, left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
+        """Inner product of every member at two points, shape ``(members,)``.
+
+        Args:
+            left: Tensors shaped like :meth:`parameters`, in that order.
+            right: Likewise.
+        """
         ...
 
     def scale_(self, factors: Tensor) -> None:
@@ -156,12 +173,19 @@ class Bundles:
         """Number of groups that may leave."""
         return self.axis_of.numel()
 
+    def sums(self, member_values: Tensor) -> Tensor:
+        """Sum over the members of every group, shape ``(members,)`` to ``(groups,)``."""
+        candidates = self.of_member >= 0
+        sums = member_values.new_zeros(self.count)
+        return sums.index_add_(0, self.of_member[candidates], member_values[candidates])
+
+    def means(self, member_values: Tensor) -> Tensor:
+        """Mean over the members of every group, shape ``(members,)`` to ``(groups,)``."""
+        return self.sums(member_values) / self.sums(torch.ones_like(member_values))
+
     def norms(self, member_norms: Tensor) -> Tensor:
         """Norm of every group, shape ``(groups,)``, from the norms of the members."""
-        candidates = self.of_member >= 0
-        squares = member_norms.new_zeros(self.count)
-        squares.index_add_(0, self.of_member[candidates], member_norms[candidates].square())
-        return squares.sqrt()
+        return self.sums(member_norms.square()).sqrt()
 
     def shares(self, member_norms: Tensor) -> Tensor:
         """Norm of every group as a share of the norm of all living members of its axis, times its weight.

@@ -36,6 +36,15 @@ class _Part:
         weights = self.tensor.detach()
         others = [dim for dim in range(weights.ndim) if dim != self.dim]
         per_position = torch.linalg.vector_norm(weights, dim=others).square() if others else weights.square()
+        return self._gather(per_position)
+
+    def per_channel(self, values: Tensor) -> Tensor:
+        """Sum over every channel, shape ``(width,)``, of values shaped like the tensor."""
+        others = [dim for dim in range(values.ndim) if dim != self.dim]
+        return self._gather(values.sum(dim=others) if others else values)
+
+    def _gather(self, per_position: Tensor) -> Tensor:
+        """Sums what belongs to one channel, from the shape ``(positions,)`` to ``(width,)``."""
         if self.channels is None:
             return per_position
         if self.owned is not None:
@@ -110,6 +119,13 @@ class ChannelGroups:
         for part in self._parts:
             squares[part.start : part.start + part.width] += part.squares()
         return squares.sqrt()
+
+    def member_products(self, left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
+        """Inner product of every channel over all of its producers at two points, shape ``(members,)``."""
+        products = torch.zeros(self.member_count, device=self._device)
+        for part, one, other in zip(self._parts, left, right, strict=True):
+            products[part.start : part.start + part.width] += part.per_channel(one.detach() * other.detach())
+        return products
 
     def scale_(self, factors: Tensor) -> None:
         """Multiplies every channel's producers by its factor, shape ``(members,)``, in place."""

@@ -126,6 +126,14 @@ class FlatWeights:
             torch.abs(view, out=norms[place].view(view.shape))
         return norms
 
+    def member_products(self, left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
+        """Product of every weight at two points, given as tensors like :meth:`parameters`."""
+        products = torch.empty(self.member_count, device=self._device)
+        for (_layer, place), one, other in zip(self.slices(), left, right, strict=True):
+            view = inputs_last(one.detach())
+            torch.mul(view, inputs_last(other.detach()), out=products[place].view(view.shape))
+        return products
+
     def scale_(self, factors: Tensor) -> None:
         """Multiplies every weight by its factor or flag, shape ``(members,)``, in place."""
         for layer, place in self.slices():

@@ -89,6 +89,14 @@ class Singles:
             part.mul_(scale / whole)
         return member_norms
 
+    def sums(self, member_values: Tensor) -> Tensor:
+        """The values themselves."""
+        return member_values
+
+    def means(self, member_values: Tensor) -> Tensor:
+        """The values."""
+        return member_values.clone()
+
     def to_members(self, group_values: Tensor, *, other: float) -> Tensor:
         """The values themselves."""
         return group_values

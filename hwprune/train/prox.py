@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from hwprune.errors import ArtifactError, InputError
-from hwprune.groups.base import Allowance, Grouping, GroupSet, Terms
+from hwprune.groups.base import Allowance, Grouping, GroupSet
 from hwprune.penalties import Penalty
+from hwprune.train.pull import Pull
 from hwprune.train.schedule import StrengthSchedule
 
 #: Key of the proximal state in the optimiser's ``state_dict``.
@@ -51,12 +52,12 @@ class ProximalStep:
         schedule: StrengthSchedule,
     ) -> None:
         self.groups, self.schedule = groups, schedule
-        self.allowance, self.penalty = allowance, penalty
+        self.allowance = allowance
         self.alive = torch.ones(groups.member_count, dtype=torch.bool, device=groups.parameters()[0].device)
         self.step = 0
         self.settled = False
         self._grouping: Grouping | None = None
-        self._terms = Terms(float("inf"), None)
+        self._pull = Pull(groups, penalty)
         self._refresh_every = max(1, schedule.settle_step // REFRESHES)
         self._optimizers: list[torch.optim.Optimizer] = []
 
@@ -79,10 +80,19 @@ class ProximalStep:
                 got=f"{type(optimizer).__name__} over {len(known)} other parameters",
             )
         self._optimizers.append(optimizer)
+        optimizer.register_step_pre_hook(lambda *_arguments: self.before_step())
         optimizer.register_step_post_hook(lambda *_arguments: self.after_step())
         optimizer.register_state_dict_post_hook(lambda _optimizer, state: self._save_into(state))
         optimizer.register_load_state_dict_pre_hook(lambda _optimizer, state: self._load_from(state))
         return optimizer
+
+    def before_step(self) -> None:
+        """Notes where the step starts; called by the optimiser's hook.
+
+        What a step turns away from says something only once the penalty pulls with all its strength.
+        """
+        if not self.settled and self.schedule.at_plateau(self.step + 1):
+            self._pull.remember()
 
     def after_step(self) -> None:
         """One proximal step; called by the optimiser's hook."""
@@ -101,11 +111,11 @@ class ProximalStep:
         norms = self._living_norms()
         if self._grouping is None or self.step % self._refresh_every == 0:
             self._grouping = self.groups.bundle(norms, self.alive)
-            self._price(self.allowance.terms(self._grouping, self.alive))
+            self._pull.price(self.allowance.terms(self._grouping, self.alive))
         grouping = self._grouping
         if not grouping.count:
             return
-        factors = self.penalty.prox_factors(grouping.shares(norms), strength * self.penalty.strength_scale)
+        factors = self._pull.factors(grouping, norms, strength)
         members = grouping.to_members(factors, other=1.0).mul_(self.alive)
         self.groups.scale_(members)
         self._bury(members > 0)
@@ -113,10 +123,6 @@ class ProximalStep:
     def _living_norms(self) -> Tensor:
         """Norms of the members, shape ``(members,)``; zero for those that an optimiser step has revived."""
         return self.groups.member_norms().mul_(self.alive)
-
-    def _price(self, terms: Terms) -> None:
-        self._terms = terms
-        self.penalty = self.penalty.replace_budget(terms.budget, terms.cost)
 
     def _bury(self, alive: Tensor) -> None:
         """Notes which members live, and clears the momentum of those that have just died."""
@@ -150,7 +156,7 @@ class ProximalStep:
         }
         if self._grouping is not None:
             state["grouping"] = self._grouping.state()
-            state["terms"] = [self._terms.budget, self._terms.cost]
+            state["pull"] = self._pull.state_dict()
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -172,8 +178,7 @@ class ProximalStep:
         self._grouping = None
         if "grouping" in state:
             self._grouping = self.groups.regroup(state["grouping"])
-            budget, cost = state["terms"]
-            self._price(Terms(float(budget), cost))
+            self._pull.load_state_dict(state["pull"])
 
     def _save_into(self, state: dict[str, Any]) -> dict[str, Any]:
         state[STATE_KEY] = self.state_dict()

@@ -61,11 +61,15 @@ class StrengthSchedule:
         effective_steps = self.total_steps * (self.settle - (self.start + self.full) / 2)
         return min(max(TOTAL_STRENGTH / effective_steps, LEAST_STRENGTH), GREATEST_STRENGTH)
 
+    def at_plateau(self, step: int) -> bool:
+        """Whether the strength has reached its peak at ``step``."""
+        return step / self.total_steps >= self.full
+
     def strength(self, step: int) -> float:
         """Strength at ``step`` (from 1 to ``total_steps``); 0 before the ramp."""
         progress = step / self.total_steps
         if progress <= self.start:
             return 0.0
-        if progress >= self.full:
+        if self.at_plateau(step):
             return self.plateau
         return self.plateau * (progress - self.start) / (self.full - self.start)
