@@ -1,7 +1,8 @@
 """Single weights: every weight of every linear layer and convolution is a group of its own.
 
 Nothing becomes narrower: a dead weight is a zero in a dense matrix, for whoever stores or multiplies sparse
-matrices. Besides the weights a proximal step holds two numbers and two flags per weight.
+matrices. Besides the weights a proximal step holds two numbers and two flags per weight, and what the
+penalty remembers.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from hwprune.groups.flat import FlatWeights, find_layers
 #: Root mean square of the shares of the groups of a dense network. The strengths of the penalties are chosen
 #: for channels, which are a few hundred to a layer or so; weights are millions.
 TYPICAL_SHARE = 0.1
+#: Layers below this norm count as having it; a layer of zeros keeps shares of zero.
+SMALLEST_NORM = 1e-30
 
 
 class WeightGroups(FlatWeights):
@@ -85,7 +88,7 @@ class Singles:
         scale = TYPICAL_SHARE * math.sqrt(groups.member_count / len(groups.layers))
         for _layer, place in groups.slices():
             part = member_norms[place]
-            whole = torch.linalg.vector_norm(part).clamp_min(torch.finfo(part.dtype).tiny)
+            whole = torch.linalg.vector_norm(part).clamp_min(SMALLEST_NORM)
             part.mul_(scale / whole)
         return member_norms
 
@@ -123,11 +126,36 @@ class WeightAllowance:
         return Terms(self.limit, None)
 
     def survivors(self, norms: Tensor, alive: Tensor) -> Tensor:
-        """The living weights of the largest shares of their layers, exactly as many as may stay."""
-        shares = self._groups.regroup(()).shares(norms)
+        """The living weights of the largest layer-adaptive scores, exactly as many as may stay.
+
+        Where much is cut at once, plain shares would empty a large layer of similar weights; with these
+        scores its last weights are worth the more, the fewer they are. One layer at a time is sorted.
+        """
+        for _layer, place in self._groups.slices():
+            norms[place] = layer_adaptive_scores(norms[place])
         # Living weights that happen to be zero come before dead ones.
-        shares.masked_fill_(~alive, -1.0)
-        return largest(shares, int(self.limit)).logical_and_(alive)
+        norms.masked_fill_(~alive, -1.0)
+        return largest(norms, int(self.limit)).logical_and_(alive)
+
+
+def layer_adaptive_scores(norms: Tensor) -> Tensor:
+    """The energy of every weight as a share of that of the weights of its layer that are not smaller.
+
+    Source: Lee et al., Layer-adaptive Sparsity for the Magnitude-based Pruning, ICLR 2021, arXiv 2010.07611.
+
+    Args:
+        norms: Magnitudes of the weights of one layer, shape ``(n,)``.
+
+    Returns:
+        Shape ``(n,)``, in [0, 1]; 1 for the largest.
+
+    >>> layer_adaptive_scores(torch.tensor([1.0, 2.0, 0.0]))
+    tensor([0.2000, 1.0000, 0.0000])
+    """
+    ordered, order = norms.sort(descending=True, stable=True)
+    energy = ordered.double().square_()
+    whole = energy.cumsum(0).clamp_min_(SMALLEST_NORM**2)
+    return torch.empty_like(norms).scatter_(0, order, energy.div_(whole).to(norms.dtype))
 
 
 def largest(values: Tensor, count: int) -> Tensor:

@@ -4,7 +4,7 @@ from torch import nn
 
 from hwprune.errors import GraphError, InputError
 from hwprune.groups.flat import find_layers
-from hwprune.groups.weight import TYPICAL_SHARE, WeightGroups, largest
+from hwprune.groups.weight import TYPICAL_SHARE, WeightGroups, largest, layer_adaptive_scores
 
 
 @pytest.fixture
@@ -75,6 +75,30 @@ def test_the_dead_do_not_survive(network):
     alive = torch.arange(groups.member_count) < 10
     kept = groups.allowance(lambda _total: 20).survivors(groups.member_norms() * alive, alive)
     assert torch.equal(kept, alive)
+
+
+def test_a_large_layer_of_equal_weights_is_not_emptied():
+    model = nn.Sequential(nn.Linear(100, 100), nn.Linear(10, 10))
+    groups = WeightGroups(model)
+    alive = torch.ones(groups.member_count, dtype=torch.bool)
+    kept = groups.allowance(lambda _total: 50).survivors(groups.member_norms(), alive)
+    assert min(left for _, left in groups.counts(kept).values()) >= 10
+
+
+def test_scores_are_those_of_their_definition():
+    norms = torch.rand(30, generator=torch.Generator().manual_seed(0))
+    for norm, score in zip(norms, layer_adaptive_scores(norms), strict=True):
+        torch.testing.assert_close(score, norm**2 / norms[norms >= norm].square().sum())
+
+
+def test_a_layer_of_zeros_has_shares_and_scores_of_zero(network):
+    with torch.no_grad():
+        network[0].weight.zero_()
+    groups = WeightGroups(network)
+    shares = groups.regroup(()).shares(groups.member_norms())
+    assert (shares[:72] == 0).all()
+    assert torch.isfinite(shares).all()
+    assert (layer_adaptive_scores(torch.zeros(3)) == 0).all()
 
 
 def test_the_largest_are_those_of_a_sort():
