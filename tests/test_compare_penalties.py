@@ -1,0 +1,58 @@
+"""The comparison of penalties: what it plans, resumes and writes; the trainings are replaced."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from hwprune.penalties import penalty_names
+from hwprune.workloads import Dataset
+
+SOURCE = Path(__file__).parent.parent / "tools" / "compare_penalties.py"
+
+
+@pytest.fixture
+def tool(monkeypatch):
+    spec = importlib.util.spec_from_file_location("compare_penalties", SOURCE)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "compare_penalties", module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def small_dataset():
+    generator = torch.Generator().manual_seed(0)
+    images, labels = torch.randn(40, 1, 8, 8, generator=generator), torch.arange(40) % 4
+    return Dataset("small", images, labels, images, labels, 4)
+
+
+def test_finished_runs_are_not_repeated_and_all_are_in_the_table(tool, monkeypatch, tmp_path):
+    trained = []
+
+    def train(run, _dataset):
+        trained.append(run)
+        return tool.Outcome(0.5 + 0.01 * run.seed, 7, 5, 10, 1.0)
+
+    monkeypatch.setattr(tool, "train", train)
+    monkeypatch.setattr(tool, "load_dataset", lambda _name: small_dataset())
+    out = tmp_path / "page.md"
+    for seeds, expected in ((1, 1), (1, 1), (2, 2)):
+        outcome = CliRunner().invoke(tool.main, ["--out", str(out), "--seeds", str(seeds), "--images", "40"])
+        assert outcome.exit_code == 0, outcome.output
+        assert len(trained) == len(set(trained)) == len(list(tool.planned(expected, "", 0, 0, 0, 0.0)))
+    page = out.read_text()
+    for name in penalty_names():
+        assert f"| {name} | 50.50 | 0.71 | +0.00 | 7 | 5 of 10 | 1.0 |" in page
+
+
+@pytest.mark.parametrize("granularity", ["channel", "weight"])
+def test_a_run_tells_what_lived_before_the_cut(tool, granularity):
+    dataset = small_dataset()
+    outcome = tool.train(tool.Run(granularity, "magnitude", 0, "lenet5", 40, 2, 20, 0.01), dataset)
+    assert outcome.alive_before == outcome.total
+    assert outcome.kept == tool.KEPT[granularity].count_of(outcome.total)
+    again = tool.train(tool.Run(granularity, "hard-threshold", 0, "lenet5", 40, 2, 20, 0.01), dataset)
+    assert again.alive_before == again.kept == outcome.kept
