@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 from torch import Tensor
@@ -24,7 +24,7 @@ from hwprune.groups.costs import (
     fit,
 )
 from hwprune.groups.widths import WidthAllowance
-from hwprune.plan import axis_aligns, make_plan, pin
+from hwprune.plan import Plan, Staircase, axis_aligns, make_plan, pin
 from hwprune.runtime.local import localize
 from hwprune.scope import Finished, Request
 from hwprune.surgery.prove import prove
@@ -43,7 +43,6 @@ class ChannelScope:
         groups: The channels.
         allowance: The budget in microseconds or in groups.
         profile: The device, with a row for every operator.
-        turns: Turns of the closed loop on the device.
 
     Raises:
         GraphError: If the forward pass fails or nothing can be pruned.
@@ -75,8 +74,17 @@ class ChannelScope:
             self._loop = DeviceLoop(model, example_inputs, self.groups.axes, self.profile)
             request.notify("measuring the dense network and a narrower one on this machine")
             self._predictor = calibrate(self._loop, self._predictor, self._calibration_sample())
-        self.turns: tuple[Turn, ...] = ()
         self.allowance = WidthAllowance(self.groups, self._budget(), self._settle)
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """Turns of the closed loop on the device."""
+        return tuple(Turn(**turn) for turn in self.allowance.record)
+
+    def preview(self) -> Plan:
+        """The plan before training: what may shrink, what cannot and why, and what it would free."""
+        dense = self.groups.widths
+        return make_plan(self._axes, self.groups, {}, self._staircases(dense))
 
     @property
     def dense_predicted_us(self) -> float:
@@ -97,7 +105,23 @@ class ChannelScope:
         axes, model = self.groups.axes, self._request.model
         slim = rebuild(model, axes, kept)
         difference = verify(model, slim, verification_inputs, axes=axes, kept=kept)
-        return Finished(slim, make_plan(self._axes, self.groups, kept), axes, kept, difference.absolute)
+        plan = make_plan(self._axes, self.groups, kept, self._staircases(self.groups.widths_of(alive)))
+        return Finished(slim, plan, axes, kept, difference.absolute)
+
+    def _staircases(self, widths: Widths) -> dict[str, Staircase]:
+        """The whole network's predicted latency over the width of every axis, the others being ``widths``."""
+        found = {}
+        for index, axis in enumerate(self.groups.axes):
+            steps = [*range(self._aligns[index], axis.width, self._aligns[index]), axis.width]
+            if int(widths[index]) not in steps:
+                steps = sorted([*steps, int(widths[index])])
+            networks = np.tile(widths, (len(steps), 1))
+            networks[:, index] = steps
+            latencies = self._predictor.latency_us(networks)
+            found[axis.name] = tuple(
+                (int(step), round(float(us), 2)) for step, us in zip(steps, latencies, strict=True)
+            )
+        return found
 
     def _calibration_sample(self) -> list[Widths]:
         """Dense, and halfway between dense and the narrowest network in every axis."""
@@ -134,7 +158,8 @@ class ChannelScope:
         def choose(limited: LatencyBudget) -> Widths:
             return fit(limited, scores, living, self._aligns)
 
-        widths, allowance.budget, self.turns = settle_on_device(self._loop, budget, self._allowed_us, choose)
+        widths, allowance.budget, turns = settle_on_device(self._loop, budget, self._allowed_us, choose)
+        allowance.record = [asdict(turn) for turn in turns]
         return widths
 
     def _allowed_us(self, dense_us: float) -> float:

@@ -22,6 +22,8 @@ def replacing(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
+        # Some writers leave files that only their owner may read.
+        temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -36,3 +38,10 @@ def write_text(path: Path, content: str) -> None:
     """Writes text as UTF-8, atomically."""
     with replacing(path) as temporary:
         temporary.write_text(content, encoding="utf-8")
+
+
+def _umask() -> int:
+    """The process's mask for new files; reading it means setting it for a moment."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

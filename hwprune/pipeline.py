@@ -52,6 +52,7 @@ class Settings:
         target: What to reach.
         recipe: How to train, dense and pruned alike.
         penalty: Which penalty drives the groups.
+        granularity: What a group is.
         train_images: Use only the first so many training images; ``None`` for all.
     """
 
@@ -62,6 +63,7 @@ class Settings:
     recipe: Recipe
     penalty: str = "envelope"
     train_images: int | None = None
+    granularity: str = "channel"
 
     def as_record(self) -> dict[str, Any]:
         """The settings as JSON; equal records mean equal runs."""
@@ -126,6 +128,7 @@ def compress(
         profile,
         settings.target,
         total_steps=settings.recipe.epochs * batches_per_epoch(dataset, settings.recipe.batch_size),
+        granularity=settings.granularity,
         penalty=settings.penalty,
         notify=observer.note,
     )

@@ -11,6 +11,9 @@ from hwprune.graph.axes import BoolArray, ChannelAxis
 from hwprune.groups.channel import ChannelGroups
 from hwprune.operators import Operator
 
+#: Widths and latencies in microseconds.
+Staircase = tuple[tuple[int, float], ...]
+
 
 @dataclass(frozen=True, slots=True)
 class PlanRow:
@@ -24,6 +27,8 @@ class PlanRow:
         tied: Modules that are cut with it.
         reason: Why it stays whole, or ``None`` where it may shrink.
         unit: What its widths count.
+        staircase: Widths it could have, ascending, with the predicted latency of the whole network in
+            microseconds (an estimate), every other axis being as wide as it was left; empty where unknown.
     """
 
     name: str
@@ -33,6 +38,12 @@ class PlanRow:
     tied: tuple[str, ...]
     reason: str | None
     unit: str = "channels"
+    staircase: Staircase = ()
+
+    @property
+    def freed_us(self) -> float:
+        """Predicted latency that the axis could free on its own, in microseconds; 0 where unknown."""
+        return self.staircase[-1][1] - self.staircase[0][1] if self.staircase else 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +63,7 @@ class Plan:
                 "tied": list(row.tied),
                 "kept_whole_because": row.reason,
                 "unit": row.unit,
+                "staircase": [list(step) for step in row.staircase],
             }
             for row in self.rows
         ]
@@ -108,13 +120,19 @@ def pin(axes: Sequence[ChannelAxis], keep: Sequence[str]) -> tuple[ChannelAxis, 
     )
 
 
-def make_plan(axes: Sequence[ChannelAxis], groups: ChannelGroups, kept: Mapping[str, BoolArray]) -> Plan:
+def make_plan(
+    axes: Sequence[ChannelAxis],
+    groups: ChannelGroups,
+    kept: Mapping[str, BoolArray],
+    staircases: Mapping[str, Staircase],
+) -> Plan:
     """The plan after the support has settled.
 
     Args:
         axes: All axes, pinned ones included.
         groups: The prunable channels.
-        kept: Axis name to the mask of its kept channels.
+        kept: Axis name to the mask of its kept channels; an axis not named is whole.
+        staircases: Axis name to the latency over its width.
     """
     aligns = dict(zip((axis.name for axis in groups.axes), groups.aligns, strict=True))
     rows = []
@@ -130,6 +148,7 @@ def make_plan(axes: Sequence[ChannelAxis], groups: ChannelGroups, kept: Mapping[
                 aligns.get(axis.name, axis.width),
                 tuple(dict.fromkeys(part.tensor.rpartition(".")[0] for part in axis.slices)),
                 reason,
+                staircase=staircases.get(axis.name, ()),
             )
         )
     return Plan(tuple(rows))

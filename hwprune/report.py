@@ -69,7 +69,10 @@ class RunReport:
         report = self.result.report
         recipe = self.settings["recipe"]
         return {
-            **{key: self.settings[key] for key in ("model", "data", "device", "target", "penalty")},
+            **{
+                key: self.settings[key]
+                for key in ("model", "data", "device", "target", "granularity", "penalty")
+            },
             "train_images": self.settings["train_images"],
             "image_shape": list(self.image_shape),
             "seed": recipe["seed"],

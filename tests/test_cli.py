@@ -80,6 +80,47 @@ def test_slim_loads_and_equals_the_exported_file(finished: Path) -> None:
         np.testing.assert_allclose(output, slim(images).numpy(), atol=1e-4)
 
 
+def test_every_layer_carries_the_staircase_it_was_chosen_on(finished: Path) -> None:
+    report = report_of(finished)
+    shrinkable = [layer for layer in report["layers"] if layer["kept_whole_because"] is None]
+    assert shrinkable
+    for layer in shrinkable:
+        latency = dict(layer["staircase"])
+        assert latency[layer["width_after"]] == pytest.approx(report["predicted_us"]["slim"], abs=0.02)
+        assert min(latency) <= layer["align"]
+        assert max(latency) == layer["width_before"]
+
+
+def test_files_can_be_read_by_others(finished: Path) -> None:
+    modes = {path.name: path.stat().st_mode & 0o777 for path in finished.rglob("*") if path.is_file()}
+    assert len(set(modes.values())) == 1, modes
+
+
+def test_single_weights_become_zeros(tmp_path: Path) -> None:
+    result = prune(tmp_path / "run", "--granularity", "weight", "--keep", 0.1, "--json")
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout)
+    assert report["groups"]["kept"] == int(0.1 * report["groups"]["total"])
+    assert report["slim"]["params"] == report["dense"]["params"]
+    refused = prune(tmp_path / "other", "--granularity", "weight", "--speedup", 2)
+    assert refused.exit_code == 1
+    assert "keep" in refused.stderr
+
+
+def test_a_plan_says_what_is_tied_pinned_and_freed() -> None:
+    result = run("plan", "--json")
+    assert result.exit_code == 0, result.output
+    plan = json.loads(result.stdout)
+    layers = {layer["name"]: layer for layer in plan["layers"]}
+    assert layers["head"]["kept_whole_because"] == "network output"
+    for layer in layers.values():
+        for _, latency in layer["staircase"]:
+            assert latency <= plan["predicted_us"] + 0.02
+    shown = run("plan")
+    assert "could free" in shown.output
+    assert "cut together with" in shown.output
+
+
 def test_keep_keeps_exactly_the_fraction_rounded_down(tmp_path: Path) -> None:
     result = prune(tmp_path / "run", "--keep", 0.3, "--json")
     assert result.exit_code == 0, result.output
@@ -239,3 +280,20 @@ def test_a_file_that_is_no_model_is_told(tmp_path: Path) -> None:
     result = run("measure", tmp_path / "x.onnx")
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: ONNX Runtime refuses")
+
+
+def test_turns_on_the_device_survive_an_interruption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hwprune import pipeline
+
+    original = pipeline.verify_exported
+
+    def interrupted(*arguments: Any) -> float:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "verify_exported", interrupted)
+    assert prune(tmp_path / "run", "--speedup", 1.3).exit_code == 130
+    monkeypatch.setattr(pipeline, "verify_exported", original)
+    assert prune(tmp_path / "run", "--speedup", 1.3, "--resume").exit_code == 0
+    turns = report_of(tmp_path / "run")["turns"]
+    assert turns
+    assert all(turn["measured_us"] > 0 for turn in turns)

@@ -104,6 +104,7 @@ class Witness:
     def __init__(self, groups: GroupSet, allowance: Allowance) -> None:
         self._groups, self._allowance = groups, allowance
         self.limit = allowance.limit
+        self.record = allowance.record
         self.alive_before = groups.group_count
 
     def terms(self, grouping: Grouping, alive: Tensor) -> Terms:

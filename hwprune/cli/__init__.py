@@ -9,6 +9,7 @@ import click
 from hwprune.cli.devices import devices
 from hwprune.cli.export import export_command
 from hwprune.cli.measure import measure_command
+from hwprune.cli.plan import plan_command
 from hwprune.cli.profile import profile
 from hwprune.cli.prune import prune
 from hwprune.cli.report import report_command
@@ -27,6 +28,7 @@ def main() -> None:
 
 for command in (
     devices,
+    plan_command,
     prune,
     variants,
     measure_command,

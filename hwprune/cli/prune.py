@@ -14,6 +14,7 @@ from rich.table import Table
 
 from hwprune.cli.common import INTERRUPTED, profiles_option, told
 from hwprune.cli.progress import observing
+from hwprune.compressor import granularity_names
 from hwprune.device.profile import load_profile
 from hwprune.penalties import penalty_names
 from hwprune.pipeline import Settings, compress
@@ -48,6 +49,13 @@ DEFAULT_BATCH, DIGITS_BATCH = 128, 32
 @click.option("--train-images", type=int, help="Train on the first so many images only.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--penalty", type=click.Choice(penalty_names()), default="envelope", show_default=True)
+@click.option(
+    "--granularity",
+    type=click.Choice(granularity_names()),
+    default="channel",
+    show_default=True,
+    help="What a group is: channels leave the network, weights become zeros in place (with --keep).",
+)
 @click.option("--out", type=click.Path(path_type=Path), default=Path(DEFAULT_OUT), show_default=True)
 @click.option("--resume", is_flag=True, help="Go on with the interrupted run in the output folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object and nothing else.")
@@ -66,6 +74,7 @@ def prune(
     train_images: int | None,
     seed: int,
     penalty: str,
+    granularity: str,
     out: Path,
     resume: bool,
     as_json: bool,
@@ -85,7 +94,9 @@ def prune(
         learning_rate=learning_rate,
         seed=seed,
     )
-    settings = Settings(model, data, device or profile.name, target, recipe, penalty, train_images)
+    settings = Settings(
+        model, data, device or profile.name, target, recipe, penalty, train_images, granularity
+    )
     console = Console(stderr=as_json, highlight=False)
     try:
         with observing(console) as observer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -116,9 +116,11 @@ class Allowance(Protocol):
 
     Attributes:
         limit: The cost not to be exceeded; it may change during training.
+        record: How the survivors were chosen, turn by turn; part of the training's state.
     """
 
     limit: float
+    record: Sequence[Mapping[str, float]]
 
     def terms(self, grouping: Grouping, alive: Tensor) -> Terms:
         """The budget of the groups that may leave, for living members ``(members,)``."""

@@ -8,7 +8,7 @@ penalty remembers.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -119,6 +119,7 @@ class WeightAllowance:
 
     def __init__(self, groups: WeightGroups, limit: int) -> None:
         self.limit: float = limit
+        self.record: Sequence[Mapping[str, float]] = ()
         self._groups = groups
 
     def terms(self, grouping: Grouping, alive: Tensor) -> Terms:

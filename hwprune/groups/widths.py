@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -32,6 +32,7 @@ class WidthAllowance:
 
     def __init__(self, groups: ChannelGroups, budget: Budget, choose: ChooseWidths | None = None) -> None:
         self.groups, self.budget = groups, budget
+        self.record: Sequence[Mapping[str, float]] = ()
         self.aligns: Widths = torch.tensor(groups.aligns).numpy()
         self._choose = choose or WidthAllowance.fitted
 

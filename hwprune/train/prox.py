@@ -153,6 +153,7 @@ class ProximalStep:
             "step": self.step,
             "settled": self.settled,
             "limit": self.allowance.limit,
+            "record": [dict(turn) for turn in self.allowance.record],
         }
         if self._grouping is not None:
             state["grouping"] = self._grouping.state()
@@ -175,6 +176,7 @@ class ProximalStep:
         self.alive = alive.to(self.alive.device, torch.bool, copy=True)
         self.step, self.settled = int(state["step"]), bool(state["settled"])
         self.allowance.limit = float(state["limit"])
+        self.allowance.record = state["record"]
         self._grouping = None
         if "grouping" in state:
             self._grouping = self.groups.regroup(state["grouping"])

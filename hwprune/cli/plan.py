@@ -1,0 +1,65 @@
+"""``hwprune plan``: what could be pruned, before anything is trained."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from hwprune.channel_scope import ChannelScope
+from hwprune.cli.common import json_option, profiles_option, told
+from hwprune.cli.profile import make_networks
+from hwprune.cli.progress import Lines
+from hwprune.device.profile import load_profile
+from hwprune.plan import PlanRow
+from hwprune.runtime.environment import local_profile
+from hwprune.scope import Request
+from hwprune.targets import Keep
+
+
+@click.command("plan")
+@click.argument("network", metavar="MODEL[:CxHxW]", default="resnet8:1x8x8")
+@click.option("--device", help="Profile name or folder; default: the one of this machine's CPU runtime.")
+@profiles_option
+@json_option
+@told
+def plan_command(network: str, device: str | None, profiles: Path | None, as_json: bool) -> None:
+    """Show which channels are tied, what is pinned and why, and the latency that each axis could free.
+
+    Latencies are estimates from rows measured on this machine; nothing is trained.
+
+    Example: hwprune plan resnet20:3x32x32
+    """
+    ((name, found),) = make_networks([network]).items()
+    profile = load_profile(device, profiles) if device else local_profile(profiles)
+    console = Console(stderr=as_json, highlight=False)
+    scope = ChannelScope(
+        Request(found.model, found.example, profile, Keep(1.0), (), True, Lines(console).note)
+    )
+    plan = scope.preview()
+    if as_json:
+        record = {
+            "network": name,
+            "device": profile.name,
+            "predicted_us": scope.dense_predicted_us,
+            "layers": plan.as_records(),
+        }
+        click.echo(json.dumps(record, indent=2))
+        return
+    for row in plan.rows:
+        console.print(_axis_lines(row), markup=False, soft_wrap=True)
+    console.print(
+        f"{name}: {scope.dense_predicted_us:.1f} us predicted on {profile.name} (an estimate)", soft_wrap=True
+    )
+
+
+def _axis_lines(row: PlanRow) -> str:
+    if row.reason:
+        return f"{row.name}: {row.width_before} channels, kept whole: {row.reason}"
+    tied = ", ".join(layer for layer in row.tied if layer != row.name)
+    return (
+        f"{row.name}: {row.width_before} channels in steps of {row.align}, could free {row.freed_us:.1f} us\n"
+        f"    cut together with {tied}"
+    )
