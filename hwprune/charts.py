@@ -29,6 +29,7 @@ class Line:
         x: Positions.
         y: Heights.
         joined: Whether the points are joined.
+        marked: Whether the points have markers.
         labels: A label per point, or nothing.
     """
 
@@ -36,6 +37,7 @@ class Line:
     x: Sequence[float]
     y: Sequence[float]
     joined: bool = True
+    marked: bool = True
     labels: Sequence[str] = ()
 
 
@@ -63,12 +65,14 @@ def line_chart(lines: Sequence[Line], *, x_label: str, y_label: str, title: str)
                 line.y,
                 label=line.label,
                 color=COLOURS[index % len(COLOURS)],
-                marker=MARKERS[index % len(MARKERS)],
+                marker=MARKERS[index % len(MARKERS)] if line.marked else "",
                 markersize=4,
                 linestyle="-" if line.joined else "none",
             )
             for x, y, label in zip(line.x, line.y, line.labels, strict=False):
                 axes.annotate(label, (x, y), textcoords="offset points", xytext=(5, 4), fontsize=8)
+        if all(float(x).is_integer() for line in lines for x in line.x):
+            axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         if len(lines) > 1:
@@ -77,7 +81,7 @@ def line_chart(lines: Sequence[Line], *, x_label: str, y_label: str, title: str)
 
 
 def diagonal_chart(lines: Sequence[Line], *, x_label: str, y_label: str, title: str) -> str:
-    """Points around the diagonal on which both axes agree, both logarithmic.
+    """Points around the diagonal on which both axes agree; logarithmic where they span a decade.
 
     Args:
         lines: Clouds of points.
@@ -98,8 +102,9 @@ def diagonal_chart(lines: Sequence[Line], *, x_label: str, y_label: str, title: 
                 color=COLOURS[index % len(COLOURS)],
                 label=line.label,
             )
-        axes.set_xscale("log")
-        axes.set_yscale("log")
+        if ends[1] > 10 * ends[0]:
+            axes.set_xscale("log")
+            axes.set_yscale("log")
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         if len(lines) > 1:

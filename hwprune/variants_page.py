@@ -92,7 +92,7 @@ def render_variants(folder: VariantsFolder) -> str:
     entries = folder.record["variants"]
     devices = list(dict.fromkeys(entry["device"] for entry in entries))
     models = list(dict.fromkeys(entry["model"] for entry in entries))
-    title = f"{', '.join(models)}: {len(entries)} variants for {len(devices)} devices"
+    title = f"{', '.join(models)}: {_counted(len(entries), 'variant')} for {_counted(len(devices), 'device')}"
     missed = [entry for entry in entries if entry["status"] != "done"]
     lead = [paragraph(f"{len(entries) - len(missed)} of {len(entries)} variants meet their measured target.")]
     if not charts.available():
@@ -105,6 +105,10 @@ def render_variants(folder: VariantsFolder) -> str:
         ("How to reproduce", [_commands(folder), table(("", ""), sorted(folder.record["versions"].items()))]),
     ]
     return page(title, lead, sections)
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _rows(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -168,7 +172,7 @@ def _fronts(folder: VariantsFolder, device: str) -> list[Markup]:
     front = pareto_front([(x, y) for x, y, _ in points])
     lines = [
         charts.Line(
-            "Pareto front", [points[at][0] for at in front], [points[at][1] for at in front], joined=True
+            "Pareto front", [points[at][0] for at in front], [points[at][1] for at in front], marked=False
         ),
     ]
     for model in dict.fromkeys(entry["model"] for entry in entries):
