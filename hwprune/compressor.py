@@ -23,7 +23,7 @@ from hwprune.device.profile import DeviceProfile
 from hwprune.errors import InputError
 from hwprune.graph.axes import BoolArray, ChannelAxis
 from hwprune.graph.record import ExampleInputs
-from hwprune.groups import MASKED
+from hwprune.groups import MASKED, MakeMasked
 from hwprune.groups.base import GroupSet
 from hwprune.mask_scope import MaskScope
 from hwprune.penalties import make_penalty
@@ -83,7 +83,8 @@ class Compressor:
         profile: The device.
         target: :class:`Speedup`, :class:`LatencyUs`, :class:`Keep` or :class:`Groups`.
         total_steps: Optimiser steps of the whole training.
-        granularity: A name from :func:`granularity_names`: what a group is.
+        granularity: What a group is: a name from :func:`granularity_names`, or a function that makes the
+            groups, such as ``functools.partial(BlockGroups, size=16)``.
         penalty: A name from :func:`hwprune.penalties.penalty_names`.
         schedule: Strength per step; chosen from ``total_steps`` by default.
         keep: Names of modules that must stay whole.
@@ -106,7 +107,7 @@ class Compressor:
         target: Target,
         *,
         total_steps: int,
-        granularity: str = "channel",
+        granularity: str | MakeMasked = CHANNEL,
         penalty: str = "envelope",
         schedule: StrengthSchedule | None = None,
         keep: Sequence[str] = (),
@@ -180,9 +181,11 @@ def granularity_names() -> tuple[str, ...]:
     return (CHANNEL, *MASKED)
 
 
-def _make_scope(granularity: str, request: Request) -> Scope:
+def _make_scope(granularity: str | MakeMasked, request: Request) -> Scope:
     if granularity == CHANNEL:
         return ChannelScope(request)
+    if not isinstance(granularity, str):
+        return MaskScope(request, granularity)
     if granularity not in MASKED:
         raise InputError(
             "unknown granularity", expected=f"one of {', '.join(granularity_names())}", got=granularity

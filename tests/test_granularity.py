@@ -1,5 +1,7 @@
 """Granularities that stay masks, from the compressor's constructor to a saved folder."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -7,6 +9,7 @@ from torch import nn
 import hwprune
 from hwprune.compressor import granularity_names
 from hwprune.groups import MASKED
+from hwprune.groups.block import BlockGroups
 
 STEPS = 40
 
@@ -65,3 +68,15 @@ def test_a_latency_is_refused(granularity, target):
 def test_an_unknown_granularity_lists_the_known_ones():
     with pytest.raises(hwprune.HwpruneError, match=", ".join(granularity_names())):
         compressor(network(), hwprune.Keep(0.5), granularity="atom")
+
+
+def test_blocks_end_as_n_of_m_and_dense_layers_say_why():
+    model = network()
+    job = compressor(model, hwprune.Keep(0.5), granularity=partial(BlockGroups, size=8))
+    train(model, job.wrap(torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)))
+    result = job.finish()
+    convolution, linear = result.model[3].weight, result.model[7].weight
+    assert (torch.count_nonzero(convolution, dim=1) == 4).all()
+    assert (torch.count_nonzero(linear, dim=1) == 4).all()
+    assert result.report.groups["kept"] == result.report.groups["budget"]
+    assert [row.reason for row in result.plan.rows] == [None, None, "1 inputs are no multiple of 8"]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from torch import nn
 
 from hwprune.groups.base import MaskedGroups
+from hwprune.groups.block import BlockGroups
 from hwprune.groups.weight import WeightGroups
 
 #: From the network and the names of modules that stay dense to the groups.
@@ -15,4 +16,5 @@ MakeMasked = Callable[[nn.Module, Sequence[str]], MaskedGroups]
 #: Granularities that leave the shape of the network as it is.
 MASKED: dict[str, MakeMasked] = {
     "weight": WeightGroups,
+    "block": BlockGroups,
 }

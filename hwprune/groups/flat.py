@@ -33,6 +33,9 @@ class Layer:
     tensor: nn.Parameter
 
 
+#: Root mean square of the shares of the groups of a dense network. The strengths of the penalties are chosen
+#: for channels, which are a few hundred to a layer or so; weights are millions.
+TYPICAL_SHARE = 0.1
 #: A layer without groups: dotted name, number of weights, and why.
 LeftDense = tuple[str, int, str]
 
@@ -107,6 +110,11 @@ class FlatWeights:
         """Number of weights."""
         return sum(layer.tensor.numel() for layer in self.layers)
 
+    @property
+    def group_count(self) -> int:
+        """Number of weights."""
+        return self.member_count
+
     def parameters(self) -> list[Tensor]:
         """The weight matrices."""
         return [layer.tensor for layer in self.layers]
@@ -145,6 +153,10 @@ class FlatWeights:
             for value in optimizer.state.get(layer.tensor, {}).values():
                 if isinstance(value, Tensor) and value.shape == layer.tensor.shape:
                     _scale_(value, factors[place])
+
+    def groups_alive(self, alive: Tensor) -> int:
+        """Number of living weights."""
+        return int(torch.count_nonzero(alive))
 
     def counts(self, alive: Tensor) -> dict[str, tuple[int, int]]:
         """Weights of every layer and those that live, by dotted name, for flags ``(members,)``."""

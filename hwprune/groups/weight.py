@@ -14,11 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from hwprune.groups.base import Grouping, Terms
-from hwprune.groups.flat import FlatWeights, find_layers
+from hwprune.groups.flat import TYPICAL_SHARE, FlatWeights, find_layers
 
-#: Root mean square of the shares of the groups of a dense network. The strengths of the penalties are chosen
-#: for channels, which are a few hundred to a layer or so; weights are millions.
-TYPICAL_SHARE = 0.1
 #: Layers below this norm count as having it; a layer of zeros keeps shares of zero.
 SMALLEST_NORM = 1e-30
 
@@ -42,18 +39,9 @@ class WeightGroups(FlatWeights):
         layers, self.left_dense = find_layers(model, keep)
         super().__init__(layers)
 
-    @property
-    def group_count(self) -> int:
-        """Number of weights."""
-        return self.member_count
-
     def allowance(self, count_of: Callable[[int], int]) -> WeightAllowance:
         """So many weights, anywhere in the network."""
         return WeightAllowance(self, count_of(self.member_count))
-
-    def groups_alive(self, alive: Tensor) -> int:
-        """Number of living weights."""
-        return int(torch.count_nonzero(alive))
 
     def bundle(self, norms: Tensor, alive: Tensor) -> Singles:
         """Every weight by itself."""
@@ -79,7 +67,7 @@ class Singles:
         """Magnitude of every weight as a share of the norm of its layer's living weights, in place.
 
         All of them are multiplied by one number, which makes their root mean square
-        :data:`TYPICAL_SHARE` in a dense network.
+        :data:`~hwprune.groups.flat.TYPICAL_SHARE` in a dense network.
 
         Args:
             member_norms: Shape ``(members,)``; zero for dead members.

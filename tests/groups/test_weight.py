@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 from hwprune.errors import GraphError, InputError
-from hwprune.groups.flat import find_layers
-from hwprune.groups.weight import TYPICAL_SHARE, WeightGroups, largest, layer_adaptive_scores
+from hwprune.groups.flat import TYPICAL_SHARE, find_layers
+from hwprune.groups.weight import WeightGroups, largest, layer_adaptive_scores
 
 
 @pytest.fixture
