@@ -116,13 +116,17 @@ class ProximalStep:
         if not grouping.count:
             return
         factors = self._pull.factors(grouping, norms, strength)
-        members = grouping.to_members(factors, other=1.0).mul_(self.alive)
+        members = self._mask_(grouping.to_members(factors, other=1.0))
         self.groups.scale_(members)
         self._bury(members > 0)
 
     def _living_norms(self) -> Tensor:
         """Norms of the members, shape ``(members,)``; zero for those that an optimiser step has revived."""
-        return self.groups.member_norms().mul_(self.alive)
+        return self._mask_(self.groups.member_norms())
+
+    def _mask_(self, members: Tensor) -> Tensor:
+        """Zero for the dead, in place; a product with flags would make numbers of them first."""
+        return members.masked_fill_(self.alive.logical_not(), 0.0)
 
     def _bury(self, alive: Tensor) -> None:
         """Notes which members live, and clears the momentum of those that have just died."""

@@ -138,6 +138,10 @@ def spared(factors: Tensor, norms: Tensor, terms: Terms) -> Tensor:
 
 def _cost(values: Tensor, terms: Terms) -> Tensor:
     """What the groups that are not zero cost, shape ``(...)``."""
+    # Neither count makes a copy of the values; a norm of order 0 counts in their type, exactly in short rows.
+    if terms.cost is None and values.ndim == 1:
+        return torch.count_nonzero(values)
     if terms.cost is None:
-        return torch.count_nonzero(values, dim=-1)
+        count: Tensor = torch.linalg.vector_norm(values, ord=0, dim=-1)
+        return count
     return ((values > 0) * terms.cost).sum(-1)

@@ -1,10 +1,17 @@
+import weakref
+
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from hwprune.errors import GraphError, InputError
 from hwprune.groups.flat import TYPICAL_SHARE, find_layers
 from hwprune.groups.weight import WeightGroups, largest, layer_adaptive_scores
+from hwprune.penalties import make_penalty
+from hwprune.train.prox import ProximalStep
+from hwprune.train.schedule import StrengthSchedule
 
 
 @pytest.fixture
@@ -75,6 +82,41 @@ def test_the_dead_do_not_survive(network):
     alive = torch.arange(groups.member_count) < 10
     kept = groups.allowance(lambda _total: 20).survivors(groups.member_norms() * alive, alive)
     assert torch.equal(kept, alive)
+
+
+def test_a_step_holds_two_numbers_and_two_flags_per_weight():
+    model = nn.Linear(1000, 1000, bias=False)
+    groups = WeightGroups(model)
+    allowance = groups.allowance(lambda total: total // 2)
+    penalty, schedule = make_penalty("magnitude"), StrengthSchedule(10, start=0.0, full=0.1)
+    proximal = ProximalStep(groups, penalty, allowance, schedule)
+    with StorageTracker() as tracker, torch.no_grad():
+        proximal.after_step()
+    assert not proximal.settled
+    numbers, flags = 2 * 4, 2 * 1
+    assert 8 * 10**6 <= tracker.peak_bytes <= (numbers + flags) * 10**6 + 10**5
+
+
+class StorageTracker(TorchDispatchMode):
+    """Bytes of the storages that operators have made and that are still in use, at their peak."""
+
+    def __init__(self):
+        super().__init__()
+        self.live, self.peak_bytes = {}, 0
+
+    def __torch_dispatch__(self, function, _types, args=(), kwargs=None):
+        tensors = [leaf for leaf in tree_leaves(args) if isinstance(leaf, torch.Tensor)]
+        given = {tensor.untyped_storage()._cdata for tensor in tensors}
+        result = function(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                storage = leaf.untyped_storage()
+                key = storage._cdata
+                if key not in given and key not in self.live:
+                    self.live[key] = storage.nbytes()
+                    weakref.finalize(storage, self.live.pop, key, None)
+        self.peak_bytes = max(self.peak_bytes, sum(self.live.values()))
+        return result
 
 
 def test_a_large_layer_of_equal_weights_is_not_emptied():
