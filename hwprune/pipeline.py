@@ -52,8 +52,8 @@ class Settings:
         target: What to reach.
         recipe: How to train, dense and pruned alike.
         penalty: Which penalty drives the groups.
-        granularity: What a group is.
         train_images: Use only the first so many training images; ``None`` for all.
+        granularity: What a group is.
     """
 
     model: str
