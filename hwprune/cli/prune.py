@@ -54,7 +54,7 @@ DEFAULT_BATCH, DIGITS_BATCH = 128, 32
     type=click.Choice(granularity_names()),
     default="channel",
     show_default=True,
-    help="What a group is: channels leave the network, weights become zeros in place (with --keep).",
+    help="What a group is: channels leave the network, weights and blocks become zeros (with --keep).",
 )
 @click.option("--out", type=click.Path(path_type=Path), default=Path(DEFAULT_OUT), show_default=True)
 @click.option("--resume", is_flag=True, help="Go on with the interrupted run in the output folder.")

@@ -7,7 +7,7 @@ narrower; runtimes that know the pattern (2:4 on NVIDIA's sparse tensor cores) s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -145,6 +145,7 @@ class BlockAllowance:
 
     def __init__(self, groups: BlockGroups, kept: int) -> None:
         self._groups, self._kept = groups, kept
+        self.record: Sequence[Mapping[str, float]] = ()
 
     @property
     def limit(self) -> float:
