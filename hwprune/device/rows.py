@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from hwprune.operators import Operator
 
+#: Decimals of the microseconds of a row, measured and written alike.
+DECIMALS = 2
+
 
 @dataclass(frozen=True, slots=True)
 class Row:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hwprune.device.kinds import KINDS, describe
-from hwprune.device.rows import Row
+from hwprune.device.rows import DECIMALS, Row
 from hwprune.errors import ProfileError
 from hwprune.files import write_text
 from hwprune.operators import Operator
@@ -97,7 +97,7 @@ def write(path: Path, content: Content, header: Mapping[str, object]) -> None:
             operator.kind, operator.kernel_h, operator.kernel_w, operator.stride, operator.padding,
             operator.dilation, operator.groups, operator.fused, operator.in_channels,
             operator.out_channels, operator.height, operator.width, content.batch, content.precision,
-            f"{row.median_us:.2f}", f"{row.p10_us:.2f}", f"{row.p90_us:.2f}", row.runs,
+            *(f"{value:.{DECIMALS}f}" for value in (row.median_us, row.p10_us, row.p90_us)), row.runs,
         ]  # fmt: skip
         lines.append(",".join(map(str, cells)))
     write_text(path, "\n".join(lines) + "\n")

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from hwprune.device.kinds import describe
 from hwprune.device.profile import RuntimeSpec
-from hwprune.device.rows import Row
+from hwprune.device.rows import DECIMALS, Row
 from hwprune.errors import RuntimeUnavailableError
 from hwprune.operators import Operator
 from hwprune.runtime.base import Effort, get_runtime
@@ -92,8 +92,10 @@ def _measure_chunk(operators: Sequence[Operator], spec: RuntimeSpec, effort: Eff
 
 
 def _row(operator: Operator, values: npt.NDArray[np.float64]) -> Row:
-    p10, p90 = (float(value) for value in np.percentile(values, [10, 90]))
-    median = binned_median(values)
+    # As exact as tables are written: a row read back is the row that was measured, so that equal runs stay
+    # equal whether they measure or read.
+    p10, p90 = (round(float(value), DECIMALS) for value in np.percentile(values, [10, 90]))
+    median = round(binned_median(values), DECIMALS)
     return Row(replace(operator, name=""), median, min(p10, median), max(p90, median), len(values))
 
 

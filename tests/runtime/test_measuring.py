@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
+from hwprune.device.profile import RuntimeSpec
 from hwprune.device.steps import Steps
+from hwprune.device.table import LatencyTable
 from hwprune.operators import Operator
 from hwprune.runtime.build import fit_calibration
 from hwprune.runtime.knots import Curve, bisect, curves, lattice
+from hwprune.runtime.sampling import measure_operators
 from hwprune.runtime.staircase import align_of, divisor_of, period_of
 
 
@@ -46,6 +50,13 @@ def measured(curve: Curve, latency: dict[int, float]) -> int:
 
     bisect({"curve": curve}, measure)
     return len(asked)
+
+
+def test_a_measured_row_is_the_row_that_is_read_back(tmp_path: Path) -> None:
+    operators = [Operator("conv", 8, width, 6, 6, 3, 3, padding=1) for width in (8, 16, 24)]
+    rows = measure_operators(operators, RuntimeSpec(kind="onnxruntime"))
+    LatencyTable(rows).write(tmp_path / "latency.csv", {})
+    assert set(LatencyTable.read(tmp_path / "latency.csv").rows) == set(rows)
 
 
 def test_a_straight_line_needs_few_measurements_and_a_bent_one_more() -> None:
