@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from hwprune.device.predict import predict_operators
 from hwprune.device.profile import PROFILE_FILE, DeviceProfile, LatencySpec, Provenance
-from hwprune.device.rows import Row
 from hwprune.device.table import LatencyTable
 from hwprune.errors import ProfileError
 from hwprune.files import write_text
@@ -22,7 +21,7 @@ from hwprune.operators import Operator
 from hwprune.runtime.environment import environment, versions
 from hwprune.runtime.export import export
 from hwprune.runtime.local import for_this_machine
-from hwprune.runtime.rows import measure_rows
+from hwprune.runtime.rows import measure_rows, working_set
 from hwprune.runtime.sampling import Progress, measure_operators
 from hwprune.runtime.staircase import PROBES
 from hwprune.runtime.timing import measure
@@ -63,11 +62,12 @@ def build_profile(
     Raises:
         ProfileError: If the machine is busy: then nothing is written.
     """
-    operators = [op for model, example in networks.values() for op in trace_operators(model, example)]
+    traced = {name: trace_operators(*network) for name, network in networks.items()}
+    operators = [operator for network in traced.values() for operator in network]
     reference = [_reference_us(template)]
     notify("looking for the steps of the latency staircase")
     local = for_this_machine(template, [*operators, *PROBES.values()], notify, cached=False)
-    table = _measure_table(local, operators, notify, progress)
+    table = _measure_table(local, traced, notify, progress)
     local = local.model_copy(update={"rows": table, "name": out.name})
     reference.append(_reference_us(template))
     fitted_to = samples(local)
@@ -88,21 +88,19 @@ def build_profile(
 
 def _measure_table(
     profile: DeviceProfile,
-    operators: Sequence[Operator],
+    networks: Mapping[str, Sequence[Operator]],
     notify: Callable[[str], None],
     progress: Progress | None,
 ) -> LatencyTable:
-    """Rows for the operators and everything narrower."""
-    spec = profile.runtime
-    rows: dict[Operator, Row] = {}
-    table = LatencyTable((), spec.batch, spec.precision)
-    while missing := [op for op in operators if not table.covers_narrower(op, profile.steps_for(op))]:
-        notify(f"measuring rows for {len(missing)} operators")
-        fresh = {row.operator: row for row in measure_rows(missing, profile, progress=progress)}
-        if not fresh.keys() - rows.keys():
-            break  # nothing new to learn; a prediction will name what is missing
-        rows |= fresh
-        table = LatencyTable(tuple(rows.values()), spec.batch, spec.precision)
+    """Rows for networks and everything narrower, one network after the other."""
+    table = LatencyTable((), profile.runtime.batch, profile.runtime.precision)
+    for name, operators in networks.items():
+        while missing := [op for op in operators if not table.covers_narrower(op, profile.steps_for(op))]:
+            notify(f"{name}: measuring rows for {len(missing)} of {len(operators)} operators")
+            fresh = measure_rows(missing, profile, progress=progress, working_set=working_set(operators))
+            if not {row.operator for row in fresh} - table.operators:
+                break  # nothing new to learn; a prediction will name what is missing
+            table = table.merged(fresh)
     return table
 
 

@@ -19,7 +19,7 @@ from hwprune.files import write_json
 from hwprune.operators import Operator
 from hwprune.runtime.base import get_runtime
 from hwprune.runtime.environment import environment, same_hardware
-from hwprune.runtime.rows import measure_rows
+from hwprune.runtime.rows import measure_rows, working_set
 from hwprune.runtime.staircase import PROBES, find_steps
 
 
@@ -58,7 +58,7 @@ def localize(
     # first layer's single channel) can be missing still: it is the widest of the next pass.
     while missing := _missing(operators, local, table):
         notify(f"measuring rows for {len(missing)} operators on this machine; they are kept for next time")
-        fresh = measure_rows(missing, local)
+        fresh = measure_rows(missing, local, working_set=working_set(operators))
         if not set(fresh) - set(table.rows):
             break  # nothing new to learn; the prediction will name what is missing
         table = table.merged(fresh)

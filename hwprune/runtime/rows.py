@@ -12,13 +12,14 @@ from hwprune.device.rows import Row
 from hwprune.device.steps import Steps
 from hwprune.operators import Operator
 from hwprune.runtime.knots import Curve, bisect, curves
-from hwprune.runtime.sampling import Progress, measure_operators
+from hwprune.runtime.sampling import Progress, bytes_of, measure_operators
 
 
 def measure_rows(
     operators: Sequence[Operator],
     profile: DeviceProfile,
     *,
+    working_set: int,
     progress: Progress | None = None,
     seconds: float | None = None,
 ) -> tuple[Row, ...]:
@@ -28,8 +29,9 @@ def measure_rows(
     those found along the inputs (at full output width).
 
     Args:
-        operators: Fused operators of the dense network.
+        operators: Fused operators of one dense network, or some of them.
         profile: Runtime, precision and rules.
+        working_set: Bytes that the whole network moves; see :func:`working_set`.
         progress: Called with the number of rows done and known to be needed so far.
         seconds: No interval is split any further after this time; what was begun is completed.
 
@@ -37,7 +39,7 @@ def measure_rows(
         RuntimeUnavailableError: If the runtime is missing or refuses an operator.
         MissingRowError: If an operator is of a kind that cannot be measured.
     """
-    search = _Search(operators, profile, progress)
+    search = _Search(operators, profile, progress, working_set)
     deadline = None if seconds is None else time.monotonic() + seconds
     found = {
         (template, side, place): curve
@@ -62,6 +64,11 @@ def measure_rows(
     return tuple(search.rows.values())
 
 
+def working_set(operators: Sequence[Operator]) -> int:
+    """Bytes of weights and maps that a network goes through in one run, for one image."""
+    return sum(map(bytes_of, operators))
+
+
 _Key = tuple[Operator, str, int]
 
 
@@ -75,10 +82,15 @@ class _Search:
     """The configurations of a network at their widest, and what was measured of them so far."""
 
     def __init__(
-        self, operators: Sequence[Operator], profile: DeviceProfile, progress: Progress | None
+        self,
+        operators: Sequence[Operator],
+        profile: DeviceProfile,
+        progress: Progress | None,
+        working_set: int,
     ) -> None:
         self.profile, self.progress = profile, progress
         self.widest = _widest(operators)
+        self.working_set = working_set
         self.rows: dict[Operator, Row] = {}
 
     def steps(self, template: Operator, side: str) -> Steps:
@@ -112,7 +124,8 @@ class _Search:
             if self.progress is not None:
                 self.progress(done + count, done + total)
 
-        for row in measure_operators(fresh, self.profile.runtime, report):
+        rows = measure_operators(fresh, self.profile.runtime, report, working_set=self.working_set)
+        for row in rows:
             self.rows[row.operator] = row
         return [self.rows[operator].median_us for operator in wanted]
 

@@ -18,8 +18,10 @@ from hwprune.runtime.operator_models import make_operator_model
 
 Progress = Callable[[int, int], None]
 
-#: Operators that share a file, and the memory that their weights and activations may take.
-MOST_OPERATORS, MOST_BYTES = 48, 192 * 2**20
+#: Operators that share a file.
+MOST_OPERATORS = 48
+#: Bounds of the memory that the operators of a file may take, and what it is where nobody says.
+LEAST_BYTES, MOST_BYTES, USUAL_BYTES = 4 * 2**20, 128 * 2**20, 12 * 2**20
 #: Every file runs for about this long, within these bounds.
 EFFORT = Effort(seconds=0.35, least_runs=12, most_runs=100)
 
@@ -29,6 +31,7 @@ def measure_operators(
     spec: RuntimeSpec,
     progress: Progress | None = None,
     effort: Effort = EFFORT,
+    working_set: int = USUAL_BYTES,
 ) -> tuple[Row, ...]:
     """Times operators.
 
@@ -37,24 +40,28 @@ def measure_operators(
         spec: Runtime, threads and batch.
         progress: Called with the number of rows done and in all after every file.
         effort: How long every file runs.
+        working_set: Bytes of weights and maps that share a file, at most. What a kernel costs depends on
+            which caches its weights are in, and that on how much else runs between two of its runs: rows
+            for a network are measured among as many bytes as the network has.
 
     Raises:
         RuntimeUnavailableError: If the runtime is missing, refuses a file or hides an operator.
     """
     rows: list[Row] = []
-    for chunk in _chunks(operators):
+    most_bytes = min(max(working_set, LEAST_BYTES), MOST_BYTES)
+    for chunk in _chunks(operators, most_bytes):
         rows += _measure_chunk(chunk, spec, effort)
         if progress is not None:
             progress(len(rows), len(operators))
     return tuple(rows)
 
 
-def _chunks(operators: Iterable[Operator]) -> Iterator[list[Operator]]:
+def _chunks(operators: Iterable[Operator], most_bytes: int) -> Iterator[list[Operator]]:
     chunk: list[Operator] = []
     used = 0
     for operator in operators:
-        size = _bytes(operator)
-        if chunk and (len(chunk) >= MOST_OPERATORS or used + size > MOST_BYTES):
+        size = bytes_of(operator)
+        if chunk and (len(chunk) >= MOST_OPERATORS or used + size > most_bytes):
             yield chunk
             chunk, used = [], 0
         chunk.append(operator)
@@ -63,7 +70,8 @@ def _chunks(operators: Iterable[Operator]) -> Iterator[list[Operator]]:
         yield chunk
 
 
-def _bytes(operator: Operator) -> int:
+def bytes_of(operator: Operator) -> int:
+    """Bytes of its weights and maps in single precision, for one image."""
     kernel = operator.kernel_h * operator.kernel_w
     weights = operator.in_channels * operator.out_channels // operator.groups * kernel
     maps = (operator.in_channels + operator.out_channels) * operator.height * operator.width
