@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol, Self, runtime_checkable
 
@@ -133,10 +134,26 @@ def check_norms(norms: Tensor) -> float:
     return greatest
 
 
+def only_number(given: float | Tensor) -> float | None:
+    """The number, or the only one of a tensor; ``None`` where a tensor holds several or none.
+
+    >>> only_number(torch.tensor([2.0])), only_number(torch.ones(2))
+    (2.0, None)
+    """
+    if isinstance(given, Tensor):
+        return float(given) if given.numel() == 1 else None
+    return float(given)
+
+
 def check_strength(strength: float | Tensor) -> None:
     """Raises :class:`InputError` unless every strength is finite and not negative."""
-    values = torch.as_tensor(strength)
-    if not bool(((values >= 0) & torch.isfinite(values)).all()):
+    number = only_number(strength)
+    if number is None:
+        values = torch.as_tensor(strength)
+        usable = bool(((values >= 0) & torch.isfinite(values)).all())
+    else:
+        usable = 0 <= number < math.inf
+    if not usable:
         raise InputError("the strength must be finite and not negative", expected="[0, inf)", got=strength)
 
 

@@ -13,13 +13,21 @@ import torch
 from torch import Tensor
 
 from hwprune.errors import InputError
-from hwprune.penalties.base import check_budget, check_norms, check_positive, check_strength, fitted
-from hwprune.penalties.ramps import Ramps, Tiles, row_slices, take, working_dtype
+from hwprune.penalties.base import (
+    check_budget,
+    check_norms,
+    check_positive,
+    check_strength,
+    fitted,
+    only_number,
+)
+from hwprune.penalties.firm import GREATEST_RATIO, FirmRow
+from hwprune.penalties.ramps import Tiles, row_slices, working_dtype
 from hwprune.penalties.roots import solve_root
+from hwprune.penalties.steps import make_step, scaled, solve_rows
 
-#: Steepest ramp: groups whose norms differ by less than 2^-26 of themselves are taken for ties. It keeps
-#: half of the digits of float64 for the opening of a group in the middle of its ramp.
-_STEEPEST = 2.0**26
+#: Norms with a maximum in this range are worked on as they are, others are scaled.
+_SAFE_RANGE = (1e-30, 1e30)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,15 +41,6 @@ class Solution:
 
     factors: Tensor
     root: Tensor
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Step:
-    """The ramps of a proximal step, and the weights of ``f = u / (u * kept + pull)``, shaped like theirs."""
-
-    ramps: Ramps
-    kept: Tensor
-    pull: Tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -194,63 +193,67 @@ class GroupEnvelope:
         greatest = check_norms(norms)
         check_strength(strength)
         shape = (*norms.shape[:-1], 1)
+        row, budget = self._firm_row(norms, strength, greatest), only_number(self.budget)
+        if row is not None and budget is not None:
+            root = row.root(budget, None if start is None else float(start))
+            row.factors_into(factors.view(-1), root)
+            return Solution(factors, norms.new_full(shape, root, dtype=torch.float64))
         strengths = torch.as_tensor(strength, dtype=torch.float64)
         if not norms.numel() or not bool(strengths.any()):
             return Solution(factors.fill_(1.0), norms.new_zeros(shape, dtype=torch.float64))
         strengths = strengths.to(norms.device)
         strengths = strengths.expand(norms.shape[:-1]).reshape(-1) if strengths.ndim else strengths.reshape(1)
-        rows = norms.detach().reshape(-1, norms.shape[-1])
-        step, unit = self._step(norms, strengths)
-        begin = None if start is None else start.detach().to(rows.device, torch.float64).reshape(-1) * unit
-        dtype = working_dtype(rows, greatest, step.ramps)
-        root = _solve_rows(rows, step, self._budget_rows(norms), begin, dtype, factors.view(rows.shape))
+        roots = self._solve_rows(norms, strengths, greatest, start, factors)
         if strengths.numel() > 1:
             factors[strengths.reshape(norms.shape[:-1]) == 0] = 1.0
-        return Solution(factors, (root / unit).reshape(shape))
+        return Solution(factors, roots.reshape(shape))
+
+    def _firm_row(self, norms: Tensor, strength: float | Tensor, greatest: float) -> FirmRow | None:
+        """The only row as a :class:`FirmRow`, where it is one."""
+        alike = self.ridge is None and self.cost is None and norms.numel() == norms.shape[-1]
+        pull = only_number(strength)
+        if not alike or norms.dtype != torch.float32 or pull is None:
+            return None
+        kept = 1 - pull if self.debias else 1.0
+        safe = _SAFE_RANGE[0] < greatest < _SAFE_RANGE[1]
+        if not (safe and 0 < pull <= GREATEST_RATIO * kept):
+            return None
+        return FirmRow(norms.detach().reshape(-1), kept, pull)
+
+    def _solve_rows(
+        self, norms: Tensor, strengths: Tensor, greatest: float, start: Tensor | None, factors: Tensor
+    ) -> Tensor:
+        """Fills in the factors for strengths of shape ``(rows or 1,)``; the roots, shape ``(rows,)``."""
+        rows = norms.detach().reshape(-1, norms.shape[-1])
+        ridge = fitted("ridge", self.ridge, norms)[:, None]
+        cost = fitted("cost", self.cost, norms)[:, None]
+        # Rows of strength 0 are overwritten; any other strength keeps them free of 0 / 0.
+        step = make_step(ridge, cost, torch.where(strengths > 0, strengths, 1.0), debias=self.debias)
+        unit = step.unit
+        if not _SAFE_RANGE[0] < greatest < _SAFE_RANGE[1] and greatest > 0:
+            rows, unit = rows.double() / greatest, unit * greatest
+        begin = None if start is None else start.detach().to(rows.device, torch.float64).reshape(-1) * unit
+        dtype = working_dtype(rows, step.ramps)
+        roots = solve_rows(rows, step, self._budget_rows(norms), begin, dtype, factors.view(rows.shape))
+        return roots / unit
 
     def _best_openings(self, norms: Tensor) -> Tensor:
         """The minimising u of S at norms of shape ``(..., groups)``, float64."""
         ridge = fitted("ridge", self.ridge, norms)[:, None]
         cost = fitted("cost", self.cost, norms)[:, None]
-        ramps, _ = _scaled((ridge / cost).sqrt(), torch.zeros_like(ridge[:1]), cost)
+        ramps, _ = scaled((ridge / cost).sqrt(), torch.zeros_like(ridge[:1]), cost)
         flat, budget = norms.reshape(-1, norms.shape[-1]), self._budget_rows(norms)
         opened = torch.empty_like(flat)
         for rows in row_slices(flat):
             tiles = Tiles(flat[rows], ramps, torch.float64)
-            for groups, _norms, part in tiles.openings(solve_root(tiles, budget[rows])):
-                opened[rows, groups] = part.clamp_(0.0, 1.0).T
+            for tile, _ in tiles.open(solve_root(tiles, budget[rows])):
+                opened[rows, tile.groups] = tile.opened.clamp_(0.0, 1.0).T
         return opened.reshape(norms.shape)
 
     def _budget_rows(self, norms: Tensor) -> Tensor:
         """The budget of every row, shape ``(rows,)``, float64."""
         budget = torch.as_tensor(self.budget, dtype=torch.float64, device=norms.device)
         return budget.expand(norms.shape[:-1]).reshape(-1)
-
-    def _step(self, norms: Tensor, strengths: Tensor) -> tuple[_Step, Tensor]:
-        """The proximal step for ``strengths`` of shape ``(rows or 1,)``, and the unit of its root."""
-        ridge = fitted("ridge", self.ridge, norms)[:, None]
-        cost = fitted("cost", self.cost, norms)[:, None]
-        # Rows of strength 0 are overwritten; any other strength keeps them free of 0 / 0.
-        strengths = torch.where(strengths > 0, strengths, 1.0)
-        pull = strengths[None, :] * ridge
-        if self.debias:
-            pull = pull.clamp(max=1 - 1 / _STEEPEST)
-            kept = 1 - pull
-            # u = (s t sqrt(a / c) - L a) / (1 - L a), with the a that the limit on L a leaves.
-            gain, offset = (pull / strengths / cost).sqrt() / kept, pull / kept
-        else:
-            kept = torch.ones_like(pull)
-            # u = s t sqrt(a / c) - L a, both made smaller alike where the ramp is too steep.
-            offset = pull.clamp(max=_STEEPEST)
-            gain = (ridge / cost).sqrt() * (offset / pull)
-        ramps, unit = _scaled(gain, offset, cost)
-        return _Step(ramps, kept, pull), unit
-
-
-def _scaled(gain: Tensor, offset: Tensor, cost: Tensor) -> tuple[Ramps, Tensor]:
-    """Ramps whose largest gain is 1, and what their roots are multiplied by for it."""
-    unit = gain.amax()
-    return Ramps(gain / unit, offset, cost), unit
 
 
 def _checked_output(out: Tensor | None, norms: Tensor) -> Tensor:
@@ -265,22 +268,3 @@ def _checked_output(out: Tensor | None, norms: Tensor) -> Tensor:
             got=f"{out.dtype}, shape {tuple(out.shape)}",
         )
     return out
-
-
-def _solve_rows(
-    norms: Tensor, step: _Step, budget: Tensor, start: Tensor | None, dtype: torch.dtype, factors: Tensor
-) -> Tensor:
-    """Roots ``(rows,)`` of norms of shape ``(rows, groups)``; fills in the factors, of the same shape."""
-    roots = torch.empty_like(budget)
-    kept, pull = step.kept.to(dtype), step.pull.to(dtype)
-    for rows in row_slices(norms):
-        tiles = Tiles(norms[rows], step.ramps.part(slice(None), rows), dtype)
-        roots[rows] = solve_root(tiles, budget[rows], None if start is None else start[rows])
-        for groups, _norms, part in tiles.openings(roots[rows]):
-            opened, target = part.clamp_(0.0, 1.0), factors[rows, groups].T
-            shrunk = torch.mul(opened, take(kept, groups, rows)).add_(take(pull, groups, rows))
-            if target.dtype == dtype and target.shape[1] == 1:
-                torch.div(opened, shrunk, out=target)
-            else:
-                target.copy_(opened.div_(shrunk))
-    return roots

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 #: Elements of one tile on the CPU: large enough to hide the cost of a call, small enough for the cache.
-_CPU_TILE = 1 << 18
+_CPU_TILE = 1 << 17
 #: Elements of one tile elsewhere: one tile for all but the largest networks.
 _DEVICE_TILE = 1 << 26
-#: Norms of float32 within these bounds are safe to work on in float32.
-_SAFE_RANGE = (1e-30, 1e30)
+_ALL = slice(None)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,28 +62,40 @@ def slices(length: int, step: int) -> Iterator[slice]:
 def row_slices(norms: Tensor) -> Iterator[slice]:
     """Slices of the rows of ``norms`` that fill one tile, or single rows where one is more than that."""
     rows, groups = norms.shape
-    return slices(rows, max(1, _tile_size(norms) // max(groups, 1)))
+    return slices(rows, max(1, tile_size(norms) // max(groups, 1)))
 
 
-def _tile_size(norms: Tensor) -> int:
+def tile_size(norms: Tensor) -> int:
+    """Elements of one tile where the norms are."""
     return _CPU_TILE if norms.device.type == "cpu" else _DEVICE_TILE
 
 
-def working_dtype(norms: Tensor, greatest: float, ramps: Ramps) -> torch.dtype:
+def working_dtype(norms: Tensor, ramps: Ramps) -> torch.dtype:
     """The precision in which openings are accurate to the rounding of the norms.
 
     float32 does for float32 norms where all groups open alike and gently: a steep ramp loses digits to
     cancellation, and costs would have to be exact in float32.
-
-    Args:
-        norms: Any norms.
-        greatest: The greatest of them.
-        ramps: How they open.
     """
     gentle = ramps.uniform and float(ramps.offset) <= 1.0
-    if norms.dtype == torch.float32 and gentle and _SAFE_RANGE[0] < greatest < _SAFE_RANGE[1]:
-        return torch.float32
-    return torch.float64
+    return torch.float32 if norms.dtype == torch.float32 and gentle else torch.float64
+
+
+class Tile(NamedTuple):
+    """Some groups of some rows; tiles of the same rows share their memory but for the norms.
+
+    Attributes:
+        groups: Which groups.
+        norms: Shape ``(groups, rows)``.
+        opened: Same shape, in the working precision: ``gain t s - offset``.
+        spare: Likewise, for intermediate results.
+        wide: Likewise, in float64.
+    """
+
+    groups: slice
+    norms: Tensor
+    opened: Tensor
+    spare: Tensor
+    wide: Tensor
 
 
 class Tiles:
@@ -101,38 +113,52 @@ class Tiles:
     def __init__(self, norms: Tensor, ramps: Ramps, dtype: torch.dtype) -> None:
         self.norms, self.ramps, self.dtype = norms, ramps, dtype
         rows, groups = norms.shape
-        self.cuts = list(slices(groups, _tile_size(norms))) if rows == 1 else [slice(0, groups)]
-        self._tiles = [norms[:, cut].T for cut in self.cuts]
-        if len(self.cuts) == 1:
-            self._tiles = [self._tiles[0].to(dtype).contiguous()]
+        cuts = list(slices(groups, tile_size(norms))) if rows == 1 else [slice(0, groups)]
+        # Memory that is asked for again for every tile costs more than what is computed in it.
+        shape = (cuts[0].stop, rows)
+        opened, spare = norms.new_empty(shape, dtype=dtype), norms.new_empty(shape, dtype=dtype)
+        wide = norms.new_empty(shape, dtype=torch.float64)
+        self.tiles = [
+            Tile(cut, norms[:, cut].T, *(memory[: cut.stop - cut.start] for memory in (opened, spare, wide)))
+            for cut in cuts
+        ]
+        if len(cuts) == 1:
+            whole = norms.T.to(dtype).contiguous()
+            self.tiles = [Tile(cuts[0], whole, opened, spare, wide)]
         self._offset = ramps.offset.to(dtype)
         self._slope = ramps.cost * ramps.gain
 
-    def openings(self, root: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Every tile's groups, its norms in the working precision, and ``gain t s - offset``, not clipped.
+    def open(self, root: Tensor | float) -> Iterator[tuple[Tile, Tensor]]:
+        """Every tile with ``opened`` filled in, and its norms in the working precision.
 
         Args:
-            root: ``s``, shape ``(rows,)``, float64.
+            root: ``s``, shape ``(rows,)``, float64, or the number of the only row.
         """
-        scale, every = (root * self.ramps.gain).to(self.dtype), slice(None)
-        for cut, tile in zip(self.cuts, self._tiles, strict=True):
-            norms = tile.to(self.dtype)
-            yield cut, norms, torch.mul(norms, take(scale, cut, every)).sub_(take(self._offset, cut, every))
+        scale = (root * self.ramps.gain).to(self.dtype)
+        for tile in self.tiles:
+            norms = tile.norms if tile.norms.dtype == self.dtype else tile.wide.copy_(tile.norms)
+            torch.mul(norms, take(scale, tile.groups, _ALL), out=tile.opened)
+            tile.opened.sub_(take(self._offset, tile.groups, _ALL))
+            yield tile, norms
 
-    def spent_and_rate(self, root: Tensor) -> tuple[Tensor, Tensor]:
+    def spent_and_rate(self, root: Tensor | float) -> tuple[Tensor, Tensor]:
         """``sum_j cost_j u_j(s)`` and its derivative in ``s``, shape ``(rows,)`` each, float64."""
-        spent, rates, every = [], [], slice(None)
-        for cut, norms, opened in self.openings(root):
+        spent, rates = [], []
+        for tile, norms in self.open(root):
             # The backward of a clip passes its first argument where the second lies strictly inside; unlike
             # comparisons and masks it is vectorised on the CPU, an order of magnitude faster.
-            moving = torch.ops.aten.hardtanh_backward(norms, opened, 0.0, 1.0)
-            clipped = opened.clamp_(0.0, 1.0)
+            torch.ops.aten.hardtanh_backward.grad_input(norms, tile.opened, 0.0, 1.0, grad_input=tile.spare)
+            tile.opened.clamp_(0.0, 1.0)
             if self.ramps.uniform:
                 # What is spent must be exact; the rate only steers, and may be summed as it is.
-                spent.append(clipped.sum(0, dtype=torch.float64))
-                rates.append(moving.sum(0))
+                spent.append(tile.wide.copy_(tile.opened).sum(0))
+                rates.append(tile.spare.sum(0))
             else:
-                spent.append((clipped * take(self.ramps.cost, cut, every)).sum(0))
-                rates.append((moving * take(self._slope, cut, every)).sum(0))
-        total, rate = torch.stack(spent).sum(0), torch.stack(rates).sum(0, dtype=torch.float64)
-        return (total * self.ramps.cost[0], rate * self._slope[0]) if self.ramps.uniform else (total, rate)
+                cost, slope = (take(each, tile.groups, _ALL) for each in (self.ramps.cost, self._slope))
+                spent.append(torch.mul(tile.opened, cost, out=tile.wide).sum(0))
+                rates.append(torch.mul(tile.spare, slope, out=tile.wide).sum(0))
+        if len(spent) > 1:
+            spent, rates = [torch.stack(spent).sum(0)], [torch.stack(rates).double().sum(0)]
+        if self.ramps.uniform:
+            return spent[0] * self.ramps.cost[0], rates[0] * self._slope[0]
+        return spent[0], rates[0]

@@ -14,19 +14,23 @@ A cold start of many groups takes its first guess from a sample of them, as sele
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from hwprune.penalties.ramps import Tiles
 
 #: Groups in the sample that a cold start of many groups solves first.
-_SAMPLE = 1 << 15
+SAMPLE = 1 << 15
 #: Newton steps before every other step becomes a halving of the bracket.
 _FREE_STEPS = 12
-#: Halvings that separate any two floating-point numbers.
-_HALVINGS = 64
+#: Any two floating-point numbers are 64 halvings apart.
+_MOST_STEPS = _FREE_STEPS + 2 * 64
+#: Relative error of a sum of costs.
+_COST_ROUNDING = 4 * torch.finfo(torch.float64).eps
 
 
 def solve_root(tiles: Tiles, budget: Tensor, start: Tensor | None = None) -> Tensor:
@@ -48,15 +52,22 @@ def solve_root(tiles: Tiles, budget: Tensor, start: Tensor | None = None) -> Ten
     tensor([0.6667], dtype=torch.float64)
     """
     start = _cold_guess(tiles, budget) if start is None else start
-    return _safeguarded_newton(tiles.spent_and_rate, budget, start, tiles.dtype)
+    if budget.numel() > 1:
+        return _root_per_row(tiles.spent_and_rate, budget, start, tiles.dtype)
+
+    def evaluate(root: float) -> tuple[float, float]:
+        spent, rate = torch.cat(tiles.spent_and_rate(root)).tolist()
+        return spent, rate
+
+    return torch.full_like(budget, one_root(evaluate, float(budget), float(start), tiles.dtype))
 
 
 def _cold_guess(tiles: Tiles, budget: Tensor) -> Tensor:
     """A first root: a sample's for many groups, else as if every group were opening."""
     norms, ramps = tiles.norms, tiles.ramps
     groups = norms.shape[1]
-    if len(tiles.cuts) > 1:
-        stride = slice(None, None, -(-groups // _SAMPLE))
+    if len(tiles.tiles) > 1:
+        stride = slice(None, None, -(-groups // SAMPLE))
         sample, part = norms[:, stride], ramps.part(stride, slice(None))
         whole, drawn = _total(ramps.cost, groups), _total(part.cost, sample.shape[1])
         return solve_root(Tiles(sample, part, tiles.dtype), budget * (drawn / whole))
@@ -70,59 +81,107 @@ def _total(cost: Tensor, groups: int) -> Tensor:
     return cost.sum() * (groups if cost.shape[0] == 1 else 1)
 
 
-def _safeguarded_newton(
-    evaluate: Callable[[Tensor], tuple[Tensor, Tensor]], budget: Tensor, start: Tensor, dtype: torch.dtype
-) -> Tensor:
-    """Newton's method inside a bracket; see the module.
+def one_root(
+    evaluate: Callable[[float], tuple[float, float]],
+    budget: float,
+    start: float,
+    dtype: torch.dtype,
+    rounding: float = _COST_ROUNDING,
+) -> float:
+    """Newton's method inside a bracket, for one row; see the module.
 
     Args:
-        evaluate: Roots to what they spend and its derivative, all of shape ``(rows,)``.
-        budget: Shape ``(rows,)``.
-        start: Shape ``(rows,)``; what is not a positive number is replaced.
-        dtype: Roots are rounded to it.
+        evaluate: A root to what it spends and the derivative of that.
+        budget: Not negative.
+        start: What is not a positive number is replaced.
+        dtype: The root is rounded to it.
+        rounding: Relative error of what is spent on a level stretch.
     """
-    precision = torch.finfo(dtype)
-    top, tolerance, rounding = precision.max, 2 * precision.eps, 4 * torch.finfo(torch.float64).eps
-    low, high = torch.zeros_like(budget), torch.full_like(budget, torch.inf)
-    root = torch.nan_to_num(start, nan=1.0, posinf=top).clamp(precision.tiny, top)
-    root = _rounded(root, dtype)
-    finished = budget <= 0
-    for step in range(_FREE_STEPS + 2 * _HALVINGS):
+    if budget <= 0:
+        return 0.0
+    limits = torch.finfo(dtype)
+    low, high = 0.0, math.inf
+    root = _rounded(min(max(start, limits.tiny), limits.max) if start == start else 1.0, dtype)
+    for step in range(_MOST_STEPS):
         spent, rate = evaluate(root)
         short = spent < budget
-        low, high = torch.where(short, root, low), torch.where(short, high, root)
-        # Every comparison with what a rate of 0 gives is false.
-        newton = root + (budget - spent) / rate
-        still = (newton - root).abs() <= tolerance * root
-        usable = (newton > low) & (newton < high)
-        if step >= _FREE_STEPS and step % 2:
-            usable = torch.zeros_like(usable)
-        proposed = torch.where(usable | still, newton, _inner_point(low, high, step, top))
-        proposed = _rounded(proposed.clamp_min(precision.tiny), dtype)
-        closed = torch.isfinite(high) & (high - low <= tolerance * high)
         # On a level stretch rounding of the costs is all that can be left.
-        level = (rate == 0) & ((spent - budget).abs() <= rounding * budget)
-        exact = (spent == budget) | level | (short & (root >= top))
-        root = torch.where(finished | exact, root, proposed)
-        finished = finished | exact | still | closed
-        if bool(finished.all()):
-            break
-    return torch.where(budget <= 0, torch.zeros_like(root), root)
+        level = rate == 0 and abs(spent - budget) <= rounding * spent
+        if spent == budget or level or (short and root >= limits.max):
+            return root
+        low, high = (root, high) if short else (low, root)
+        newton = root + (budget - spent) / rate if rate > 0 else math.nan
+        if abs(newton - root) <= 2 * limits.eps * root:
+            return _rounded(newton, dtype)
+        usable = low < newton < high and not _halves(step)
+        proposed = newton if usable else _inner_point(low, high, step, limits.max)
+        root = _rounded(max(proposed, limits.tiny), dtype)
+        if high < math.inf and high - low <= 2 * limits.eps * high:
+            return root
+    return root
 
 
-def _inner_point(low: Tensor, high: Tensor, step: int, top: float) -> Tensor:
+def _halves(step: int) -> bool:
+    """Whether this step halves the bracket whatever Newton's method proposes."""
+    return step >= _FREE_STEPS and step % 2 == 1
+
+
+def _inner_point(low: float, high: float, step: int, top: float) -> float:
     """A point of the bracket that shrinks it for certain.
 
     Halves the bracket in the order of floating-point numbers, whose bits, read as integers, are in the
     order of their values; strides away ever faster from the only end that is known.
     """
-    stride = 2.0 ** min(2**step, 1000)
-    known = torch.isfinite(high) & (low > 0)
-    halfway = (low.view(torch.int64) + (high.view(torch.int64) - low.view(torch.int64)) // 2).view(low.dtype)
-    beyond = torch.where(low > 0, (low * stride).clamp(max=top), high / stride)
-    return torch.where(known, halfway, beyond)
+    if low > 0 and high < math.inf:
+        bits = np.array([low, high]).view(np.int64)
+        return float(np.array(bits[0] + (bits[1] - bits[0]) // 2).view(np.float64))
+    stride = _stride(step)
+    return min(low * stride, top) if low > 0 else high / stride
 
 
-def _rounded(root: Tensor, dtype: torch.dtype) -> Tensor:
+def _stride(step: int) -> float:
+    return math.ldexp(1.0, min(2**step, 1000))
+
+
+def _rounded(root: float, dtype: torch.dtype) -> float:
     """The root as ``dtype`` holds it, so that it is what is evaluated."""
-    return root.to(dtype).to(torch.float64)
+    return float(np.float32(root)) if dtype == torch.float32 else root
+
+
+def _root_per_row(
+    evaluate: Callable[[Tensor], tuple[Tensor, Tensor]], budget: Tensor, start: Tensor, dtype: torch.dtype
+) -> Tensor:
+    """:func:`one_root` for many rows at once; everything has shape ``(rows,)``."""
+    limits = torch.finfo(dtype)
+    low, high = torch.zeros_like(budget), torch.full_like(budget, torch.inf)
+    root = torch.nan_to_num(start, nan=1.0, posinf=limits.max).clamp(limits.tiny, limits.max)
+    root = root.to(dtype).double()
+    finished = budget <= 0
+    for step in range(_MOST_STEPS):
+        spent, rate = evaluate(root)
+        short = spent < budget
+        low, high = torch.where(short, root, low), torch.where(short, high, root)
+        # Every comparison with what a rate of 0 gives is false.
+        newton = root + (budget - spent) / rate
+        still = (newton - root).abs() <= 2 * limits.eps * root
+        usable = (newton > low) & (newton < high)
+        if _halves(step):
+            usable = torch.zeros_like(usable)
+        proposed = torch.where(usable | still, newton, _inner_points(low, high, step, limits.max))
+        proposed = proposed.clamp_min(limits.tiny).to(dtype).double()
+        closed = torch.isfinite(high) & (high - low <= 2 * limits.eps * high)
+        level = (rate == 0) & ((spent - budget).abs() <= _COST_ROUNDING * spent)
+        exact = (spent == budget) | level | (short & (root >= limits.max))
+        root = torch.where(finished | exact, root, proposed)
+        finished = finished | exact | still | closed
+        if bool(finished.all()):
+            break
+    return torch.where(budget <= 0, 0.0, root)
+
+
+def _inner_points(low: Tensor, high: Tensor, step: int, top: float) -> Tensor:
+    """:func:`_inner_point` for many rows at once."""
+    low_bits, high_bits = low.view(torch.int64), high.view(torch.int64)
+    halfway = (low_bits + (high_bits - low_bits) // 2).view(low.dtype)
+    beyond = torch.where(low > 0, (low * _stride(step)).clamp(max=top), high / _stride(step))
+    return torch.where(torch.isfinite(high) & (low > 0), halfway, beyond)
