@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from hwprune.errors import GraphError
-from hwprune.graph.axes import BoolArray, ChannelAxis, TensorSlice
+from hwprune.graph.axes import BoolArray, ChannelAxis
 from hwprune.groups.base import Bundles
 
 
@@ -26,44 +26,28 @@ class _Part:
 
     tensor: Tensor
     dim: int
-    start: int  # offset of the axis among all members
-    width: int
-    channels: Tensor | None  # position -> channel, None where that is the identity
-    owned: Tensor | None  # positions that belong to the axis, None where all do
 
-    def squares(self) -> Tensor:
-        """Sum of squares of every channel, shape ``(width,)``."""
+    @property
+    def positions(self) -> int:
+        """Positions along the dimension that the axis runs along."""
+        return self.tensor.shape[self.dim]
+
+    def norms(self) -> Tensor:
+        """Euclidean norm of what lies at every position, shape ``(positions,)``."""
         weights = self.tensor.detach()
         others = [dim for dim in range(weights.ndim) if dim != self.dim]
-        per_position = torch.linalg.vector_norm(weights, dim=others).square() if others else weights.square()
-        return self._gather(per_position)
+        return torch.linalg.vector_norm(weights, dim=others) if others else weights.abs()
 
-    def per_channel(self, values: Tensor) -> Tensor:
-        """Sum over every channel, shape ``(width,)``, of values shaped like the tensor."""
+    def sums(self, values: Tensor) -> Tensor:
+        """Sum at every position, shape ``(positions,)``, of values shaped like the tensor."""
         others = [dim for dim in range(values.ndim) if dim != self.dim]
-        return self._gather(values.sum(dim=others) if others else values)
+        return values.sum(dim=others) if others else values
 
-    def _gather(self, per_position: Tensor) -> Tensor:
-        """Sums what belongs to one channel, from the shape ``(positions,)`` to ``(width,)``."""
-        if self.channels is None:
-            return per_position
-        if self.owned is not None:
-            per_position = per_position[self.owned]
-        return per_position.new_zeros(self.width).index_add_(0, self.channels, per_position)
-
-    def scale_(self, factors: Tensor) -> None:
-        """Multiplies every channel by its factor, ``factors`` of shape ``(width,)``, in place."""
-        weights = self.tensor.detach()
-        if self.channels is not None:
-            spread = factors[self.channels]
-            if self.owned is not None:
-                whole = factors.new_ones(weights.shape[self.dim])
-                whole[self.owned] = spread
-                spread = whole
-            factors = spread
-        shape = [1] * weights.ndim
+    def along(self, values: Tensor) -> Tensor:
+        """Values per position, shape ``(positions,)``, as they broadcast against the tensor."""
+        shape = [1] * self.tensor.ndim
         shape[self.dim] = -1
-        weights.mul_(factors.view(shape))
+        return values.view(shape)
 
 
 class ChannelGroups:
@@ -90,12 +74,18 @@ class ChannelGroups:
         self.widths = np.array([axis.width for axis in self.axes], dtype=np.int64)
         self.starts = np.concatenate([[0], np.cumsum(self.widths)])
         tensors = dict(model.named_parameters()) | dict(model.named_buffers())
-        self._parts = [
-            _make_part(tensors[part.tensor], part, int(start), axis.width)
+        slices = [
+            (part, int(start))
             for axis, start in zip(self.axes, self.starts[:-1], strict=True)
             for part in axis.producers
         ]
+        self._parts = [_Part(tensors[part.tensor], part.dim) for part, _ in slices]
         self._device = self._parts[0].tensor.device
+        # The positions of all parts in a row; those that no axis owns belong to one more member.
+        owners = [
+            np.where(part.channels < 0, self.member_count, part.channels + start) for part, start in slices
+        ]
+        self._member_of_position = torch.from_numpy(np.concatenate(owners)).to(self._device)
         # A channel that several layers produce (a residual stream) holds a share of each of them.
         producers = [sum(tensors[part.tensor].ndim >= 2 for part in axis.producers) for axis in self.axes]
         self._axis_weight = torch.tensor(producers, device=self._device).clamp_min(1).sqrt()
@@ -115,31 +105,38 @@ class ChannelGroups:
 
     def member_norms(self) -> Tensor:
         """Norm of every channel over all of its producers, shape ``(members,)``."""
-        squares = torch.zeros(self.member_count, device=self._device)
-        for part in self._parts:
-            squares[part.start : part.start + part.width] += part.squares()
-        return squares.sqrt()
+        norms = torch.cat([part.norms() for part in self._parts]).float()
+        return self._per_member(norms.square()).sqrt()
 
     def member_products(self, left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
         """Inner product of every channel over all of its producers at two points, shape ``(members,)``."""
-        products = torch.zeros(self.member_count, device=self._device)
-        for part, one, other in zip(self._parts, left, right, strict=True):
-            products[part.start : part.start + part.width] += part.per_channel(one.detach() * other.detach())
-        return products
+        triples = zip(self._parts, left, right, strict=True)
+        products = torch.cat([part.sums(one.detach() * other.detach()) for part, one, other in triples])
+        return self._per_member(products.float())
 
     def scale_(self, factors: Tensor) -> None:
-        """Multiplies every channel's producers by its factor, shape ``(members,)``, in place."""
-        for part in self._parts:
-            part.scale_(factors[part.start : part.start + part.width])
+        """Multiplies every channel's producers by its factor or flag, shape ``(members,)``, in place."""
+        tensors = [part.tensor.detach() for part in self._parts]
+        torch._foreach_mul_(tensors, self._along_parts(factors))
 
     def momenta_scale_(self, optimizer: torch.optim.Optimizer, factors: Tensor) -> None:
         """Multiplies the optimiser's state of every channel's producers likewise, in place."""
-        for part in self._parts:
-            state = optimizer.state.get(part.tensor, {})
-            for value in state.values():
+        for part, along in zip(self._parts, self._along_parts(factors), strict=True):
+            for value in optimizer.state.get(part.tensor, {}).values():
                 if isinstance(value, Tensor) and value.shape == part.tensor.shape:
-                    twin = _Part(value, part.dim, part.start, part.width, part.channels, part.owned)
-                    twin.scale_(factors[part.start : part.start + part.width])
+                    value.mul_(along)
+
+    def _per_member(self, values: Tensor) -> Tensor:
+        """Sums values per position of all parts into the members that own them, shape ``(members,)``."""
+        sums = values.new_zeros(self.member_count + 1)
+        return sums.index_add_(0, self._member_of_position, values)[:-1]
+
+    def _along_parts(self, factors: Tensor) -> list[Tensor]:
+        """Factors per member, shape ``(members,)``, as they broadcast against every part's tensor."""
+        factors = factors.to(torch.float32)
+        spread = torch.cat([factors, factors.new_ones(1)])[self._member_of_position]
+        pieces = torch.split(spread, [part.positions for part in self._parts])
+        return [part.along(piece) for part, piece in zip(self._parts, pieces, strict=True)]
 
     def parameters(self) -> list[Tensor]:
         """The tensors that are scaled: all producers of the axes that may shrink."""
@@ -232,21 +229,3 @@ def unprunable_reasons(axes: Sequence[ChannelAxis], aligns: Mapping[str, int]) -
         for axis in axes
         if axis.pinned is not None or axis.width <= aligns[axis.name]
     ]
-
-
-def _make_part(tensor: Tensor, part: TensorSlice, start: int, width: int) -> _Part:
-    """Turns a slice into index tensors, without indices where the mapping is the identity."""
-    positions = np.flatnonzero(part.channels >= 0)
-    owned = None
-    if positions.size < part.channels.size:
-        owned = torch.from_numpy(positions).to(tensor.device)
-    channels = part.channels[positions]
-    identity = owned is None and np.array_equal(channels, np.arange(width))
-    return _Part(
-        tensor,
-        part.dim,
-        start,
-        width,
-        None if identity else torch.from_numpy(channels).to(tensor.device),
-        owned,
-    )
