@@ -1,0 +1,188 @@
+"""Times whole training steps with and without the proximal step, in pairs.
+
+    python tools/bench_step.py --models resnet18,mobilenetv1 --out page.md
+
+Both networks start from the same weights and see the same batches; which one goes first is drawn for every
+pair. The proximal step is in the phase where it does most: past the start of the ramp, before the settling.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from bench_pages import machine_line, percentiles, write_page
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from hwprune.graph.coupling import find_axes
+from hwprune.groups.channel import ChannelGroups
+from hwprune.groups.costs import CountBudget
+from hwprune.penalties import make_penalty
+from hwprune.train.prox import ProximalStep
+from hwprune.train.schedule import StrengthSchedule
+from hwprune.workloads import make_model
+
+WARMUP = 3
+#: The trainings whose middle is measured are this long; their ramp starts after a tenth of it.
+TOTAL_STEPS = 5000
+ALIGN = 8
+CLASSES = 10
+
+
+class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up the bytes of every tensor that is made, whether or not it lives on."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.bytes = 0
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        given = {_storage(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        fresh = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        self.bytes += sum(leaf.nbytes for leaf in fresh if _storage(leaf) not in given)
+        return result
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
+
+
+@dataclass(frozen=True, slots=True)
+class Overhead:
+    """What the proximal step adds to a training step.
+
+    Attributes:
+        model: The network.
+        plain_ms: Durations of the plain steps, in milliseconds.
+        ratios: Wrapped over plain, pair by pair.
+        memory: Floats that one proximal step makes, all together, as a fraction of the parameters: a bound
+            of what it needs at any time and keeps.
+    """
+
+    model: str
+    plain_ms: tuple[float, ...]
+    ratios: tuple[float, ...]
+    memory: float
+
+
+def proximal_step(model: nn.Module) -> ProximalStep:
+    """A proximal step on half of the channels, in bundles, in the middle of its ramp."""
+    example = torch.zeros(1, 3, 32, 32, device=next(model.parameters()).device)
+    axes = find_axes(model, example)
+    groups = ChannelGroups(model, axes, {axis.name: ALIGN for axis in axes})
+    budget = CountBudget(np.array(groups.aligns), groups.group_count // 2)
+    proximal = ProximalStep(groups, make_penalty("envelope"), budget, StrengthSchedule(TOTAL_STEPS))
+    proximal.step = TOTAL_STEPS // 5
+    return proximal
+
+
+class Trainer:
+    """One network in training, one step at a time."""
+
+    def __init__(self, name: str, device: str, *, wrapped: bool) -> None:
+        self._model = make_model(name, in_channels=3, image_size=32, classes=CLASSES, seed=0).to(device)
+        self._optimizer = torch.optim.SGD(self._model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
+        self.proximal = proximal_step(self._model) if wrapped else None
+        if self.proximal is not None:
+            self.proximal.attach(self._optimizer)
+
+    def step_ms(self, images: Tensor, labels: Tensor) -> float:
+        """Takes one step; how long it took, in milliseconds."""
+        _wait(images)
+        start = time.perf_counter_ns()
+        self._optimizer.zero_grad()
+        nn.functional.cross_entropy(self._model(images), labels).backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
+        _wait(images)
+        return (time.perf_counter_ns() - start) / 1e6
+
+    def memory(self) -> float:
+        """Floats that one proximal step makes, as a fraction of the parameters."""
+        assert self.proximal is not None  # asked of wrapped trainings only
+        with Allocations() as made:
+            self.proximal.after_step()
+        return float(made.bytes / 4 / sum(parameter.numel() for parameter in self._model.parameters()))
+
+
+def _wait(images: Tensor) -> None:
+    if images.is_cuda:
+        torch.cuda.synchronize()
+
+
+def compare(name: str, batch: int, steps: int, device: str) -> Overhead:
+    """Times that many pairs of steps."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(batch, 3, 32, 32, generator=generator).to(device)
+    labels = torch.randint(0, CLASSES, (batch,), generator=generator).to(device)
+    trainers = {wrapped: Trainer(name, device, wrapped=wrapped) for wrapped in (False, True)}
+    order = random.Random(0)
+    plain, ratios = [], []
+    for pair in range(-WARMUP, steps):
+        turns = order.sample((False, True), 2)
+        spent = {wrapped: trainers[wrapped].step_ms(images, labels) for wrapped in turns}
+        if pair >= 0:
+            plain.append(spent[False])
+            ratios.append(spent[True] / spent[False])
+    return Overhead(name, tuple(plain), tuple(ratios), trainers[True].memory())
+
+
+def as_markdown(results: Sequence[Overhead], batch: int, device: str) -> list[str]:
+    """The page."""
+    lines = [
+        "# What pruning adds to a training step",
+        "",
+        f"Written by `tools/bench_step.py`: whole steps of SGD with momentum on batches of {batch} images of",
+        f"3x32x32, channels in bundles of {ALIGN}, half of them to go. Plain and wrapped steps alternate in",
+        "pairs; the ratio is that of a pair, its median with the 10th and 90th percentile. Memory is all floats",
+        "that one proximal step makes, whether they live on or not, over the number of parameters.",
+        "",
+        machine_line(device),
+        "",
+        "| network | plain step, ms | wrapped / plain | p10 | p90 | memory / parameters | pairs |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        ratio, low, high = percentiles(result.ratios)
+        plain = percentiles(result.plain_ms)[0]
+        lines.append(
+            f"| {result.model} | {plain:.1f} | {ratio:.4f} | {low:.4f} | {high:.4f} | {result.memory:.4f} "
+            f"| {len(result.ratios)} |"
+        )
+    return lines
+
+
+@click.command()
+@click.option("--models", default="resnet18,mobilenetv1", show_default=True, help="Names, with commas.")
+@click.option("--batch", default=128, show_default=True, help="Images per step.")
+@click.option("--steps", default=60, show_default=True, help="Pairs of steps per network.")
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
+@click.option("--threads", default=1, show_default=True, help="Threads of PyTorch on the CPU.")
+@click.option("--out", type=click.Path(path_type=Path), help="Where the page goes; shown by default.")
+def main(models: str, batch: int, steps: int, device: str, threads: int, out: Path | None) -> None:
+    """Times training steps with and without the proximal step."""
+    most = round(StrengthSchedule(TOTAL_STEPS).settle * TOTAL_STEPS) - TOTAL_STEPS // 5 - WARMUP - 1
+    if not 1 <= steps <= most:
+        raise click.BadParameter(f"must be from 1 to {most}", param_hint="--steps")
+    torch.set_num_threads(threads)
+    results = [compare(name, batch, steps, device) for name in models.split(",")]
+    write_page(as_markdown(results, batch, device), out)
+
+
+if __name__ == "__main__":
+    main()
