@@ -1,0 +1,207 @@
+"""Times one proximal step of the envelope against the number of groups, beside what else could be done.
+
+    python tools/bench_prox.py --sizes 1e2,1e4,1e6 --repeats 9 --out page.md
+
+All are timed in turns in one run: the exact envelope cold and warm, the same step from sorted breakpoints,
+the k-support norm of ModOpt (the plain form, in float64, in a process of its own), and an in-place update of
+as many floats by SGD with momentum.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import torch
+from bench_pages import machine_line, percentiles, write_page
+from bench_prox_peer import PACKAGES, Peer, PeerUnavailableError
+from torch import Tensor
+
+from hwprune.penalties import GroupEnvelope
+
+SIZES = "1e2,1e3,1e4,1e5,1e6,2.5e7"
+STRENGTH = 0.02
+KEPT = 0.3
+#: How far a norm moves between two steps of a training: about the learning rate times a relative gradient.
+STEP = 1e-3
+LEARNING_RATE, MOMENTUM = 0.1, 0.9
+#: A peer that took longer than this for one call is not asked again, nor for more groups.
+PATIENCE_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Norms of a step and of the step before it, shape ``(groups,)``, float32, and what comes of them."""
+
+    norms: Tensor
+    before: Tensor
+    budget: int
+    factors: Tensor
+
+    @staticmethod
+    def draw(groups: int) -> Problem:
+        """Log-normal norms, of which :data:`KEPT` may stay."""
+        generator = torch.Generator().manual_seed(groups)
+        before = (0.5 * torch.randn(groups, generator=generator)).exp_()
+        moved = torch.randn(groups, generator=generator).mul_(STEP).add_(1.0).mul_(before)
+        return Problem(moved, before, math.ceil(KEPT * groups), torch.empty(groups))
+
+
+def sorted_factors(norms: Tensor, budget: float, strength: float) -> Tensor:
+    """The factors of the exact envelope from all breakpoints in order, in n log n time.
+
+    Args:
+        norms: Shape ``(groups,)``, positive.
+        budget: Groups that may stay, less than there are.
+        strength: ``L``, less than 1.
+    """
+    wide = norms.double()
+    # u = (s t - L) / (1 - L) is 0 until s = L / t and 1 from s = 1 / t on.
+    ends, order = torch.cat([strength / wide, 1 / wide]).sort()
+    rates = torch.cat([wide, -wide])[order].cumsum(0) / (1 - strength)
+    spent = (rates[:-1] * ends.diff()).cumsum(0)
+    last = int(torch.searchsorted(spent, budget))
+    already = float(spent[last - 1]) if last else 0.0
+    root = ends[last] + (budget - already) / rates[last]
+    opened = ((wide * root - strength) / (1 - strength)).clamp_(0.0, 1.0)
+    return (opened / (opened * (1 - strength) + strength)).to(norms.dtype)
+
+
+def contestants(problem: Problem) -> dict[str, Callable[[], object]]:
+    """What is timed in this process."""
+    envelope = GroupEnvelope(problem.budget)
+    start = envelope.solve(problem.before, STRENGTH).root
+    gradient, buffer, weights = (torch.randn(problem.norms.shape) for _ in range(3))
+
+    def update() -> None:
+        buffer.mul_(MOMENTUM).add_(gradient)
+        weights.add_(buffer, alpha=-LEARNING_RATE)
+
+    return {
+        "SGD": update,
+        "cold": lambda: envelope.solve(problem.norms, STRENGTH, out=problem.factors),
+        "warm": lambda: envelope.solve(problem.norms, STRENGTH, start, problem.factors),
+        "sorted": lambda: sorted_factors(problem.norms, problem.budget, STRENGTH),
+    }
+
+
+def check_sorted(problem: Problem) -> None:
+    """Ends the run if the rival and the envelope do not agree."""
+    found = GroupEnvelope(problem.budget).prox_factors(problem.norms, STRENGTH)
+    torch.testing.assert_close(
+        found, sorted_factors(problem.norms, problem.budget, STRENGTH), rtol=0, atol=1e-6
+    )
+
+
+def peer_difference(problem: Problem, peer: Peer) -> float:
+    """The greatest difference between the peer's last factors and those of the plain envelope."""
+    envelope = GroupEnvelope(problem.budget, debias=False)
+    factors = envelope.prox_factors(problem.norms.double(), STRENGTH)
+    return float((torch.from_numpy(peer.point()) / problem.norms.double() - factors).abs().max())
+
+
+def time_size(groups: int, repeats: int, peer: Peer | None) -> tuple[dict[str, list[float]], float | None]:
+    """Seconds of everybody at one size, and how far the peer's result is from ours."""
+    problem = Problem.draw(groups)
+    check_sorted(problem)
+    calls = contestants(problem)
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    if peer is not None:
+        peer.set_problem(problem.norms.double().numpy())
+        seconds["ModOpt"] = []
+    for call in calls.values():
+        call()
+    for _ in range(repeats):
+        for name, call in calls.items():
+            started = time.perf_counter()
+            call()
+            seconds[name].append(time.perf_counter() - started)
+        if peer is not None and max(seconds["ModOpt"], default=0.0) < PATIENCE_S:
+            seconds["ModOpt"].append(peer.seconds(problem.budget, STRENGTH))
+    return seconds, peer_difference(problem, peer) if peer is not None else None
+
+
+def as_markdown(
+    results: dict[int, dict[str, list[float]]], repeats: int, remark: str, differences: Sequence[float]
+) -> list[str]:
+    """The page."""
+    agreement = f"; its factors differ from ours by at most {max(differences):.1g}" if differences else ""
+    lines = [
+        "# The time of one proximal step",
+        "",
+        f"Written by `tools/bench_prox.py`: log-normal norms, {KEPT:.0%} of the groups may stay, strength",
+        f"{STRENGTH}; float32 but for ModOpt (float64, plain form). *Warm* starts from the root of the step",
+        f"before, from which every norm has moved by about {STEP:.1%}; *sorted* sorts all breakpoints; *SGD*",
+        "is an in-place update of as many floats with momentum. All were timed in turns.",
+        "",
+        f"{machine_line()} {repeats} runs each. ModOpt: {remark}{agreement}.",
+        "",
+        "Median in microseconds (10th to 90th percentile):",
+        "",
+        "| groups | SGD | warm | warm / SGD | warm, ns per group | cold | cold / SGD | sorted | ModOpt |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    return lines + [_row(groups, seconds) for groups, seconds in results.items()]
+
+
+def _row(groups: int, seconds: dict[str, list[float]]) -> str:
+    median = {name: percentiles(values)[0] for name, values in seconds.items()}
+    cells = [
+        f"{groups:,}",
+        _cell(seconds["SGD"]),
+        _cell(seconds["warm"]),
+        f"{median['warm'] / median['SGD']:.2f}",
+        f"{median['warm'] / groups * 1e9:.2f}",
+        _cell(seconds["cold"]),
+        f"{median['cold'] / median['SGD']:.2f}",
+        _cell(seconds["sorted"]),
+        _cell(seconds["ModOpt"]) if "ModOpt" in seconds else "not run",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _cell(seconds: Sequence[float]) -> str:
+    median, low, high = (f"{1e6 * value:,.0f}" for value in percentiles(seconds))
+    return f"{median} ({low} to {high})"
+
+
+@click.command()
+@click.option("--sizes", default=SIZES, show_default=True, help="Numbers of groups, with commas.")
+@click.option("--repeats", default=15, show_default=True, help="Timed runs of each.")
+@click.option("--threads", default=1, show_default=True, help="Threads of PyTorch.")
+@click.option("--peer/--no-peer", default=True, help="Whether to install and time ModOpt.")
+@click.option(
+    "--environment",
+    type=click.Path(path_type=Path),
+    default=Path(tempfile.gettempdir()) / "hwprune-bench-prox",
+    show_default=True,
+    help="Folder of ModOpt's environment.",
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Where the page goes; shown by default.")
+def main(sizes: str, repeats: int, threads: int, peer: bool, environment: Path, out: Path | None) -> None:
+    """Times one proximal step against the number of groups."""
+    torch.set_num_threads(threads)
+    results, differences, remark = {}, [], f"`{PACKAGES[0]}`"
+    with contextlib.ExitStack() as open_peers:
+        rival: Peer | None = None
+        try:
+            rival = open_peers.enter_context(Peer(environment)) if peer else None
+        except PeerUnavailableError as error:
+            remark = f"not available ({error})"
+        for size in sizes.split(","):
+            groups = int(float(size))
+            results[groups], difference = time_size(groups, repeats, rival)
+            differences += [] if difference is None else [difference]
+            if max(results[groups].get("ModOpt", [0.0])) > PATIENCE_S:
+                rival = None
+    write_page(as_markdown(results, repeats, remark if peer else "not asked for", differences), out)
+
+
+if __name__ == "__main__":
+    main()
