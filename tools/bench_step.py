@@ -24,8 +24,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from hwprune.graph.coupling import find_axes
+from hwprune.groups.base import Allowance, GroupSet
 from hwprune.groups.channel import ChannelGroups
 from hwprune.groups.costs import CountBudget
+from hwprune.groups.weight import WeightGroups
+from hwprune.groups.widths import WidthAllowance
 from hwprune.penalties import make_penalty
 from hwprune.train.prox import ProximalStep
 from hwprune.train.schedule import StrengthSchedule
@@ -81,24 +84,33 @@ class Overhead:
     memory: float
 
 
-def proximal_step(model: nn.Module) -> ProximalStep:
-    """A proximal step on half of the channels, in bundles, in the middle of its ramp."""
+def proximal_step(model: nn.Module, granularity: str) -> ProximalStep:
+    """A proximal step in the middle of its ramp: on channels in bundles, or on single weights."""
+    groups, allowance = _channels(model) if granularity == "channel" else _weights(model)
+    proximal = ProximalStep(groups, make_penalty("envelope"), allowance, StrengthSchedule(TOTAL_STEPS))
+    proximal.step = TOTAL_STEPS // 5
+    return proximal
+
+
+def _channels(model: nn.Module) -> tuple[GroupSet, Allowance]:
     example = torch.zeros(1, 3, 32, 32, device=next(model.parameters()).device)
     axes = find_axes(model, example)
     groups = ChannelGroups(model, axes, {axis.name: ALIGN for axis in axes})
-    budget = CountBudget(np.array(groups.aligns), groups.group_count // 2)
-    proximal = ProximalStep(groups, make_penalty("envelope"), budget, StrengthSchedule(TOTAL_STEPS))
-    proximal.step = TOTAL_STEPS // 5
-    return proximal
+    return groups, WidthAllowance(groups, CountBudget(np.array(groups.aligns), groups.group_count // 2))
+
+
+def _weights(model: nn.Module) -> tuple[GroupSet, Allowance]:
+    groups = WeightGroups(model)
+    return groups, groups.allowance(lambda total: total // 2)
 
 
 class Trainer:
     """One network in training, one step at a time."""
 
-    def __init__(self, name: str, device: str, *, wrapped: bool) -> None:
+    def __init__(self, name: str, granularity: str, device: str, *, wrapped: bool) -> None:
         self._model = make_model(name, in_channels=3, image_size=32, classes=CLASSES, seed=0).to(device)
         self._optimizer = torch.optim.SGD(self._model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
-        self.proximal = proximal_step(self._model) if wrapped else None
+        self.proximal = proximal_step(self._model, granularity) if wrapped else None
         if self.proximal is not None:
             self.proximal.attach(self._optimizer)
 
@@ -125,12 +137,12 @@ def _wait(images: Tensor) -> None:
         torch.cuda.synchronize()
 
 
-def compare(name: str, batch: int, steps: int, device: str) -> Overhead:
+def compare(name: str, granularity: str, batch: int, steps: int, device: str) -> Overhead:
     """Times that many pairs of steps."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(batch, 3, 32, 32, generator=generator).to(device)
     labels = torch.randint(0, CLASSES, (batch,), generator=generator).to(device)
-    trainers = {wrapped: Trainer(name, device, wrapped=wrapped) for wrapped in (False, True)}
+    trainers = {wrapped: Trainer(name, granularity, device, wrapped=wrapped) for wrapped in (False, True)}
     order = random.Random(0)
     plain, ratios = [], []
     for pair in range(-WARMUP, steps):
@@ -139,7 +151,7 @@ def compare(name: str, batch: int, steps: int, device: str) -> Overhead:
         if pair >= 0:
             plain.append(spent[False])
             ratios.append(spent[True] / spent[False])
-    return Overhead(name, tuple(plain), tuple(ratios), trainers[True].memory())
+    return Overhead(f"{name}, {granularity}s", tuple(plain), tuple(ratios), trainers[True].memory())
 
 
 def as_markdown(results: Sequence[Overhead], batch: int, device: str) -> list[str]:
@@ -148,7 +160,7 @@ def as_markdown(results: Sequence[Overhead], batch: int, device: str) -> list[st
         "# What pruning adds to a training step",
         "",
         f"Written by `tools/bench_step.py`: whole steps of SGD with momentum on batches of {batch} images of",
-        f"3x32x32, channels in bundles of {ALIGN}, half of them to go. Plain and wrapped steps alternate in",
+        f"3x32x32; channels in bundles of {ALIGN}, or single weights, half of them to go. Plain and wrapped steps alternate in",
         "pairs; the ratio is that of a pair, its median with the 10th and 90th percentile. Memory is all",
         "floats that one proximal step makes, whether they live on or not, over the number of parameters.",
         "",
@@ -168,7 +180,12 @@ def as_markdown(results: Sequence[Overhead], batch: int, device: str) -> list[st
 
 
 @click.command()
-@click.option("--models", default="resnet18,mobilenetv1", show_default=True, help="Names, with commas.")
+@click.option(
+    "--models",
+    default="resnet18:channel,mobilenetv1:channel,resnet18:weight",
+    show_default=True,
+    help="Names with a granularity each, with commas.",
+)
 @click.option("--batch", default=128, show_default=True, help="Images per step.")
 @click.option("--steps", default=60, show_default=True, help="Pairs of steps per network.")
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
@@ -180,7 +197,8 @@ def main(models: str, batch: int, steps: int, device: str, threads: int, out: Pa
     if not 1 <= steps <= most:
         raise click.BadParameter(f"must be from 1 to {most}", param_hint="--steps")
     torch.set_num_threads(threads)
-    results = [compare(name, batch, steps, device) for name in models.split(",")]
+    pairs = [model.partition(":")[::2] for model in models.split(",")]
+    results = [compare(name, granularity or "channel", batch, steps, device) for name, granularity in pairs]
     write_page(as_markdown(results, batch, device), out)
 
 
