@@ -1,4 +1,4 @@
-"""``hwprune devices``: which profiles there are, and what one says."""
+"""The command ``hwprune devices``: which profiles there are, and what one says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``hwprune export``: the slim network in the format of another runtime."""
+"""The command ``hwprune export``: the slim network in the format of another runtime."""
 
 from __future__ import annotations
 

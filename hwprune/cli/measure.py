@@ -1,4 +1,4 @@
-"""``hwprune measure``: time a model file."""
+"""The command ``hwprune measure``: time a model file."""
 
 from __future__ import annotations
 

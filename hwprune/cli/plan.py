@@ -1,4 +1,4 @@
-"""``hwprune plan``: what could be pruned, before anything is trained."""
+"""The command ``hwprune plan``: what could be pruned, before anything is trained."""
 
 from __future__ import annotations
 

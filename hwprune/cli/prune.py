@@ -1,4 +1,4 @@
-"""``hwprune prune``: the main job."""
+"""The command ``hwprune prune``: the main job."""
 
 from __future__ import annotations
 

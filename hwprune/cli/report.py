@@ -1,4 +1,4 @@
-"""``hwprune report``: one page about a run, or about all variants."""
+"""The command ``hwprune report``: one page about a run, or about all variants."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``hwprune variants``: a compressed network for every device and target."""
+"""The command ``hwprune variants``: a compressed network for every device and target."""
 
 from __future__ import annotations
 
