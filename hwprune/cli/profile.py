@@ -1,4 +1,4 @@
-"""The command ``hwprune profile``: make a device profile on this machine, and see how far its predictions hold."""
+"""The command ``hwprune profile``: make a device profile on this machine, and see how far it holds."""
 
 from __future__ import annotations
 
