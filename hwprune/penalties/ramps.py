@@ -13,8 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-#: Elements of one tile on the CPU: large enough to hide the cost of a call, small enough for the cache.
-_CPU_TILE = 1 << 17
+#: Elements of one tile on the CPU: large enough to hide the cost of a call, small enough for the cache; the
+#: larger ones only where the pages of their memory, new to every step, are few beside those of the norms.
+_CPU_TILE, _LARGEST_CPU_TILE = 1 << 17, 1 << 19
 #: Elements of one tile elsewhere: one tile for all but the largest networks.
 _DEVICE_TILE = 1 << 26
 _ALL = slice(None)
@@ -67,7 +68,9 @@ def row_slices(norms: Tensor) -> Iterator[slice]:
 
 def tile_size(norms: Tensor) -> int:
     """Elements of one tile where the norms are."""
-    return _CPU_TILE if norms.device.type == "cpu" else _DEVICE_TILE
+    if norms.device.type != "cpu":
+        return _DEVICE_TILE
+    return min(max(_CPU_TILE, norms.numel() // 64), _LARGEST_CPU_TILE)
 
 
 def working_dtype(norms: Tensor, ramps: Ramps) -> torch.dtype:
