@@ -238,7 +238,7 @@ def broken_profile(folder: Path, old: str, new: str) -> Path:
 
 PROFILES = {
     "misspelt key": ("granularity", "granularty", "granularity"),
-    "missing table": ("[latency]\n", '[latency]\ntable = "none.csv"\n', "missing"),
+    "missing table": ('table = "latency.csv"', 'table = "none.csv"', "missing"),
     "wrong value": ("threads = 1", 'threads = "one"', "threads"),
     "not toml": ("[hardware]", "[hardware", "TOML"),
 }
@@ -252,6 +252,21 @@ def test_a_broken_profile_is_told(tmp_path: Path, name: str) -> None:
     assert result.exit_code == 1
     assert message in result.stderr
     assert "profile.toml" in result.stderr or "none.csv" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_table_with_a_negative_time_is_told(tmp_path: Path) -> None:
+    folder = broken_profile(tmp_path, "cores = 2", "cores = 999")
+    table = folder / "latency.csv"
+    lines = table.read_text().splitlines()
+    columns = lines[[line.startswith("op,") for line in lines].index(True)].split(",")
+    cells = lines[-1].split(",")
+    cells[columns.index("median_us")] = "-3.5"
+    table.write_text("\n".join([*lines[:-1], ",".join(cells)]) + "\n")
+    result = prune(tmp_path / "run", "--device", folder)
+    assert result.exit_code == 1
+    assert f"line {len(lines)}, column median_us" in result.stderr
+    assert "a positive number of microseconds, got '-3.5'" in result.stderr
     assert not (tmp_path / "run").exists()
 
 

@@ -39,13 +39,15 @@ def localize(
 
     Raises:
         RuntimeUnavailableError: If the runtime is not on this machine.
+        ProfileError: If the profile's table is malformed.
     """
     get_runtime(profile.runtime.kind)
+    shipped = profile.table  # read, and so checked, even where it was measured on another machine
     same, difference = same_hardware(profile)
-    if same and profile.table is not None:
-        local, table = profile, profile.table
+    if same and shipped is not None:
+        local, table = profile, shipped
     else:
-        why = "has no measured table" if profile.table is None else "was measured on another machine"
+        why = "has no measured table" if shipped is None else "was measured on another machine"
         notify(f"profile {profile.name} {why}{f' ({difference})' if difference else ''}")
         local = for_this_machine(profile, operators, notify)
         table = local.table or LatencyTable((), profile.runtime.batch, profile.runtime.precision)
