@@ -1,0 +1,237 @@
+"""Training as people write it: nothing is silently skipped, and the survivors are the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hwprune.graph.coupling import find_axes
+from hwprune.groups.channel import ChannelGroups
+from hwprune.groups.costs import CountBudget
+from hwprune.groups.widths import WidthAllowance
+from hwprune.penalties import make_penalty
+from hwprune.train.prox import ProximalStep
+from hwprune.train.schedule import StrengthSchedule
+
+STEPS, KEPT, BATCH = 60, 14, 16
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 16, 3), nn.GroupNorm(1, 16), nn.Conv2d(16, 16, 3), nn.ReLU(),
+        nn.Conv2d(16, 16, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4),
+    )  # fmt: skip
+
+
+def proximal_step(model: nn.Module) -> ProximalStep:
+    axes = find_axes(model, torch.zeros(1, 1, 10, 10))
+    groups = ChannelGroups(model, axes, {axis.name: 1 for axis in axes})
+    allowance = WidthAllowance(groups, CountBudget(np.array(groups.aligns), KEPT))
+    return ProximalStep(groups, make_penalty("envelope"), allowance, StrengthSchedule(STEPS, peak=0.2))
+
+
+def batch(step: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(step)
+    labels = torch.randint(0, 4, (BATCH,), generator=generator)
+    return torch.randn(BATCH, 1, 10, 10, generator=generator) + labels.view(-1, 1, 1, 1), labels
+
+
+def sgd(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
+
+
+class Training:
+    """Sixty steps of one kind; subclasses change what people change."""
+
+    make_optimizer: Callable[[nn.Module], torch.optim.Optimizer] = staticmethod(sgd)
+
+    def __init__(self) -> None:
+        self.model = network()
+        self.proximal = proximal_step(self.model)
+        self.optimizer = self.proximal.attach(self.make_optimizer(self.model))
+        self.prepare()
+
+    def prepare(self) -> None:
+        """What happens before the first step."""
+
+    def step(self, images: Tensor, labels: Tensor) -> None:
+        self.optimizer.zero_grad()
+        nn.functional.cross_entropy(self.model(images), labels).backward()
+        self.optimizer.step()
+
+    def run(self) -> ProximalStep:
+        for index in range(STEPS):
+            self.step(*batch(index))
+        return self.proximal
+
+
+class Accumulating(Training):
+    def step(self, images: Tensor, labels: Tensor) -> None:
+        self.optimizer.zero_grad()
+        for part in range(4):
+            chosen = slice(part * BATCH // 4, (part + 1) * BATCH // 4)
+            (nn.functional.cross_entropy(self.model(images[chosen]), labels[chosen]) / 4).backward()
+        self.optimizer.step()
+
+
+class ClippingNothing(Training):
+    def step(self, images: Tensor, labels: Tensor) -> None:
+        self.optimizer.zero_grad()
+        nn.functional.cross_entropy(self.model(images), labels).backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1e6)
+        self.optimizer.step()
+
+
+class ChannelsLast(Training):
+    def prepare(self) -> None:
+        self.model.to(memory_format=torch.channels_last)
+
+    def step(self, images: Tensor, labels: Tensor) -> None:
+        super().step(images.to(memory_format=torch.channels_last), labels)
+
+
+class ParameterGroups(Training):
+    make_optimizer = staticmethod(
+        lambda model: torch.optim.SGD(
+            [{"params": list(layer.parameters())} for layer in model if list(layer.parameters())],
+            lr=0.05,
+            momentum=0.9,
+        )
+    )
+
+
+class Closure(Training):
+    def step(self, images: Tensor, labels: Tensor) -> None:
+        def closure() -> Tensor:
+            self.optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(self.model(images), labels)
+            loss.backward()
+            return loss
+
+        self.optimizer.step(closure)
+
+
+class ConstantScheduler(Training):
+    def prepare(self) -> None:
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: 1.0)
+
+    def step(self, images: Tensor, labels: Tensor) -> None:
+        super().step(images, labels)
+        self.scheduler.step()
+
+
+SAME_MATHS = {
+    style.__name__: style
+    for style in (Accumulating, ClippingNothing, ChannelsLast, ParameterGroups, Closure, ConstantScheduler)
+}
+
+
+@pytest.fixture(scope="module")
+def plain() -> ProximalStep:
+    return Training().run()
+
+
+@pytest.mark.parametrize("name", SAME_MATHS)
+def test_what_changes_no_gradient_changes_no_survivor(name: str, plain: ProximalStep) -> None:
+    proximal = SAME_MATHS[name]().run()
+    assert proximal.step == STEPS
+    assert torch.equal(proximal.alive, plain.alive)
+
+
+class Adam(Training):
+    make_optimizer = staticmethod(lambda model: torch.optim.Adam(model.parameters(), lr=0.01))
+
+
+class AdamW(Training):
+    make_optimizer = staticmethod(lambda model: torch.optim.AdamW(model.parameters(), lr=0.01, fused=True))
+
+
+class RmsProp(Training):
+    make_optimizer = staticmethod(lambda model: torch.optim.RMSprop(model.parameters(), lr=0.002))
+
+
+class Adagrad(Training):
+    make_optimizer = staticmethod(lambda model: torch.optim.Adagrad(model.parameters(), lr=0.02))
+
+
+class Nadam(Training):
+    make_optimizer = staticmethod(lambda model: torch.optim.NAdam(model.parameters(), lr=0.01))
+
+
+class Clipping(Training):
+    def step(self, images: Tensor, labels: Tensor) -> None:
+        self.optimizer.zero_grad()
+        nn.functional.cross_entropy(self.model(images), labels).backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 0.1)
+        self.optimizer.step()
+
+
+class Bfloat16(Training):
+    def step(self, images: Tensor, labels: Tensor) -> None:
+        self.optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = nn.functional.cross_entropy(self.model(images), labels)
+        loss.backward()
+        self.optimizer.step()
+
+
+class Scaled(Training):
+    """A gradient scaler; the first three steps overflow and are skipped by it."""
+
+    def prepare(self) -> None:
+        self.scaler = torch.amp.GradScaler("cpu", init_scale=16.0)
+        self.taken = 0
+
+    def step(self, images: Tensor, labels: Tensor) -> None:
+        self.optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(self.model(images), labels)
+        if self.taken < 3:
+            loss = loss * float("inf")
+        self.taken += 1
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+
+OTHER_MATHS = {
+    style.__name__: style for style in (Adam, AdamW, RmsProp, Adagrad, Nadam, Clipping, Bfloat16, Scaled)
+}
+
+
+@pytest.mark.parametrize("name", OTHER_MATHS)
+def test_every_style_ends_on_exactly_the_budget(name: str) -> None:
+    training = OTHER_MATHS[name]()
+    proximal = training.run()
+    skipped = 3 if name == "Scaled" else 0
+    assert proximal.step == STEPS - skipped  # a step that the scaler skips is no step of the schedule
+    assert proximal.settled
+    assert proximal.groups_alive == KEPT
+    norms = proximal.groups.member_norms()
+    assert torch.equal(norms > 0, proximal.alive)
+    assert all(bool(parameter.isfinite().all()) for parameter in training.model.parameters())
+
+
+def test_an_average_of_settled_weights_has_the_same_zeros() -> None:
+    training = Training()
+    average = torch.optim.swa_utils.AveragedModel(
+        training.model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9)
+    )
+    for index in range(STEPS):
+        training.step(*batch(index))
+        if training.proximal.settled:
+            average.update_parameters(training.model)
+    twin = proximal_step(average.module)
+    assert torch.equal(twin.groups.member_norms() > 0, training.proximal.alive)
+
+
+@pytest.mark.slow
+def test_a_compiled_model_has_the_same_survivors(plain: ProximalStep) -> None:
+    training = Training()
+    original = training.model
+    training.model = torch.compile(original)  # type: ignore[assignment]
+    assert torch.equal(training.run().alive, plain.alive)
