@@ -125,10 +125,11 @@ def test_a_foreign_folder_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
 
 
-def test_two_threads_of_the_same_kind_are_another_device(tmp_path: Path) -> None:
+def test_a_profile_is_written_as_it_is_read(tmp_path: Path) -> None:
     template = building.to_toml(hwprune.load_profile("x86-avx2-ort"))
     assert "threads = 1" in template
     folder = tmp_path / "x86-avx2-ort"
     folder.mkdir()
     (folder / "profile.toml").write_text(template)
+    shutil.copy(shipped_folder() / "x86-avx2-ort" / "latency.csv", folder)
     assert hwprune.load_profile(folder).rules == hwprune.load_profile("x86-avx2-ort").rules

@@ -173,7 +173,8 @@ class TrainedHalo:
         return self
 
     def _halo(self, norms: Tensor) -> Halo:
-        return Halo(self.xi, self.psi, self.mean * norms.shape[-1])
+        groups = norms.shape[-1] if norms.ndim else 0  # a scalar is refused by whatever reads it
+        return Halo(self.xi, self.psi, self.mean * groups)
 
 
 @dataclass(frozen=True, slots=True)

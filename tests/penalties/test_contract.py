@@ -13,7 +13,7 @@ from hwprune.penalties import PenaltySettings, make_penalty, penalty_names
 every_penalty = pytest.mark.parametrize("name", penalty_names())
 GROUPS, BUDGET, STRENGTH = 12, 5, 0.3
 #: One step of these only lowers the objective; that of all others reaches its minimum.
-MAJORISERS = {"halo"}
+MAJORISERS = {"profiled-halo"}
 
 
 def penalty_of(name, budget=BUDGET):
