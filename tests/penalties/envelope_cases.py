@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.optimize import LinearConstraint, minimize
+from scipy.optimize import LinearConstraint, minimize, minimize_scalar
 from torch import Tensor
 
 from hwprune.penalties import GroupEnvelope
@@ -109,6 +109,23 @@ def _solve_from(start: FloatArray, case: Case, terms: Callable[[FloatArray], Flo
     inside = np.clip(result.x, 1e-12, 1.0)
     inside *= min(1.0, case.budget / float(case.cost.numpy() @ inside))
     return float(terms(inside).sum())
+
+
+def dual_bound(case: Case) -> float:
+    """The greatest lower bound on the value that a multiplier of the budget gives, by a search along it.
+
+    ``max_m sum_j min_u (a_j t_j^2 / (2 u) + m c_j u) - m B`` over u in (0, 1]: by duality it is the minimum.
+    """
+    energy = (case.ridge * case.norms.square()).numpy()
+    energy, cost = energy[energy > 0], case.cost.numpy()[energy > 0]
+
+    def bound(log_multiplier: float) -> float:
+        multiplier = np.exp(log_multiplier)
+        u = np.minimum(1.0, np.sqrt(energy / (2 * multiplier * cost)))
+        return float((energy / (2 * u) + multiplier * cost * u).sum() - multiplier * case.budget)
+
+    found = minimize_scalar(lambda at: -bound(at), bounds=(-60.0, 60.0), method="bounded")
+    return max(bound(float(found.x)), bound(-60.0)) if energy.size else 0.0
 
 
 def openings_by_sorting(case: Case, *, debias: bool, strength: float) -> Tensor:
