@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -92,6 +93,8 @@ def make_variants(grid: Grid, out: Path, observer: Observer, *, resume: bool) ->
     if resume:
         for name, settings, _ in grid.variants():
             _check_settings(out / name, settings)
+    else:  # the user's own network may have changed under the same name
+        shutil.rmtree(out / DENSE_FOLDER, ignore_errors=True)
     (out / DENSE_FOLDER).mkdir(parents=True, exist_ok=True)
     entries: list[dict[str, Any]] = []
     for name, settings, profile in grid.variants():

@@ -14,7 +14,7 @@ from hwprune import charts
 from hwprune.errors import ArtifactError
 from hwprune.files import write_text
 from hwprune.page import Markup, code, figure, page, paragraph, table
-from hwprune.report import PAGE_FILE, RunFolder, read_json
+from hwprune.report import PAGE_FILE, RunFolder, network_rows, read_json
 from hwprune.run_page import NO_CHARTS, command_of
 
 MANIFEST_FILE = "manifest.json"
@@ -51,7 +51,9 @@ class VariantsFolder:
 
     def networks(self) -> pd.DataFrame:
         """One row per variant and one per dense network and device."""
-        return pd.DataFrame([row for entry in self.measured for row in _rows(entry)])
+        return pd.DataFrame(
+            [{**row, "status": entry["status"]} for entry in self.measured for row in network_rows(entry)]
+        )
 
     def write_page(self) -> Path:
         """Writes ``report.html`` and returns its path."""
@@ -109,26 +111,6 @@ def render_variants(folder: VariantsFolder) -> str:
 
 def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def _rows(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [
-        {
-            "model": entry["model"],
-            "data": entry["data"],
-            "device": entry["device"],
-            "target": entry["target"]["kind"],
-            "value": entry["target"]["value"],
-            "network": name,
-            "status": entry["status"],
-            "accuracy": entry[name]["accuracy"],
-            **{f"latency_us_{key}": value for key, value in entry[name]["latency_us"].items()},
-            "predicted_us": entry["predicted_us"][name],
-            "speedup": entry["speedup"] if name == "slim" else 1.0,
-            **{key: entry[name][key] for key in ("params", "macs", "file_bytes")},
-        }
-        for name in ("dense", "slim")
-    ]
 
 
 def _overview(entries: Sequence[Mapping[str, Any]]) -> Markup:

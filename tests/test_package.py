@@ -97,7 +97,8 @@ def test_importing_needs_no_optional_package() -> None:
         "sys.modules.update(dict.fromkeys(names));"
         f"import importlib; [importlib.import_module(name) for name in {modules!r}]"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=120)
+    outcome = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=120, check=False)
+    assert outcome.returncode == 0
 
 
 def test_importing_leaves_the_random_state_and_says_nothing() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,23 +11,19 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from hwprune.cli.common import INTERRUPTED, profiles_option, told
+from hwprune.cli.common import profiles_option, told
 from hwprune.cli.progress import observing
+from hwprune.cli.training import make_recipe, telling_how_to_resume, training_options
 from hwprune.compressor import granularity_names
 from hwprune.device.profile import load_profile
-from hwprune.penalties import penalty_names
 from hwprune.pipeline import Settings, compress
 from hwprune.report import RunReport
 from hwprune.run_page import comparison_rows
 from hwprune.runtime.environment import local_profile
 from hwprune.targets import Keep, LatencyUs, Speedup, Target
-from hwprune.train.loop import Recipe
 
 #: Where a run goes that names no folder.
 DEFAULT_OUT = "hwprune-run"
-#: Epochs where none are asked for: the embedded default is small, everything else is not.
-DEFAULT_EPOCHS, DIGITS_EPOCHS = 10, 16
-DEFAULT_BATCH, DIGITS_BATCH = 128, 32
 
 
 @click.command()
@@ -43,12 +38,7 @@ DEFAULT_BATCH, DIGITS_BATCH = 128, 32
 @click.option("--speedup", type=float, help="Target: this many times faster, measured. Default: 2.")
 @click.option("--latency-us", type=float, help="Target: at most so many microseconds, measured.")
 @click.option("--keep", type=float, help="Target: this fraction of the groups, rounded down.")
-@click.option("--epochs", type=int, help=f"Default: {DEFAULT_EPOCHS}, for the digits {DIGITS_EPOCHS}.")
-@click.option("--batch-size", type=int, help=f"Default: {DEFAULT_BATCH}, for the digits {DIGITS_BATCH}.")
-@click.option("--learning-rate", type=float, default=0.1, show_default=True, help="At its peak.")
-@click.option("--train-images", type=int, help="Train on the first so many images only.")
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--penalty", type=click.Choice(penalty_names()), default="envelope", show_default=True)
+@training_options
 @click.option(
     "--granularity",
     type=click.Choice(granularity_names()),
@@ -87,24 +77,13 @@ def prune(
     """
     target = _target(speedup, latency_us, keep)
     profile = load_profile(device, profiles) if device else local_profile(profiles)
-    small = data == "digits"
-    recipe = Recipe(
-        epochs=epochs if epochs is not None else (DIGITS_EPOCHS if small else DEFAULT_EPOCHS),
-        batch_size=batch_size if batch_size is not None else (DIGITS_BATCH if small else DEFAULT_BATCH),
-        learning_rate=learning_rate,
-        seed=seed,
-    )
+    recipe = make_recipe(data, epochs, batch_size, learning_rate, seed)
     settings = Settings(
         model, data, device or profile.name, target, recipe, penalty, train_images, granularity
     )
     console = Console(stderr=as_json, highlight=False)
-    try:
-        with observing(console) as observer:
-            report = compress(settings, profile, out, observer, resume=resume)
-    except KeyboardInterrupt:
-        again = " ".join(argument for argument in sys.argv[1:] if argument != "--resume")
-        click.echo(f"Interrupted. Go on with: hwprune {again} --resume", err=True)
-        sys.exit(INTERRUPTED)
+    with telling_how_to_resume(), observing(console) as observer:
+        report = compress(settings, profile, out, observer, resume=resume)
     if as_json:
         click.echo(json.dumps(report.as_record(), indent=2))
     else:

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import click
 from rich.console import Console
 
-from hwprune.cli.common import INTERRUPTED, json_option, profiles_option, told
+from hwprune.cli.common import json_option, profiles_option, told
 from hwprune.cli.progress import observing
-from hwprune.cli.prune import DEFAULT_BATCH, DEFAULT_EPOCHS, DIGITS_BATCH, DIGITS_EPOCHS
+from hwprune.cli.training import make_recipe, telling_how_to_resume, training_options
 from hwprune.device.profile import load_profile
 from hwprune.errors import TargetError
-from hwprune.penalties import penalty_names
 from hwprune.runtime.environment import local_profile
 from hwprune.targets import Keep, LatencyUs, Speedup, Target
-from hwprune.train.loop import Recipe
 from hwprune.variants import Grid, make_variants
+from hwprune.variants_page import VariantsFolder
+
+#: Columns of the closing table.
+SHOWN = ["model", "device", "target", "value", "status", "accuracy", "latency_us_median", "speedup"]
 
 
 @click.command("variants")
@@ -34,12 +35,7 @@ from hwprune.variants import Grid, make_variants
 )
 @click.option("--latency-us", "latencies", type=float, multiple=True)
 @click.option("--keep", "fractions", type=float, multiple=True)
-@click.option("--epochs", type=int, help=f"Default: {DEFAULT_EPOCHS}, for the digits {DIGITS_EPOCHS}.")
-@click.option("--batch-size", type=int, help=f"Default: {DEFAULT_BATCH}, for the digits {DIGITS_BATCH}.")
-@click.option("--learning-rate", type=float, default=0.1, show_default=True, help="At its peak.")
-@click.option("--train-images", type=int, help="Train on the first so many images only.")
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--penalty", type=click.Choice(penalty_names()), default="envelope", show_default=True)
+@training_options
 @click.option("--out", type=click.Path(path_type=Path), default=Path("hwprune-variants"), show_default=True)
 @click.option("--resume", is_flag=True, help="Make only what is missing in the output folder.")
 @json_option
@@ -71,13 +67,7 @@ def variants(
     Example: hwprune variants --model resnet20 --data fashion-mnist --speedup 2 --speedup 4 --out variants
     """
     found = [load_profile(name, profiles) for name in devices] or [local_profile(profiles)]
-    small = data == "digits"
-    recipe = Recipe(
-        epochs=epochs if epochs is not None else (DIGITS_EPOCHS if small else DEFAULT_EPOCHS),
-        batch_size=batch_size if batch_size is not None else (DIGITS_BATCH if small else DEFAULT_BATCH),
-        learning_rate=learning_rate,
-        seed=seed,
-    )
+    recipe = make_recipe(data, epochs, batch_size, learning_rate, seed)
     targets: list[Target] = [
         *map(Speedup, speedups),
         *map(LatencyUs, latencies),
@@ -86,31 +76,12 @@ def variants(
     by_name = dict(zip(devices or [found[0].name], found, strict=True))
     grid = Grid(models, data, by_name, targets, recipe, penalty, train_images)
     console = Console(stderr=as_json, highlight=False)
-    try:
-        with observing(console) as observer:
-            folder = make_variants(grid, out, observer, resume=resume)
-    except KeyboardInterrupt:
-        again = " ".join(argument for argument in sys.argv[1:] if argument != "--resume")
-        click.echo(f"Interrupted. Go on with: hwprune {again} --resume", err=True)
-        sys.exit(INTERRUPTED)
+    with telling_how_to_resume(), observing(console) as observer:
+        folder = make_variants(grid, out, observer, resume=resume)
     if as_json:
         click.echo(json.dumps(folder.record, indent=2))
     else:
-        slim = folder.networks()
-        if len(slim):
-            columns = [
-                "model",
-                "device",
-                "target",
-                "value",
-                "status",
-                "accuracy",
-                "latency_us_median",
-                "speedup",
-            ]
-            slim = slim[slim["network"] == "slim"]
-            click.echo(slim[columns].to_string(index=False))
-        click.echo(f"written to {out}/: manifest.json, report.html and a folder per variant")
+        _print_variants(folder, out)
     short = [entry["name"] for entry in folder.record["variants"] if entry["status"] != "done"]
     if short:
         raise TargetError(
@@ -118,3 +89,11 @@ def variants(
             where=", ".join(short),
             hint=f"see {out}/manifest.json; the others are complete",
         )
+
+
+def _print_variants(folder: VariantsFolder, out: Path) -> None:
+    networks = folder.networks()
+    if len(networks):
+        slim = networks[networks["network"] == "slim"]
+        click.echo(slim[SHOWN].to_string(index=False))
+    click.echo(f"written to {out}/: manifest.json, report.html and a folder per variant")
