@@ -9,13 +9,11 @@ above ``high`` are left alone. One threshold for all needs fewer passes than the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from hwprune.penalties.ramps import slices, tile_size
+from hwprune.penalties.ramps import tile_size
 from hwprune.penalties.roots import SAMPLE, one_root
 
 #: Ratios of ``pull`` and ``kept`` up to this much leave enough digits to ``1 - low / t``.
@@ -42,9 +40,12 @@ class FirmRow:
 
     def __init__(self, norms: Tensor, kept: float, pull: float) -> None:
         self._norms, self._kept, self._pull = norms, kept, pull
-        size = min(norms.numel(), tile_size(norms))
-        self._spare = norms.new_empty(size)
-        self._wide = norms.new_empty(size, dtype=torch.float64)
+        self._size = max(1, min(norms.numel(), tile_size(norms)))
+        part, wide = norms.new_empty(self._size), norms.new_empty(self._size, dtype=torch.float64)
+        tiles = norms.split(self._size)
+        # All tiles but the last are of one size; slicing memory costs as much as working on a small tile.
+        self._tiles = [(tile, part, wide) for tile in tiles[:-1]]
+        self._tiles += [(tile, part[: tile.numel()], wide[: tile.numel()]) for tile in tiles[-1:]]
 
     def root(self, budget: float, start: float | None = None) -> float:
         """Where the openings add up to ``budget``; see :func:`~hwprune.penalties.roots.solve_root`.
@@ -63,24 +64,23 @@ class FirmRow:
             return
         low, _ = self._bounds(root)
         steepness, most = 1 / self._kept, 1 / (self._kept + self._pull)
-        limit = torch.tensor(steepness, dtype=torch.float32)
-        for norms, target in zip(self._tiles(self._norms), self._tiles(factors), strict=True):
-            shrunk = torch.reciprocal(norms, out=self._spare[: norms.numel()])
+        limit = torch.full((), steepness, dtype=torch.float32)
+        for (norms, shrunk, _), target in zip(self._tiles, factors.split(self._size), strict=True):
+            torch.reciprocal(norms, out=shrunk)
             torch.add(limit, shrunk, alpha=-low * steepness, out=shrunk)
             torch.clamp(shrunk, 0.0, most, out=target)
 
     def _spent_and_rate(self, root: float) -> tuple[float, float]:
         low, high = self._bounds(root)
         total = rate = 0.0
-        for norms in self._tiles(self._norms):
-            part = self._spare[: norms.numel()]
+        for norms, part, wide in self._tiles:
             # The backward of a clip passes its first argument where the second lies strictly inside; unlike
             # comparisons and masks it is vectorised on the CPU, an order of magnitude faster.
             torch.ops.aten.hardtanh_backward.grad_input(norms, norms, low, high, grad_input=part)
             # The rate only steers, and may be summed as it is; what is spent must be exact.
             rate += float(part.sum())
             torch.clamp(norms, low, high, out=part)
-            total += float(self._wide[: norms.numel()].copy_(part).sum())
+            total += float(wide.copy_(part).sum())
         return (total - self._norms.numel() * low) / (high - low), rate / self._kept
 
     def _bounds(self, root: float) -> tuple[float, float]:
@@ -97,6 +97,3 @@ class FirmRow:
             return FirmRow(sample, self._kept, self._pull).root(budget * sample.numel() / groups)
         total = float(self._norms.sum())
         return (budget * self._kept + self._pull * groups) / max(total, _TINY)
-
-    def _tiles(self, values: Tensor) -> Iterator[Tensor]:
-        return (values[cut] for cut in slices(values.numel(), self._spare.numel()))
