@@ -1,8 +1,8 @@
 """Single weights: every weight of every linear layer and convolution is a group of its own.
 
 Nothing becomes narrower: a dead weight is a zero in a dense matrix, for whoever stores or multiplies sparse
-matrices. Besides the weights a proximal step holds two numbers and two flags per weight, and what the
-penalty remembers.
+matrices. Besides the weights a proximal step with the envelope holds one number and two flags per weight.
+Between steps a flag is left, and what the penalty remembers.
 """
 
 from __future__ import annotations

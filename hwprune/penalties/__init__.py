@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from hwprune.errors import InputError
-from hwprune.penalties.base import Penalty, PenaltySettings, ProjectingPenalty, StatefulPenalty
-from hwprune.penalties.envelope import GroupEnvelope, Solution
+from hwprune.penalties.base import (
+    Penalty,
+    PenaltySettings,
+    ProjectingPenalty,
+    RootedPenalty,
+    Solution,
+    StatefulPenalty,
+)
+from hwprune.penalties.envelope import GroupEnvelope
 from hwprune.penalties.group_lasso import GroupLasso, soft_threshold
 from hwprune.penalties.half_space import HalfSpace, half_space_mask
 from hwprune.penalties.halo import Halo, ProfiledHalo, TrainedHalo
@@ -24,6 +31,7 @@ __all__ = [
     "PenaltySettings",
     "ProfiledHalo",
     "ProjectingPenalty",
+    "RootedPenalty",
     "Solution",
     "StatefulPenalty",
     "TrainedHalo",

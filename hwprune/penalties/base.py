@@ -75,6 +75,41 @@ class StatefulPenalty(Penalty, Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Solution:
+    """A proximal step.
+
+    Attributes:
+        factors: Shape ``(..., groups)``: what each group is multiplied by.
+        root: Shape ``(..., 1)``, float64: the solution of the budget equation, to start the next step from.
+    """
+
+    factors: Tensor
+    root: Tensor
+
+
+@runtime_checkable
+class RootedPenalty(Penalty, Protocol):
+    """A penalty whose proximal operator solves an equation, the sooner the better it is told where."""
+
+    def solve(
+        self,
+        norms: Tensor,
+        strength: float | Tensor,
+        start: Tensor | None = None,
+        out: Tensor | None = None,
+    ) -> Solution:
+        """The factors of :meth:`prox_factors` with the root that they came from.
+
+        Args:
+            norms: Shape ``(..., groups)``.
+            strength: As there.
+            start: Root of an earlier step, shape ``(..., 1)``.
+            out: Where the factors are written; the norms themselves will do.
+        """
+        ...
+
+
 @runtime_checkable
 class ProjectingPenalty(Penalty, Protocol):
     """A penalty that also zeroes groups by where a step has taken them, after its proximal operator."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hwprune.errors import InputError
 from hwprune.penalties.base import (
+    Solution,
     check_budget,
     check_norms,
     check_positive,
@@ -28,19 +29,6 @@ from hwprune.penalties.steps import make_step, scaled, solve_rows
 
 #: Norms with a maximum in this range are worked on as they are, others are scaled.
 _SAFE_RANGE = (1e-30, 1e30)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Solution:
-    """A proximal step.
-
-    Attributes:
-        factors: Shape ``(..., groups)``: what each group is multiplied by.
-        root: Shape ``(..., 1)``, float64: the solution of the budget equation, to start the next step from.
-    """
-
-    factors: Tensor
-    root: Tensor
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -42,7 +42,7 @@ class FirmRow:
         self._norms, self._kept, self._pull = norms, kept, pull
         self._size = max(1, min(norms.numel(), tile_size(norms)))
         part, wide = norms.new_empty(self._size), norms.new_empty(self._size, dtype=torch.float64)
-        tiles = norms.split(self._size)
+        tiles = torch.split(norms, self._size)
         # All tiles but the last are of one size; slicing memory costs as much as working on a small tile.
         self._tiles = [(tile, part, wide) for tile in tiles[:-1]]
         self._tiles += [(tile, part[: tile.numel()], wide[: tile.numel()]) for tile in tiles[-1:]]
@@ -65,7 +65,7 @@ class FirmRow:
         low, _ = self._bounds(root)
         steepness, most = 1 / self._kept, 1 / (self._kept + self._pull)
         limit = torch.full((), steepness, dtype=torch.float32)
-        for (norms, shrunk, _), target in zip(self._tiles, factors.split(self._size), strict=True):
+        for (norms, shrunk, _), target in zip(self._tiles, torch.split(factors, self._size), strict=True):
             torch.reciprocal(norms, out=shrunk)
             torch.add(limit, shrunk, alpha=-low * steepness, out=shrunk)
             torch.clamp(shrunk, 0.0, most, out=target)

@@ -108,14 +108,13 @@ class ProximalStep:
                 self.settle()
 
     def _shrink(self, strength: float) -> None:
-        norms = self._living_norms()
         if self._grouping is None or self.step % self._refresh_every == 0:
-            self._grouping = self.groups.bundle(norms, self.alive)
+            self._grouping = self.groups.bundle(self._living_norms(), self.alive)
             self._pull.price(self.allowance.terms(self._grouping, self.alive))
         grouping = self._grouping
         if not grouping.count:
             return
-        factors = self._pull.factors(grouping, norms, strength)
+        factors = self._pull.factors(grouping, self._living_norms, strength)
         members = self._mask_(grouping.to_members(factors, other=1.0))
         self.groups.scale_(members)
         self._bury(members > 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hwprune.errors import ArtifactError
 from hwprune.groups.base import Grouping, GroupSet, Terms
-from hwprune.penalties import Penalty, ProjectingPenalty, StatefulPenalty, strongest
+from hwprune.penalties import Penalty, ProjectingPenalty, RootedPenalty, StatefulPenalty, strongest
 
 #: Costs in float32 that add up to the budget but for rounding still fit it.
 ROUNDING = 1e-6
@@ -39,6 +39,7 @@ class Pull:
         self._terms = Terms(float("inf"), None)
         self._state: dict[str, Tensor] = {}
         self._before: list[Tensor] | None = None
+        self._root: Tensor | None = None
 
     def price(self, terms: Terms) -> None:
         """Takes the budget of a new grouping."""
@@ -50,25 +51,35 @@ class Pull:
         if isinstance(self._penalty, ProjectingPenalty):
             self._before = [tensor.detach().clone() for tensor in self._groups.parameters()]
 
-    def factors(self, grouping: Grouping, member_norms: Tensor, strength: float) -> Tensor:
+    def factors(self, grouping: Grouping, member_norms: Callable[[], Tensor], strength: float) -> Tensor:
         """What every group is multiplied by, shape ``(..., groups)``.
 
         Args:
             grouping: The groups at present.
-            member_norms: Shape ``(members,)``; zero for dead members. Their memory is used again.
+            member_norms: Gives them, shape ``(members,)``, zero for dead members, in memory that is used
+                again: where there are millions, two vectors of them at once would be felt.
             strength: The schedule's, positive.
         """
-        projects = isinstance(self._penalty, ProjectingPenalty) and self._before is not None
-        # Norms are needed twice by projections only; everything else may overwrite them.
-        shares = grouping.shares(member_norms.clone() if projects else member_norms)
+        shares = grouping.shares(member_norms())
+        fits = _cost(shares, self._terms) <= self._terms.budget * (1 + ROUNDING)
         strength = strength * self._penalty.strength_scale
         if isinstance(self._penalty, StatefulPenalty):
             factors = self._advance(self._penalty, grouping, shares, strength)
+        elif isinstance(self._penalty, RootedPenalty):
+            factors = self._solve(self._penalty, shares, strength)
         else:
             factors = self._penalty.prox_factors(shares, strength)
-        if projects:
+        if isinstance(self._penalty, ProjectingPenalty) and self._before is not None:
             factors = self._project(grouping, factors)
-        return spared(factors, shares, self._terms)
+        return spared(factors, fits, self._terms, lambda: grouping.shares(member_norms()))
+
+    def _solve(self, penalty: RootedPenalty, shares: Tensor, strength: float) -> Tensor:
+        """The factors, in the memory of the shares; starts from the root of the step before."""
+        shape = (*shares.shape[:-1], 1)
+        start = self._root if self._root is not None and self._root.shape == shape else None
+        solution = penalty.solve(shares, strength, start, out=shares)
+        self._root = solution.root
+        return solution.factors
 
     def _advance(
         self, penalty: StatefulPenalty, grouping: Grouping, shares: Tensor, strength: float
@@ -91,8 +102,12 @@ class Pull:
         return factors * self._penalty.stays(factors * products, squares)
 
     def state_dict(self) -> dict[str, Any]:
-        """Budget, costs and coefficients: tensors and numbers only."""
-        return {"terms": [self._terms.budget, self._terms.cost], "state": dict(self._state)}
+        """Budget, costs, coefficients and the last root: tensors and numbers only."""
+        return {
+            "terms": [self._terms.budget, self._terms.cost],
+            "state": dict(self._state),
+            "root": self._root,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes back what :meth:`state_dict` gave.
@@ -111,27 +126,30 @@ class Pull:
         device = self._groups.parameters()[0].device
         self.price(Terms(float(budget), None if cost is None else cost.to(device)))
         self._state = {name: values.to(device, copy=True) for name, values in state["state"].items()}
+        root = state.get("root")
+        self._root = None if root is None else root.to(device, copy=True)
 
 
-def spared(factors: Tensor, norms: Tensor, terms: Terms) -> Tensor:
+def spared(factors: Tensor, fits: Tensor, terms: Terms, norms: Callable[[], Tensor]) -> Tensor:
     """Factors that leave at least what fits the budget, and everything where all of it fits.
 
     Args:
         factors: Shape ``(..., groups)``.
-        norms: Same shape; zero for dead groups.
+        fits: Shape ``(...)``, boolean: where everything that lives fits the budget.
         terms: Budget of every row and cost of the groups.
+        norms: Gives norms of the factors' shape, zero for dead groups; asked only where too little is left.
 
-    >>> spared(torch.tensor([0.5, 0.0, 0.0]), torch.tensor([3.0, 1.0, 2.0]), Terms(2, None))
+    >>> norms = torch.tensor([3.0, 1.0, 2.0])
+    >>> spared(torch.tensor([0.5, 0.0, 0.0]), torch.tensor(False), Terms(2, None), lambda: norms)
     tensor([0.5000, 0.0000, 1.0000])
-    >>> spared(torch.tensor([0.5, 0.0, 0.0]), torch.tensor([3.0, 0.0, 2.0]), Terms(2, None))
+    >>> spared(torch.tensor([0.5, 0.0, 0.0]), torch.tensor(True), Terms(3, None), lambda: norms)
     tensor([1., 1., 1.])
     """
-    fits = _cost(norms, terms) <= terms.budget * (1 + ROUNDING)
     if bool(fits.all()):
-        return torch.ones_like(factors)
+        return factors.fill_(1.0)
     short = _cost(factors, terms) < terms.budget
     if bool(short.any()):
-        stays = strongest(norms, terms.budget, terms.cost)
+        stays = strongest(norms(), terms.budget, terms.cost)
         factors = torch.where(short.unsqueeze(-1) & stays & (factors == 0), 1.0, factors)
     return torch.where(fits.unsqueeze(-1), 1.0, factors) if bool(fits.any()) else factors
 
