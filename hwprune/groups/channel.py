@@ -85,7 +85,9 @@ class ChannelGroups:
         owners = [
             np.where(part.channels < 0, self.member_count, part.channels + start) for part, start in slices
         ]
-        self._member_of_position = torch.from_numpy(np.concatenate(owners)).to(self._device)
+        # Half the memory of the usual index type, in the largest thing that is kept between steps.
+        positions = np.concatenate(owners).astype(np.int32)
+        self._member_of_position = torch.from_numpy(positions).to(self._device)
         # A channel that several layers produce (a residual stream) holds a share of each of them.
         producers = [sum(tensors[part.tensor].ndim >= 2 for part in axis.producers) for axis in self.axes]
         self._axis_weight = torch.tensor(producers, device=self._device).clamp_min(1).sqrt()
@@ -134,7 +136,7 @@ class ChannelGroups:
     def _along_parts(self, factors: Tensor) -> list[Tensor]:
         """Factors per member, shape ``(members,)``, as they broadcast against every part's tensor."""
         factors = factors.to(torch.float32)
-        spread = torch.cat([factors, factors.new_ones(1)])[self._member_of_position]
+        spread = torch.cat([factors, factors.new_ones(1)]).index_select(0, self._member_of_position)
         pieces = torch.split(spread, [part.positions for part in self._parts])
         return [part.along(piece) for part, piece in zip(self._parts, pieces, strict=True)]
 
