@@ -8,11 +8,14 @@ pair. The proximal step is in the phase where it does most: past the start of th
 
 from __future__ import annotations
 
+import gc
 import random
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FunctionType, ModuleType
 from typing import Any
 
 import click
@@ -41,12 +44,17 @@ ALIGN = 8
 CLASSES = 10
 
 
-class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up the bytes of every tensor that is made, whether or not it lives on."""
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Watches the memory of the tensors that are made while it is active.
+
+    Attributes:
+        peak: The most bytes that were alive at a time.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.bytes = 0
+        self.peak = 0
+        self._made: list[tuple[weakref.ref[Tensor], int, int]] = []
 
     def __torch_dispatch__(
         self,
@@ -56,14 +64,36 @@ class Allocations(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        given = {_storage(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
-        fresh = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        self.bytes += sum(leaf.nbytes for leaf in fresh if _storage(leaf) not in given)
+        self._made = [entry for entry in self._made if entry[0]() is not None]
+        # A view keeps the memory alive that it looks into; views of what was there before are free.
+        own = {storage for _, storage, _ in self._made}
+        given = {_storage(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)} - own
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor) and _storage(leaf) not in given:
+                self._made.append((weakref.ref(leaf), _storage(leaf), leaf.untyped_storage().nbytes()))
+        self.peak = max(self.peak, sum({storage: size for _, storage, size in self._made}.values()))
         return result
 
 
 def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
+
+
+def kept_bytes(proximal: ProximalStep, model: nn.Module) -> int:
+    """Bytes of all tensors that a proximal step holds between steps, besides the network's own."""
+    found: dict[int, int] = {}
+    known = {_storage(tensor) for tensor in model.state_dict().values()}
+    seen, waiting = {id(model)}, [proximal]
+    while waiting:
+        thing: Any = waiting.pop()
+        if id(thing) in seen or isinstance(thing, (type, ModuleType, FunctionType, torch.optim.Optimizer)):
+            continue
+        seen.add(id(thing))
+        if isinstance(thing, Tensor) and _storage(thing) not in known:
+            found[_storage(thing)] = thing.untyped_storage().nbytes()
+        if not isinstance(thing, Tensor):
+            waiting += gc.get_referents(thing)
+    return sum(found.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +104,14 @@ class Overhead:
         model: The network.
         plain_ms: Durations of the plain steps, in milliseconds.
         ratios: Wrapped over plain, pair by pair.
-        memory: Floats that one proximal step makes, all together, as a fraction of the parameters: a bound
-            of what it needs at any time and keeps.
+        kept: Floats that are held between steps, as a fraction of the parameters.
+        memory: The most floats that are held at any time of a step, those included.
     """
 
     model: str
     plain_ms: tuple[float, ...]
     ratios: tuple[float, ...]
+    kept: float
     memory: float
 
 
@@ -124,12 +155,14 @@ class Trainer:
         _wait(images)
         return (time.perf_counter_ns() - start) / 1e6
 
-    def memory(self) -> float:
-        """Floats that one proximal step makes, as a fraction of the parameters."""
+    def memory(self) -> tuple[float, float]:
+        """Floats held between steps, and the most at any time of one, as fractions of the parameters."""
         assert self.proximal is not None  # asked of wrapped trainings only
-        with Allocations() as made:
+        kept = kept_bytes(self.proximal, self._model)
+        with LiveBytes() as live:
             self.proximal.after_step()
-        return float(made.bytes / 4 / sum(parameter.numel() for parameter in self._model.parameters()))
+        floats = 4 * sum(parameter.numel() for parameter in self._model.parameters())
+        return kept / floats, (kept + live.peak) / floats
 
 
 def _wait(images: Tensor) -> None:
@@ -151,7 +184,7 @@ def compare(name: str, granularity: str, batch: int, steps: int, device: str) ->
         if pair >= 0:
             plain.append(spent[False])
             ratios.append(spent[True] / spent[False])
-    return Overhead(f"{name}, {granularity}s", tuple(plain), tuple(ratios), trainers[True].memory())
+    return Overhead(f"{name}, {granularity}s", tuple(plain), tuple(ratios), *trainers[True].memory())
 
 
 def as_markdown(results: Sequence[Overhead], batch: int, device: str) -> list[str]:
@@ -162,20 +195,20 @@ def as_markdown(results: Sequence[Overhead], batch: int, device: str) -> list[st
         f"Written by `tools/bench_step.py`: whole steps of SGD with momentum on batches of {batch} images of",
         f"3x32x32; channels in bundles of {ALIGN}, or single weights, half of them to go. Plain and wrapped",
         "steps alternate in pairs; the ratio is that of a pair, its median with the 10th and 90th",
-        "percentile. Memory is all floats that one proximal step makes, whether they live on or not, over",
-        "the number of parameters.",
+        "percentile. Kept is what pruning holds between steps, memory the most that it holds at any time of",
+        "a step, both in floats over the number of parameters.",
         "",
         machine_line(device),
         "",
-        "| network | plain step, ms | wrapped / plain | p10 | p90 | memory / parameters | pairs |",
-        "|---|---|---|---|---|---|---|",
+        "| network | plain step, ms | wrapped / plain | p10 | p90 | kept | memory | pairs |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for result in results:
         ratio, low, high = percentiles(result.ratios)
         plain = percentiles(result.plain_ms)[0]
         lines.append(
-            f"| {result.model} | {plain:.1f} | {ratio:.4f} | {low:.4f} | {high:.4f} | {result.memory:.4f} "
-            f"| {len(result.ratios)} |"
+            f"| {result.model} | {plain:.1f} | {ratio:.4f} | {low:.4f} | {high:.4f} "
+            f"| {result.kept:.4f} | {result.memory:.4f} | {len(result.ratios)} |"
         )
     return lines
 

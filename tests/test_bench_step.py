@@ -1,0 +1,57 @@
+"""What the benchmark of training steps says about memory."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+TOOLS = Path(__file__).parent.parent / "tools"
+
+
+@pytest.fixture(scope="module")
+def bench():
+    sys.path.insert(0, str(TOOLS))
+    try:
+        specification = importlib.util.spec_from_file_location("bench_step", TOOLS / "bench_step.py")
+        module = importlib.util.module_from_spec(specification)
+        sys.modules["bench_step"] = module
+        specification.loader.exec_module(module)
+        yield module
+    finally:
+        sys.path.remove(str(TOOLS))
+        sys.modules.pop("bench_step", None)
+
+
+def test_the_peak_counts_what_lives_and_what_views_keep_alive(bench):
+    given = torch.zeros(1000)
+    with bench.LiveBytes() as live:
+        first = torch.ones(100)
+        view = first[:10]
+        del first
+        second = torch.ones(50)
+        del second
+        torch.ones(20)
+        given[:10].mul_(2)
+    assert live.peak == 4 * 150
+    assert view.sum() == 10
+
+
+def test_what_is_kept_counts_every_memory_once_and_not_the_network(bench):
+    trainer = bench.Trainer("lenet5", "weight", "cpu", wrapped=True)
+    proximal = trainer.proximal
+    flags = proximal.alive.numel()
+    assert bench.kept_bytes(proximal, trainer._model) == flags
+    proximal.also = [torch.zeros(100), proximal.alive[:5]]
+    assert bench.kept_bytes(proximal, trainer._model) == flags + 400
+
+
+def test_single_weights_need_less_than_two_floats_each(bench):
+    trainer = bench.Trainer("lenet5", "weight", "cpu", wrapped=True)
+    images = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    for _ in range(2):
+        trainer.step_ms(images, torch.arange(8))
+    kept, most = trainer.memory()
+    assert 0.2 < kept < 0.3
+    assert kept + 1 < most < 2
