@@ -16,27 +16,21 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from hwprune.compressor import Compressor
+from hwprune.compressor import Compressor, Result
+from hwprune.delivery import describe_network, verify_exported
 from hwprune.device.profile import DeviceProfile
-from hwprune.errors import VerificationError
-from hwprune.graph.trace import trace_operators
-from hwprune.operators import Operator, multiply_accumulates
 from hwprune.output_folder import OutputFolder
 from hwprune.report import RunReport, write_report
-from hwprune.runtime.base import get_runtime
 from hwprune.runtime.environment import versions
 from hwprune.runtime.export import export
-from hwprune.runtime.timing import Timing, measure_alternately
+from hwprune.runtime.timing import measure_alternately
 from hwprune.surgery.artifact import save_slim
-from hwprune.surgery.verify import compare, outputs_of
 from hwprune.targets import Target, describe
 from hwprune.train.checkpoint import load_checkpoint, save_checkpoint
 from hwprune.train.loop import EpochStats, Recipe, Trainer
-from hwprune.workloads import Dataset, accuracy, batches_per_epoch, load_dataset, make_model
+from hwprune.train.schedule import StrengthSchedule
+from hwprune.workloads import Dataset, batches_per_epoch, load_dataset, load_weights, make_model
 
-#: Largest difference allowed between the exported slim network and the masked one, as a fraction of the
-#: largest output: another runtime sums in another order.
-RUNTIME_TOLERANCE = 1e-4
 #: Test images that slim and masked are compared on.
 VERIFICATION_IMAGES = 64
 
@@ -50,10 +44,15 @@ class Settings:
         data: Built-in name or ``package.module:callable``.
         device: Name or folder of the profile.
         target: What to reach.
-        recipe: How to train, dense and pruned alike.
+        recipe: How to train the dense network, and the pruned one where it starts from scratch.
         penalty: Which penalty drives the groups.
         train_images: Use only the first so many training images; ``None`` for all.
         granularity: What a group is.
+        weights: File of trained weights for the dense network, which is then not trained.
+        fine_tune: How the pruned network is trained where it starts from trained weights; ``None`` for a
+            start from scratch.
+        follows: The target of the run whose pruned network this one starts from; ``None`` for the dense
+            network's.
     """
 
     model: str
@@ -64,10 +63,35 @@ class Settings:
     penalty: str = "envelope"
     train_images: int | None = None
     granularity: str = "channel"
+    weights: str | None = None
+    fine_tune: Recipe | None = None
+    follows: Target | None = None
+
+    @property
+    def pruning_recipe(self) -> Recipe:
+        """How the pruned network is trained."""
+        return self.fine_tune or self.recipe
 
     def as_record(self) -> dict[str, Any]:
         """The settings as JSON; equal records mean equal runs."""
-        return {**asdict(self), "target": describe(self.target)}
+        follows = None if self.follows is None else describe(self.follows)
+        return {**asdict(self), "target": describe(self.target), "follows": follows}
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """Files that runs hand to each other.
+
+    Attributes:
+        dense: The dense training of runs with the same model, data and recipe: read where it exists, written
+            where it does not.
+        start: Masked weights of a run at a looser target, which this one starts from.
+        masked: Where this run leaves its own.
+    """
+
+    dense: Path | None = None
+    start: Path | None = None
+    masked: Path | None = None
 
 
 class Observer(Protocol):
@@ -97,7 +121,7 @@ def compress(
     observer: Observer,
     *,
     resume: bool,
-    dense_checkpoint: Path | None = None,
+    shared: Shared | None = None,
 ) -> RunReport:
     """Trains dense and pruned, rebuilds, verifies, exports, measures and reports.
 
@@ -107,8 +131,7 @@ def compress(
         out: The output folder; see :class:`~hwprune.output_folder.OutputFolder`.
         observer: Told how it goes.
         resume: Go on from the folder's checkpoints.
-        dense_checkpoint: Where runs with the same model, data and recipe share the dense training: read
-            where it exists, written where it does not.
+        shared: What is taken from other runs, and left for them.
 
     Returns:
         The report, as written to ``report.json``.
@@ -116,85 +139,134 @@ def compress(
     Raises:
         HwpruneError: For every error of the input or the run; the folder then holds checkpoints at most.
     """
-    started = time.perf_counter()
+    started, shared = time.perf_counter(), shared or Shared()
     OutputFolder.check(out, resume=resume)
-    dataset = load_dataset(settings.data).first(settings.train_images)
-    initial = _new_model(settings, dataset)
-    examples = dataset.test_images[:2]
-    pruned = _new_model(settings, dataset)
-    compressor = Compressor(
-        pruned,
-        examples,
-        profile,
-        settings.target,
-        total_steps=settings.recipe.epochs * batches_per_epoch(dataset, settings.recipe.batch_size),
-        granularity=settings.granularity,
-        penalty=settings.penalty,
-        notify=observer.note,
-    )
+    job = _Job.prepare(settings, profile, observer)
     folder = OutputFolder.open(out, settings.as_record(), resume=resume)
-    history: list[dict[str, Any]] = []
-    trainer = Trainer(initial, dataset, settings.recipe)
-    shared = _load_shared(dense_checkpoint, folder, lambda: _dense_columns(compressor))
-    _train("dense", trainer, folder, observer, history, lambda: _dense_columns(compressor))
-    if dense_checkpoint is not None and not shared:
-        save_checkpoint(dense_checkpoint, folder.load_checkpoint("dense"))
-    pruning = Trainer(pruned, dataset, settings.recipe, compressor.wrap)
-    _train("prune", pruning, folder, observer, history, lambda: _pruned_columns(compressor))
+    history = [*job.train_dense(folder, shared.dense), *job.train_pruned(folder, shared.start)]
     observer.note("rebuilding the slim network and comparing it with the masked one")
-    result = compressor.finish([dataset.test_images[:VERIFICATION_IMAGES]])
-    with tempfile.TemporaryDirectory(prefix="hwprune-") as staging:
-        paths = {name: Path(staging) / f"{name}.onnx" for name in ("dense", "slim")}
-        export(initial, paths["dense"], examples)
-        export(result.model, paths["slim"], examples)
-        gap = verify_exported(
-            pruned, paths["slim"], dataset.test_images[:VERIFICATION_IMAGES], compressor.profile
-        )
-        observer.note("timing dense and slim alternately")
-        timings = measure_alternately(paths, compressor.profile)
-        networks = {"dense": initial, "slim": result.model}
-        report = RunReport(
-            settings=settings.as_record(),
-            seconds=time.perf_counter() - started,
-            versions=versions(),
-            environment=dict(timings["slim"].environment),
-            networks={
-                name: describe_network(networks[name], paths[name], timings[name], dataset)
-                for name in networks
-            },
-            result=result,
-            runtime_gap=gap,
-            image_shape=dataset.image_shape,
-            history=history,
-        )
-        folder.write_result(
-            paths["slim"],
-            lambda path: save_slim(path, result.model, result.axes, result.kept, versions()),
-        )
+    result = job.compressor.finish([job.verification_images])
+    if shared.masked is not None:
+        save_checkpoint(shared.masked, {"model": dict(job.pruned.state_dict())})
+    report = job.deliver(result, folder, history, started)
     write_report(folder.path, report)
     folder.remove_checkpoints()
     return report
 
 
-def _load_shared(path: Path | None, folder: OutputFolder, columns: Callable[[], dict[str, Any]]) -> bool:
-    """Takes a shared dense training for the folder's own; says whether there was one."""
-    if path is None or not path.is_file():
-        return False
-    state = load_checkpoint(path)
-    # What is predicted for the dense network depends on the device.
-    history = [{**row, **columns()} for row in state["history"]]
-    folder.save_checkpoint("dense", {**state, "history": history})
-    return True
+@dataclass(frozen=True, slots=True, eq=False)
+class _Job:
+    """One run at work.
+
+    Attributes:
+        settings: What to do.
+        observer: Told how it goes.
+        dataset: The data.
+        dense: The network that stays dense.
+        pruned: The one that is pruned; masked in the end.
+        compressor: Prunes it.
+    """
+
+    settings: Settings
+    observer: Observer
+    dataset: Dataset
+    dense: nn.Module
+    pruned: nn.Module
+    compressor: Compressor
+
+    @classmethod
+    def prepare(cls, settings: Settings, profile: DeviceProfile, observer: Observer) -> _Job:
+        dataset = load_dataset(settings.data).first(settings.train_images)
+        dense, pruned = _new_model(settings, dataset), _new_model(settings, dataset)
+        recipe = settings.pruning_recipe
+        total_steps = recipe.epochs * batches_per_epoch(dataset, recipe.batch_size)
+        compressor = Compressor(
+            pruned,
+            dataset.test_images[:2],
+            profile,
+            settings.target,
+            total_steps=total_steps,
+            granularity=settings.granularity,
+            penalty=settings.penalty,
+            schedule=StrengthSchedule.from_trained(total_steps) if settings.fine_tune else None,
+            notify=observer.note,
+        )
+        return cls(settings, observer, dataset, dense, pruned, compressor)
+
+    @property
+    def verification_images(self) -> torch.Tensor:
+        return self.dataset.test_images[:VERIFICATION_IMAGES]
+
+    def train_dense(self, folder: OutputFolder, shared: Path | None) -> list[dict[str, Any]]:
+        """Trains the dense network, unless that has been done; the rows of the history."""
+        if self.settings.weights is not None:
+            return []
+        trainer = Trainer(self.dense, self.dataset, self.settings.recipe)
+        taken = shared is not None and shared.is_file()
+        if shared is not None and taken:
+            state = load_checkpoint(shared)
+            # What is predicted for the dense network depends on the device.
+            history = [{**row, **_dense_columns(self.compressor)} for row in state["history"]]
+            folder.save_checkpoint("dense", {**state, "history": history})
+        rows = _train("dense", trainer, folder, self.observer, lambda: _dense_columns(self.compressor))
+        if shared is not None and not taken:
+            save_checkpoint(shared, folder.load_checkpoint("dense"))
+        return rows
+
+    def train_pruned(self, folder: OutputFolder, start: Path | None) -> list[dict[str, Any]]:
+        """Trains the pruned network; the rows of the history."""
+        if self.settings.fine_tune is not None:
+            trained = self.dense.state_dict() if start is None else load_checkpoint(start)["model"]
+            self.pruned.load_state_dict(trained)
+            self.compressor.proximal.bury_zeros()
+        trainer = Trainer(self.pruned, self.dataset, self.settings.pruning_recipe, self.compressor.wrap)
+        return _train("prune", trainer, folder, self.observer, lambda: _pruned_columns(self.compressor))
+
+    def deliver(
+        self, result: Result, folder: OutputFolder, history: list[dict[str, Any]], started: float
+    ) -> RunReport:
+        """Exports, compares and times the networks and writes the slim one; the report."""
+        images, profile = self.verification_images, self.compressor.profile
+        networks = {"dense": self.dense, "slim": result.model}
+        with tempfile.TemporaryDirectory(prefix="hwprune-") as staging:
+            paths = {name: Path(staging) / f"{name}.onnx" for name in networks}
+            for name, network in networks.items():
+                export(network, paths[name], self.dataset.test_images[:2])
+            gap = verify_exported(self.pruned, paths["slim"], images, profile)
+            self.observer.note("timing dense and slim alternately")
+            timings = measure_alternately(paths, profile)
+            report = RunReport(
+                settings=self.settings.as_record(),
+                seconds=time.perf_counter() - started,
+                versions=versions(),
+                environment=dict(timings["slim"].environment),
+                networks={
+                    name: describe_network(networks[name], paths[name], timings[name], self.dataset)
+                    for name in networks
+                },
+                result=result,
+                runtime_gap=gap,
+                image_shape=self.dataset.image_shape,
+                history=history,
+            )
+            folder.write_result(
+                paths["slim"],
+                lambda path: save_slim(path, result.model, result.axes, result.kept, versions()),
+            )
+        return report
 
 
 def _new_model(settings: Settings, dataset: Dataset) -> nn.Module:
-    return make_model(
+    model = make_model(
         settings.model,
         in_channels=dataset.image_shape[0],
         image_size=dataset.image_shape[1],
         classes=dataset.classes,
         seed=settings.recipe.seed,
     )
+    if settings.weights is not None:
+        load_weights(model, Path(settings.weights))
+    return model
 
 
 def _train(
@@ -202,14 +274,12 @@ def _train(
     trainer: Trainer,
     folder: OutputFolder,
     observer: Observer,
-    history: list[dict[str, Any]],
     columns: Callable[[], dict[str, Any]],
-) -> None:
-    """Runs the epochs that are left, with a checkpoint after each."""
+) -> list[dict[str, Any]]:
+    """Runs the epochs that are left, with a checkpoint after each; a row per epoch."""
     saved = folder.load_checkpoint(phase)
     if saved is not None:
         trainer.load_state_dict(saved["trainer"])
-        history += saved["history"]
     per_epoch = trainer.total_steps // trainer.recipe.epochs
     observer.phase(phase, trainer.total_steps, trainer.epoch * per_epoch)
     rows: list[dict[str, Any]] = list(saved["history"]) if saved is not None else []
@@ -218,9 +288,9 @@ def _train(
         stats = trainer.run_epoch(observer.batch)
         row = _history_row(phase, stats, rate, columns())
         rows.append(row)
-        history.append(row)
         folder.save_checkpoint(phase, {"trainer": trainer.state_dict(), "history": rows})
         observer.epoch(row)
+    return rows
 
 
 def _history_row(phase: str, stats: EpochStats, rate: float, columns: dict[str, Any]) -> dict[str, Any]:
@@ -249,51 +319,4 @@ def _pruned_columns(compressor: Compressor) -> dict[str, Any]:
         "groups_alive": proximal.groups_alive,
         "predicted_us": round(compressor.predicted_us, 3),
         "strength": 0.0 if proximal.settled else round(proximal.schedule.strength(proximal.step), 6),
-    }
-
-
-def verify_exported(masked: nn.Module, path: Path, images: torch.Tensor, profile: DeviceProfile) -> float:
-    """Largest absolute difference between an exported slim network and the masked one.
-
-    Args:
-        masked: The full-width network.
-        path: The exported slim network.
-        images: Inputs to compare on.
-        profile: Names the runtime.
-
-    Raises:
-        VerificationError: If they differ by more than :data:`RUNTIME_TOLERANCE`.
-    """
-    session = get_runtime(profile.runtime.kind).open(path, profile.runtime)
-    (item,) = session.inputs
-    # A file with a fixed batch size is fed as many images as it takes.
-    batch = item.shape[0] or len(images)
-    images = images[:batch]
-    modes = {module: module.training for module in masked.modules()}
-    masked.eval()
-    expected = outputs_of(masked, images)
-    for module, training in modes.items():
-        module.training = training
-    actual = [torch.from_numpy(array) for array in session.run({item.name: images.numpy()})]
-    difference = compare(expected, actual)
-    if difference.relative > RUNTIME_TOLERANCE:
-        raise VerificationError(
-            "the exported network does not compute what the masked one computes",
-            where=f"runtime {profile.runtime.kind}",
-            expected=f"a difference of at most {RUNTIME_TOLERANCE:g} of the largest output",
-            got=f"{difference.absolute:.3g} at a largest output of {difference.scale:.3g}",
-            hint="nothing was written; report the network to the project",
-        )
-    return difference.absolute
-
-
-def describe_network(model: nn.Module, path: Path, timing: Timing, dataset: Dataset) -> dict[str, Any]:
-    """Accuracy, latency and size of one network, as the report carries them."""
-    operators: tuple[Operator, ...] = trace_operators(model, dataset.test_images[:1])
-    return {
-        "accuracy": accuracy(model, dataset.test_images, dataset.test_labels),
-        "latency_us": timing.summary(),
-        "params": sum(parameter.numel() for parameter in model.parameters()),
-        "macs": sum(multiply_accumulates(operator) for operator in operators),
-        "file_bytes": path.stat().st_size,
     }

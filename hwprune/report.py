@@ -78,6 +78,7 @@ class RunReport:
             "seed": recipe["seed"],
             "epochs": recipe["epochs"],
             "recipe": recipe,
+            **{key: self.settings[key] for key in ("weights", "fine_tune", "follows")},
             "seconds": round(self.seconds, 2),
             "versions": dict(self.versions),
             "environment": dict(self.environment),

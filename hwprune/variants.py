@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,17 @@ from hwprune.device.profile import DeviceProfile
 from hwprune.errors import ArtifactError, HwpruneError, InputError
 from hwprune.files import write_json
 from hwprune.output_folder import MARKER
-from hwprune.pipeline import Observer, Settings, compress
+from hwprune.pipeline import Observer, Settings, Shared, compress
 from hwprune.report import REPORT_FILE, read_json
 from hwprune.runtime.environment import environment, versions
 from hwprune.shipping import file_hashes, make_shippable
-from hwprune.targets import Target, describe
+from hwprune.targets import Speedup, Target, describe
 from hwprune.train.loop import Recipe
 from hwprune.variants_page import MANIFEST_FILE, VariantsFolder
 
 SCHEMA = 1
-#: Dense trainings that variants share.
-DENSE_FOLDER = ".dense"
+#: What variants hand to each other: dense trainings, and masked networks that others start from.
+SHARED_FOLDER = ".shared"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +39,14 @@ class Grid:
         recipe: How every model is trained, dense and pruned.
         penalty: Which penalty drives the groups.
         train_images: Use only the first so many training images; ``None`` for all.
+        granularity: What a group is.
+        weights: File of trained weights of the only model, which is then not trained.
+        fine_tune: How every variant is trained that starts from trained weights: the loosest target of a
+            kind from the dense network, a tighter one from what the looser left. ``None``: every variant
+            is trained from scratch.
 
     Raises:
-        InputError: If there is no variant, or two would share a folder.
+        InputError: If there is no variant, two would share a folder, or weights have several models to go to.
     """
 
     models: Sequence[str]
@@ -51,27 +56,73 @@ class Grid:
     recipe: Recipe
     penalty: str = "envelope"
     train_images: int | None = None
+    granularity: str = "channel"
+    weights: str | None = None
+    fine_tune: Recipe | None = None
 
     def __post_init__(self) -> None:
-        names = [name for name, _, _ in self.variants()]
+        names = [variant.name for variant in self.variants()]
         if not names:
             raise InputError("there is no variant to make", expected="a model, a device and a target")
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise InputError("two variants are the same", expected="different ones", got=", ".join(twice))
 
-    def variants(self) -> list[tuple[str, Settings, DeviceProfile]]:
-        """Folder name, settings and device of every variant, those of one model together."""
+        if self.weights is not None and len(self.models) > 1:
+            raise InputError(
+                "weights are those of one model", expected="one model", got=", ".join(self.models)
+            )
+
+    def variants(self) -> list[Variant]:
+        """Every variant, those of one model together and a looser target before a tighter one."""
         return [
-            (
+            Variant(
                 _folder_name(model, profile, target),
-                Settings(model, self.data, device, target, self.recipe, self.penalty, self.train_images),
+                Settings(
+                    model,
+                    self.data,
+                    device,
+                    target,
+                    self.recipe,
+                    self.penalty,
+                    self.train_images,
+                    self.granularity,
+                    self.weights,
+                    self.fine_tune,
+                    looser if self.fine_tune is not None else None,
+                ),
                 profile,
             )
             for model in self.models
             for device, profile in self.devices.items()
-            for target in self.targets
+            for looser, target in _chained(self.targets)
         ]
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One variant of a grid.
+
+    Attributes:
+        name: Of its folder.
+        settings: What its run is asked to do.
+        profile: Its device.
+    """
+
+    name: str
+    settings: Settings
+    profile: DeviceProfile
+
+
+def _chained(targets: Sequence[Target]) -> Iterator[tuple[Target | None, Target]]:
+    """Targets from loose to tight, kind by kind, each with the one before it of its kind."""
+    for kind in dict.fromkeys(type(target) for target in targets):
+        ordered = sorted(
+            (target for target in targets if isinstance(target, kind)),
+            key=lambda target: describe(target)["value"],
+            reverse=kind is not Speedup,
+        )
+        yield from zip([None, *ordered], ordered, strict=False)
 
 
 def make_variants(grid: Grid, out: Path, observer: Observer, *, resume: bool) -> VariantsFolder:
@@ -91,25 +142,24 @@ def make_variants(grid: Grid, out: Path, observer: Observer, *, resume: bool) ->
     """
     _check_folder(out, resume=resume)
     if resume:
-        for name, settings, _ in grid.variants():
-            _check_settings(out / name, settings)
+        for variant in grid.variants():
+            _check_settings(out / variant.name, variant.settings)
     else:  # the user's own network may have changed under the same name
-        shutil.rmtree(out / DENSE_FOLDER, ignore_errors=True)
-    (out / DENSE_FOLDER).mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(out / SHARED_FOLDER, ignore_errors=True)
+    (out / SHARED_FOLDER).mkdir(parents=True, exist_ok=True)
     entries: list[dict[str, Any]] = []
-    for name, settings, profile in grid.variants():
-        observer.note(f"variant {len(entries) + 1} of {len(grid.variants())}: {name}")
-        entries.append(_make_one(name, settings, profile, out, observer, resume=resume))
+    for variant in grid.variants():
+        observer.note(f"variant {len(entries) + 1} of {len(grid.variants())}: {variant.name}")
+        entries.append(_make_one(variant, out, observer, resume=resume))
         _write_manifest(out, entries)
     folder = VariantsFolder.read(out)
     folder.write_page()
     return folder
 
 
-def _make_one(
-    name: str, settings: Settings, profile: DeviceProfile, out: Path, observer: Observer, *, resume: bool
-) -> dict[str, Any]:
+def _make_one(variant: Variant, out: Path, observer: Observer, *, resume: bool) -> dict[str, Any]:
     """The manifest's entry of one variant, made where it is not there yet."""
+    name, settings, profile = variant.name, variant.settings, variant.profile
     entry: dict[str, Any] = {
         "name": name,
         "model": settings.model,
@@ -121,8 +171,8 @@ def _make_one(
         record = _finished(out / name) if resume else None
         if record is None:
             begun = resume and (out / name / MARKER).is_file()
-            dense = out / DENSE_FOLDER / f"{_dense_key(settings)}.safetensors"
-            compress(settings, profile, out / name, observer, resume=begun, dense_checkpoint=dense)
+            settings, shared = _what_is_shared(variant, out / SHARED_FOLDER)
+            compress(settings, profile, out / name, observer, resume=begun, shared=shared)
             record = read_json(out / name / REPORT_FILE, "hwprune prune")
         make_shippable(out / name, record, profile.runtime)
     except HwpruneError as error:
@@ -136,6 +186,21 @@ def _make_one(
     }
 
 
+def _what_is_shared(variant: Variant, folder: Path) -> tuple[Settings, Shared]:
+    """A variant's settings, and the files that it shares with others."""
+    settings = variant.settings
+    dense = folder / f"{_dense_key(settings)}.safetensors"
+    if settings.fine_tune is None:
+        return settings, Shared(dense)
+    start = None
+    if settings.follows is not None:
+        looser = _folder_name(settings.model, variant.profile, settings.follows)
+        start = folder / f"{looser}.safetensors"
+        if not start.is_file():  # the looser variant failed: begin where it would have begun
+            settings, start = replace(settings, follows=None), None
+    return settings, Shared(dense, start, folder / f"{variant.name}.safetensors")
+
+
 def _finished(folder: Path) -> dict[str, Any] | None:
     """The report of a variant that is complete."""
     if not (folder / REPORT_FILE).is_file():
@@ -147,8 +212,10 @@ def _check_settings(folder: Path, settings: Settings) -> None:
     """Raises where a variant was begun with other settings."""
     if not (folder / MARKER).is_file():
         return
-    begun_with = read_json(folder / MARKER, "hwprune prune").get("settings")
-    if begun_with != json.loads(json.dumps(settings.as_record())):
+    begun_with = read_json(folder / MARKER, "hwprune prune").get("settings", {})
+    # A variant whose looser one failed started from the dense network.
+    asked = {**settings.as_record(), "follows": begun_with.get("follows")}
+    if begun_with != json.loads(json.dumps(asked)):
         raise ArtifactError(
             "a variant was made with other settings",
             where=folder,
@@ -158,7 +225,7 @@ def _check_settings(folder: Path, settings: Settings) -> None:
 
 def _dense_key(settings: Settings) -> str:
     """What a dense training depends on."""
-    key = [settings.model, settings.data, settings.train_images, asdict(settings.recipe)]
+    key = [settings.model, settings.data, settings.train_images, settings.weights, asdict(settings.recipe)]
     return hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
 
 
@@ -171,7 +238,7 @@ def _folder_name(model: str, profile: DeviceProfile, target: Target) -> str:
 def _check_folder(out: Path, *, resume: bool) -> None:
     if out.exists() and not out.is_dir():
         raise ArtifactError("the output folder is a file", where=out, expected="a folder or nothing")
-    ours = (out / MANIFEST_FILE).is_file() or (out / DENSE_FOLDER).is_dir()
+    ours = (out / MANIFEST_FILE).is_file() or (out / SHARED_FOLDER).is_dir()
     if out.is_dir() and any(out.iterdir()) and not ours:
         raise ArtifactError(
             "the output folder exists and is not ours",

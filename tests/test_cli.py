@@ -223,6 +223,29 @@ def test_a_foreign_folder_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
 
 
+def test_pruning_starts_from_given_weights_without_a_dense_training(tmp_path: Path) -> None:
+    model = make_model("resnet8", in_channels=1, image_size=8, classes=10, seed=5)
+    torch.save(model.state_dict(), tmp_path / "dense.pt")
+    out = tmp_path / "run"
+    result = prune(out, "--weights", tmp_path / "dense.pt", "--keep", 0.5)
+    assert result.exit_code == 0, result.output
+    assert pd.read_csv(out / "history.csv")["phase"].tolist() == ["prune", "prune"]
+    report = report_of(out)
+    assert report["fine_tune"]["epochs"] == 2
+    assert report["fine_tune"]["learning_rate"] < report["recipe"]["learning_rate"]
+    assert report["dense"]["accuracy"] < 0.5 < report["slim"]["accuracy"]  # untrained against trained
+    assert run("report", out).exit_code == 0
+
+
+def test_fine_tuning_starts_from_the_trained_dense_network(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert prune(out, "--fine-tune-epochs", 1, "--keep", 0.9).exit_code == 0
+    history = pd.read_csv(out / "history.csv")
+    assert history["phase"].tolist() == ["dense", "dense", "prune"]
+    dense, pruned = history["loss"][1], history["loss"][2]
+    assert pruned < dense
+
+
 def test_two_targets_are_wrong_usage(tmp_path: Path) -> None:
     assert prune(tmp_path / "run", "--speedup", 2, "--keep", 0.5).exit_code == 2
 

@@ -76,9 +76,41 @@ def test_every_device_and_target_has_a_variant(made: tuple[Path, list[object], l
 
 
 def test_the_dense_training_is_shared(made: tuple[Path, list[object], list[str]]) -> None:
-    assert len(made[2]) == 2 + 4 * 2  # one dense training of two epochs, four pruned ones
+    assert len(made[2]) == 2 + 4  # one dense training of two epochs, four fine-tunings of one
     accuracies = {entry["dense"]["accuracy"] for entry in entries(made[0])}
     assert len(accuracies) == 1
+
+
+def test_a_tighter_target_starts_from_the_network_of_the_looser_one(
+    made: tuple[Path, list[object], list[str]],
+) -> None:
+    out, _, _ = made
+    loose, tight = entries(out)[:2]
+    assert (loose["target"]["value"], tight["target"]["value"]) == (0.7, 0.4)
+    reports = [json.loads((out / entry["name"] / "report.json").read_text()) for entry in (loose, tight)]
+    assert [report["follows"] for report in reports] == [None, {"kind": "keep", "value": 0.7}]
+    kept = [
+        json.loads((out / entry["name"] / "slim" / "structure.json").read_text()) for entry in (loose, tight)
+    ]
+    for wide, narrow in zip(*(content["axes"] for content in kept), strict=True):
+        assert set(narrow["kept"]) <= set(wide["kept"])
+
+
+def test_from_scratch_no_variant_follows_another(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ["--from-scratch", "--epochs", 1, "--batch-size", 256, "--keep", 0.9, "--keep", 0.8]
+    assert run("prune", "--out", out, *arguments).exit_code == 0
+    for entry in entries(out):
+        report = json.loads((out / entry["name"] / "report.json").read_text())
+        assert report["fine_tune"] is None
+        assert report["follows"] is None
+
+
+def test_weights_of_several_models_are_refused(tmp_path: Path) -> None:
+    models = ["--model", "resnet8", "--model", "lenet5"]
+    result = run("variants", *models, "--weights", tmp_path / "w.pt", "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "one model" in result.stderr
 
 
 def test_a_variant_runs_as_it_is_shipped(made: tuple[Path, list[object], list[str]]) -> None:
@@ -106,7 +138,7 @@ def test_resume_makes_only_what_is_missing(
 
     monkeypatch.setattr(Trainer, "run_epoch", counted)
     assert run(*arguments, "--resume").exit_code == 0
-    assert len(calls) == 2  # the pruning of the one that was missing; the dense network is shared
+    assert len(calls) == 1  # the fine-tuning of the one that was missing; the dense network is shared
     assert (out / name / "slim" / "model.safetensors").read_bytes() == before
     other = run(*arguments, "--seed", 1, "--resume")
     assert other.exit_code == 1

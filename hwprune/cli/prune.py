@@ -12,15 +12,15 @@ from rich.console import Console
 from rich.table import Table
 
 from hwprune.cli.common import profiles_option, told
+from hwprune.cli.config import config_option
 from hwprune.cli.progress import observing
-from hwprune.cli.training import make_recipe, telling_how_to_resume, training_options
-from hwprune.compressor import granularity_names
+from hwprune.cli.training import Training, telling_how_to_resume, training_options
+from hwprune.cli.variants import run_grid
 from hwprune.device.profile import load_profile
 from hwprune.pipeline import Settings, compress
 from hwprune.report import RunReport
 from hwprune.run_page import comparison_rows
 from hwprune.runtime.environment import local_profile
-from hwprune.targets import Keep, LatencyUs, Speedup, Target
 
 #: Where a run goes that names no folder.
 DEFAULT_OUT = "hwprune-run"
@@ -35,17 +35,8 @@ DEFAULT_OUT = "hwprune-run"
 )
 @click.option("--device", help="Profile name or folder; default: the one of this machine's CPU runtime.")
 @profiles_option
-@click.option("--speedup", type=float, help="Target: this many times faster, measured. Default: 2.")
-@click.option("--latency-us", type=float, help="Target: at most so many microseconds, measured.")
-@click.option("--keep", type=float, help="Target: this fraction of the groups, rounded down.")
 @training_options
-@click.option(
-    "--granularity",
-    type=click.Choice(granularity_names()),
-    default="channel",
-    show_default=True,
-    help="What a group is: channels leave the network, weights and blocks become zeros (with --keep).",
-)
+@config_option
 @click.option("--out", type=click.Path(path_type=Path), default=Path(DEFAULT_OUT), show_default=True)
 @click.option("--resume", is_flag=True, help="Go on with the interrupted run in the output folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object and nothing else.")
@@ -55,33 +46,28 @@ def prune(
     data: str,
     device: str | None,
     profiles: Path | None,
-    speedup: float | None,
-    latency_us: float | None,
-    keep: float | None,
-    epochs: int | None,
-    batch_size: int | None,
-    learning_rate: float,
-    train_images: int | None,
-    seed: int,
-    penalty: str,
-    granularity: str,
+    training: Training,
     out: Path,
     resume: bool,
     as_json: bool,
 ) -> None:
     """Train a network dense and pruned, and write the slim one that meets the target.
 
-    With no option: a small residual network on the digits of scikit-learn, twice as fast on this CPU.
+    With no option: a small residual network on the digits of scikit-learn, twice as fast on this CPU. A
+    target may be given several times: the dense training is then shared, every network is fine-tuned from the
+    one at the looser target, and each has a folder of its own.
 
     Example: hwprune prune --model resnet20 --data fashion-mnist --speedup 2 --epochs 5 --out run
     """
-    target = _target(speedup, latency_us, keep)
+    if sum(map(bool, (training.speedups, training.latencies, training.fractions))) > 1:
+        raise click.UsageError("give only one of --speedup, --latency-us and --keep")
     profile = load_profile(device, profiles) if device else local_profile(profiles)
-    recipe = make_recipe(data, epochs, batch_size, learning_rate, seed)
-    settings = Settings(
-        model, data, device or profile.name, target, recipe, penalty, train_images, granularity
-    )
+    name = device or profile.name
+    if len(training.targets()) > 1:
+        run_grid(training.grid([model], data, {name: profile}), out, resume=resume, as_json=as_json)
+        return
     console = Console(stderr=as_json, highlight=False)
+    settings = _settings(model, data, name, training)
     with telling_how_to_resume(), observing(console) as observer:
         report = compress(settings, profile, out, observer, resume=resume)
     if as_json:
@@ -90,15 +76,21 @@ def prune(
         _print_report(console, report, out)
 
 
-def _target(speedup: float | None, latency_us: float | None, keep: float | None) -> Target:
-    given = [value is not None for value in (speedup, latency_us, keep)]
-    if sum(given) > 1:
-        raise click.UsageError("give only one of --speedup, --latency-us and --keep")
-    if latency_us is not None:
-        return LatencyUs(latency_us)
-    if keep is not None:
-        return Keep(keep)
-    return Speedup(2.0 if speedup is None else speedup)
+def _settings(model: str, data: str, device: str, training: Training) -> Settings:
+    """What a run with one target is asked to do."""
+    recipe, (target,) = training.recipe(data), training.targets()
+    return Settings(
+        model,
+        data,
+        device,
+        target,
+        recipe,
+        training.penalty,
+        training.train_images,
+        training.granularity,
+        None if training.weights is None else str(training.weights),
+        training.fine_tune(recipe, several=False),
+    )
 
 
 def _print_report(console: Console, report: RunReport, out: Path) -> None:

@@ -1,53 +1,171 @@
-"""What the commands that train share: their options, the recipe these make, and how an interruption ends."""
+"""What the commands that train share: their options, what these ask for, and how an interruption ends."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import click
 
 from hwprune.cli.common import INTERRUPTED
+from hwprune.compressor import granularity_names
+from hwprune.device.profile import DeviceProfile
 from hwprune.penalties import penalty_names
+from hwprune.targets import Keep, LatencyUs, Speedup, Target
 from hwprune.train.loop import Recipe
+from hwprune.variants import Grid
 
 #: Epochs where none are asked for: the embedded default is small, everything else is not.
 DEFAULT_EPOCHS, DIGITS_EPOCHS = 10, 16
 DEFAULT_BATCH, DIGITS_BATCH = 128, 32
+#: A fine-tuning for every of several targets takes this share of the epochs of the dense training, at this
+#: share of its learning rate (of 0.1, 0.03 and 0.01 the middle one kept most of a small network's accuracy).
+FINE_TUNE_SHARE, FINE_TUNE_RATE = 0.3, 0.3
 _OPTIONS = (
+    click.option(
+        "--speedup",
+        "speedups",
+        type=float,
+        multiple=True,
+        help="Target: so many times faster, measured. Default: 2.",
+    ),
+    click.option(
+        "--latency-us",
+        "latencies",
+        type=float,
+        multiple=True,
+        help="Target: at most so many microseconds, measured.",
+    ),
+    click.option(
+        "--keep",
+        "fractions",
+        type=float,
+        multiple=True,
+        help="Target: this fraction of the groups, rounded down.",
+    ),
     click.option("--epochs", type=int, help=f"Default: {DEFAULT_EPOCHS}, for the digits {DIGITS_EPOCHS}."),
     click.option("--batch-size", type=int, help=f"Default: {DEFAULT_BATCH}, for the digits {DIGITS_BATCH}."),
     click.option("--learning-rate", type=float, default=0.1, show_default=True, help="At its peak."),
     click.option("--train-images", type=int, help="Train on the first so many images only."),
     click.option("--seed", type=int, default=0, show_default=True),
     click.option("--penalty", type=click.Choice(penalty_names()), default="envelope", show_default=True),
+    click.option(
+        "--granularity",
+        type=click.Choice(granularity_names()),
+        default="channel",
+        show_default=True,
+        help="What a group is: channels leave the network, weights and blocks become zeros (with --keep).",
+    ),
+    click.option(
+        "--weights",
+        type=click.Path(path_type=Path),
+        help="Trained weights of the dense network (safetensors, or a state_dict that torch.save wrote): it "
+        "is not trained, and pruning starts from them.",
+    ),
+    click.option(
+        "--fine-tune-epochs",
+        type=int,
+        help="Start pruning from the trained dense network and train for so many epochs. "
+        f"With --weights the default is --epochs, with several targets {FINE_TUNE_SHARE:.0%} of them.",
+    ),
+    click.option(
+        "--from-scratch", is_flag=True, help="Prune from random weights, for --epochs, at every target."
+    ),
 )
 
 
 def training_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that say how networks are trained."""
+    """The options that say what is trained, how and to which targets, as one :class:`Training`."""
+
+    @wraps(command)
+    def run(**options: Any) -> Any:
+        own = {field.name: options.pop(field.name) for field in fields(Training)}
+        return command(training=Training(**own), **options)
+
     for option in reversed(_OPTIONS):
-        command = option(command)
-    return command
+        run = option(run)
+    return run
 
 
-def make_recipe(
-    data: str, epochs: int | None, batch_size: int | None, learning_rate: float, seed: int
-) -> Recipe:
-    """The recipe of the options, with the defaults that suit the data set.
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What the user asked for with :func:`training_options`; ``None`` for what was not said."""
 
-    Raises:
-        InputError: If a number is out of range.
-    """
-    small = data == "digits"
-    return Recipe(
-        epochs=epochs if epochs is not None else (DIGITS_EPOCHS if small else DEFAULT_EPOCHS),
-        batch_size=batch_size if batch_size is not None else (DIGITS_BATCH if small else DEFAULT_BATCH),
-        learning_rate=learning_rate,
-        seed=seed,
-    )
+    speedups: Sequence[float]
+    latencies: Sequence[float]
+    fractions: Sequence[float]
+    epochs: int | None
+    batch_size: int | None
+    learning_rate: float
+    train_images: int | None
+    seed: int
+    penalty: str
+    granularity: str
+    weights: Path | None
+    fine_tune_epochs: int | None
+    from_scratch: bool
+
+    def __post_init__(self) -> None:
+        if self.from_scratch and (self.weights is not None or self.fine_tune_epochs is not None):
+            raise click.UsageError("--from-scratch contradicts --weights and --fine-tune-epochs")
+
+    def targets(self) -> list[Target]:
+        """All of them; twice as fast where there is none."""
+        return [
+            *map(Speedup, self.speedups),
+            *map(LatencyUs, self.latencies),
+            *map(Keep, self.fractions),
+        ] or [Speedup(2.0)]
+
+    def recipe(self, data: str) -> Recipe:
+        """How to train, with the defaults that suit the data set.
+
+        Raises:
+            InputError: If a number is out of range.
+        """
+        small = data == "digits"
+        epochs = self.epochs if self.epochs is not None else (DIGITS_EPOCHS if small else DEFAULT_EPOCHS)
+        batch_size = self.batch_size
+        if batch_size is None:
+            batch_size = DIGITS_BATCH if small else DEFAULT_BATCH
+        return Recipe(epochs, batch_size, self.learning_rate, seed=self.seed)
+
+    def fine_tune(self, recipe: Recipe, *, several: bool) -> Recipe | None:
+        """How to train from trained weights; ``None`` for a start from scratch.
+
+        Args:
+            recipe: Of the dense training.
+            several: Whether several networks share it.
+        """
+        epochs = self.fine_tune_epochs
+        if epochs is None and self.weights is not None:
+            epochs = recipe.epochs
+        if epochs is None and several and not self.from_scratch:
+            epochs = max(1, round(FINE_TUNE_SHARE * recipe.epochs))
+        if epochs is None:
+            return None
+        return replace(recipe, epochs=epochs, learning_rate=FINE_TUNE_RATE * recipe.learning_rate)
+
+    def grid(self, models: Sequence[str], data: str, devices: Mapping[str, DeviceProfile]) -> Grid:
+        """Every model for every device at every target."""
+        recipe = self.recipe(data)
+        return Grid(
+            models,
+            data,
+            devices,
+            self.targets(),
+            recipe,
+            self.penalty,
+            self.train_images,
+            self.granularity,
+            None if self.weights is None else str(self.weights),
+            self.fine_tune(recipe, several=True),
+        )
 
 
 @contextmanager

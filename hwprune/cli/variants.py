@@ -10,12 +10,12 @@ import click
 from rich.console import Console
 
 from hwprune.cli.common import json_option, profiles_option, told
+from hwprune.cli.config import config_option
 from hwprune.cli.progress import observing
-from hwprune.cli.training import make_recipe, telling_how_to_resume, training_options
+from hwprune.cli.training import Training, telling_how_to_resume, training_options
 from hwprune.device.profile import load_profile
 from hwprune.errors import TargetError
 from hwprune.runtime.environment import local_profile
-from hwprune.targets import Keep, LatencyUs, Speedup, Target
 from hwprune.variants import Grid, make_variants
 from hwprune.variants_page import VariantsFolder
 
@@ -30,12 +30,8 @@ SHOWN = ["model", "device", "target", "value", "status", "accuracy", "latency_us
     "--device", "devices", multiple=True, help="Default: the profile of this machine's CPU runtime."
 )
 @profiles_option
-@click.option(
-    "--speedup", "speedups", type=float, multiple=True, help="Default: 2, where no target is given."
-)
-@click.option("--latency-us", "latencies", type=float, multiple=True)
-@click.option("--keep", "fractions", type=float, multiple=True)
 @training_options
+@config_option
 @click.option("--out", type=click.Path(path_type=Path), default=Path("hwprune-variants"), show_default=True)
 @click.option("--resume", is_flag=True, help="Make only what is missing in the output folder.")
 @json_option
@@ -45,36 +41,30 @@ def variants(
     data: str,
     devices: Sequence[str],
     profiles: Path | None,
-    speedups: Sequence[float],
-    latencies: Sequence[float],
-    fractions: Sequence[float],
-    epochs: int | None,
-    batch_size: int | None,
-    learning_rate: float,
-    train_images: int | None,
-    seed: int,
-    penalty: str,
+    training: Training,
     out: Path,
     resume: bool,
     as_json: bool,
 ) -> None:
     """Make a compressed network for every model, device and target given.
 
-    Every option that names one may be given several times. The dense training of a model is shared. Each
-    variant has a folder that can be shipped; manifest.json lists them with their files and measured
-    numbers.
+    Every option that names one may be given several times. The dense training of a model is shared; a
+    tighter target starts from the network of the looser one. Each variant has a folder that can be shipped;
+    manifest.json lists them with their files and measured numbers.
 
     Example: hwprune variants --model resnet20 --data fashion-mnist --speedup 2 --speedup 4 --out variants
     """
     found = [load_profile(name, profiles) for name in devices] or [local_profile(profiles)]
-    recipe = make_recipe(data, epochs, batch_size, learning_rate, seed)
-    targets: list[Target] = [
-        *map(Speedup, speedups),
-        *map(LatencyUs, latencies),
-        *map(Keep, fractions),
-    ] or [Speedup(2.0)]
     by_name = dict(zip(devices or [found[0].name], found, strict=True))
-    grid = Grid(models, data, by_name, targets, recipe, penalty, train_images)
+    run_grid(training.grid(models, data, by_name), out, resume=resume, as_json=as_json)
+
+
+def run_grid(grid: Grid, out: Path, *, resume: bool, as_json: bool) -> None:
+    """Makes the variants and shows what became of them.
+
+    Raises:
+        TargetError: If one failed or misses its target.
+    """
     console = Console(stderr=as_json, highlight=False)
     with telling_how_to_resume(), observing(console) as observer:
         folder = make_variants(grid, out, observer, resume=resume)

@@ -144,6 +144,11 @@ class ProximalStep:
             self.groups.scale_(self.alive)
         self.settled = True
 
+    def bury_zeros(self) -> None:
+        """Takes members that are zero for dead: of a network that was pruned before."""
+        with torch.no_grad():
+            self._bury(self.groups.member_norms() > 0)
+
     @property
     def groups_alive(self) -> int:
         """Number of living groups, those that must stay included."""

@@ -11,6 +11,8 @@ from hwprune.errors import InputError
 TOTAL_STRENGTH = 12.0
 #: Bounds of the strength of one step (method notes: 0.01-0.02 on a few thousand steps).
 LEAST_STRENGTH, GREATEST_STRENGTH = 0.01, 0.25
+#: Fractions of a fine-tuning after which the strength is full, and the survivors are fixed.
+TRAINED_FULL, TRAINED_SETTLE = 0.1, 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,18 @@ class StrengthSchedule:
                 expected="0 <= start <= full < settle <= 1",
                 got=(self.start, self.full, self.settle),
             )
+
+    @classmethod
+    def from_trained(cls, total_steps: int) -> StrengthSchedule:
+        """A schedule for a network that is trained already: at once, so that most steps are left to recover.
+
+        Args:
+            total_steps: Steps of the fine-tuning.
+
+        >>> StrengthSchedule.from_trained(100).settle_step
+        25
+        """
+        return cls(total_steps, start=0.0, full=TRAINED_FULL, settle=TRAINED_SETTLE)
 
     @property
     def settle_step(self) -> int:

@@ -3,6 +3,7 @@
 from hwprune.workloads.batches import accuracy, batches_per_epoch, iterate_batches
 from hwprune.workloads.data import Dataset
 from hwprune.workloads.resolve import dataset_names, load_dataset, make_model, model_names
+from hwprune.workloads.weights import load_weights
 
 __all__ = [
     "Dataset",
@@ -11,6 +12,7 @@ __all__ = [
     "dataset_names",
     "iterate_batches",
     "load_dataset",
+    "load_weights",
     "make_model",
     "model_names",
 ]

@@ -123,3 +123,17 @@ def test_an_optimizer_of_another_network_is_refused():
     proximal = proximal_step(network())
     with pytest.raises(InputError, match="updates no parameter"):
         proximal.attach(OPTIMIZERS["sgd"](network().parameters()))
+
+
+def test_what_was_pruned_before_is_dead_from_the_start():
+    first = network()
+    loose = proximal_step(first, budget=20)
+    train(first, loose.attach(OPTIMIZERS["sgd"](first.parameters())))
+    second = network()
+    second.load_state_dict(first.state_dict())
+    tight = proximal_step(second, budget=12)
+    tight.bury_zeros()
+    assert torch.equal(tight.alive, loose.alive)
+    train(second, tight.attach(OPTIMIZERS["sgd"](second.parameters())))
+    assert tight.groups_alive == 12
+    assert not (tight.alive & ~loose.alive).any()

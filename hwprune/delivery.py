@@ -1,0 +1,69 @@
+"""What is known of a network once it is exported: that it is the masked one, how good and how fast it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from hwprune.device.profile import DeviceProfile
+from hwprune.errors import VerificationError
+from hwprune.graph.trace import trace_operators
+from hwprune.operators import Operator, multiply_accumulates
+from hwprune.runtime.base import get_runtime
+from hwprune.runtime.timing import Timing
+from hwprune.surgery.verify import compare, outputs_of
+from hwprune.workloads import Dataset, accuracy
+
+#: Largest difference allowed between the exported slim network and the masked one, as a fraction of the
+#: largest output: another runtime sums in another order.
+RUNTIME_TOLERANCE = 1e-4
+
+
+def verify_exported(masked: nn.Module, path: Path, images: torch.Tensor, profile: DeviceProfile) -> float:
+    """Largest absolute difference between an exported slim network and the masked one.
+
+    Args:
+        masked: The full-width network.
+        path: The exported slim network.
+        images: Inputs to compare on.
+        profile: Names the runtime.
+
+    Raises:
+        VerificationError: If they differ by more than :data:`RUNTIME_TOLERANCE`.
+    """
+    session = get_runtime(profile.runtime.kind).open(path, profile.runtime)
+    (item,) = session.inputs
+    # A file with a fixed batch size is fed as many images as it takes.
+    batch = item.shape[0] or len(images)
+    images = images[:batch]
+    modes = {module: module.training for module in masked.modules()}
+    masked.eval()
+    expected = outputs_of(masked, images)
+    for module, training in modes.items():
+        module.training = training
+    actual = [torch.from_numpy(array) for array in session.run({item.name: images.numpy()})]
+    difference = compare(expected, actual)
+    if difference.relative > RUNTIME_TOLERANCE:
+        raise VerificationError(
+            "the exported network does not compute what the masked one computes",
+            where=f"runtime {profile.runtime.kind}",
+            expected=f"a difference of at most {RUNTIME_TOLERANCE:g} of the largest output",
+            got=f"{difference.absolute:.3g} at a largest output of {difference.scale:.3g}",
+            hint="nothing was written; report the network to the project",
+        )
+    return difference.absolute
+
+
+def describe_network(model: nn.Module, path: Path, timing: Timing, dataset: Dataset) -> dict[str, Any]:
+    """Accuracy, latency and size of one network, as the report carries them."""
+    operators: tuple[Operator, ...] = trace_operators(model, dataset.test_images[:1])
+    return {
+        "accuracy": accuracy(model, dataset.test_images, dataset.test_labels),
+        "latency_us": timing.summary(),
+        "params": sum(parameter.numel() for parameter in model.parameters()),
+        "macs": sum(multiply_accumulates(operator) for operator in operators),
+        "file_bytes": path.stat().st_size,
+    }
