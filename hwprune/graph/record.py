@@ -109,20 +109,32 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
         seen = {id(leaf) for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)}
         noted_args, noted_kwargs = tree_map(as_value, (args, kwargs))
+        before = _layout(args[0]) if func in _AS_STRIDED else None
         result = func(*args, **kwargs)
+        restated = before is not None and before == _layout(result)
         written = [leaf for leaf in tree_flatten(result)[0] if isinstance(leaf, Tensor)]
         outputs = tuple(self.value(leaf, fresh=True) for leaf in written)
         self.calls.append(
             Call(
-                op=str(func),
-                args=noted_args,
-                kwargs=noted_kwargs,
+                op="aten.alias.default" if restated else str(func),
+                args=noted_args[:1] if restated else noted_args,
+                kwargs={} if restated else noted_kwargs,
                 outputs=outputs,
                 module=self._module_stack[-1],
                 in_place=any(id(leaf) in seen for leaf in written),
             )
         )
         return result
+
+
+#: How the pooling of a channels-last map restates the strides of its result.
+_AS_STRIDED = (torch.ops.aten.as_strided.default, torch.ops.aten.as_strided_.default)
+
+
+def _layout(tensor: Tensor) -> tuple[Any, ...]:
+    """Which elements of its storage a tensor names, in order; a stride along a size of 1 says nothing."""
+    strides = (stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if size > 1)
+    return tensor.storage_offset(), tuple(tensor.shape), *strides
 
 
 @contextmanager

@@ -266,6 +266,13 @@ def test_layers_that_mix_channels_keep_them(layer, reason):
     assert axis.pinned == reason
 
 
+def test_pooling_of_a_channels_last_map_is_followed():
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 2, 1))
+    axes = axes_of(net, IMAGE.to(memory_format=torch.channels_last))
+    assert axes["0"].pinned is None
+    assert axes["0"].width == 8
+
+
 @pytest.mark.parametrize(
     "norm", [nn.InstanceNorm2d(8, affine=True), nn.GroupNorm(8, 8), nn.InstanceNorm2d(8)]
 )
