@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -72,34 +73,65 @@ def narrow(model: nn.Module, positions: KeptPositions) -> None:
     Raises:
         GraphError: If a module is cut whose remembered sizes are not understood.
     """
-    for owner, dims in _by_module(positions).items():
-        module = model.get_submodule(owner)
-        for tensor_name in {name for name, _dim in dims}:
-            tensor = getattr(module, tensor_name)
-            sliced = tensor.detach()
-            for (name, dim), keep in dims.items():
-                if name == tensor_name:
-                    sliced = sliced.index_select(dim, torch.from_numpy(keep).to(sliced.device))
-            _replace_tensor(module, tensor_name, sliced.clone())
-        resize(module, where=owner)
-
-
-def _by_module(positions: KeptPositions) -> dict[str, dict[tuple[str, int], IntArray]]:
-    """The positions grouped by the dotted name of the module that owns the tensor."""
-    grouped: dict[str, dict[tuple[str, int], IntArray]] = {}
-    for (tensor, dim), keep in positions.items():
+    holders = _holders(model)
+    narrowed: dict[nn.Module, Remembered] = {}
+    for tensor, dims in _by_tensor(positions).items():
         owner, _, name = tensor.rpartition(".")
-        grouped.setdefault(owner, {})[(name, dim)] = keep
+        old = getattr(model.get_submodule(owner), name)
+        new = _sliced(old, dims)
+        for place, module, attribute in holders[id(old)]:
+            narrowed.setdefault(module, Remembered(place, _sizes(module)))
+            setattr(module, attribute, new)
+    for module, remembered in narrowed.items():
+        resize(module, remembered)
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """What a module was before its tensors were replaced.
+
+    Attributes:
+        where: Its dotted name.
+        shapes: The shape of each tensor of its own.
+    """
+
+    where: str
+    shapes: Mapping[str, tuple[int, ...]]
+
+
+def _holders(model: nn.Module) -> dict[int, list[tuple[str, nn.Module, str]]]:
+    """Every place a tensor is held at, by its identity: weights may be tied."""
+    holders: dict[int, list[tuple[str, nn.Module, str]]] = {}
+    for place, module in model.named_modules():
+        for name, tensor in _own_tensors(module).items():
+            holders.setdefault(id(tensor), []).append((place, module, name))
+    return holders
+
+
+def _own_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers of a module itself, tied ones under each of their names."""
+    parameters = module.named_parameters(recurse=False, remove_duplicate=False)
+    return dict(parameters) | dict(module.named_buffers(recurse=False, remove_duplicate=False))
+
+
+def _sizes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in _own_tensors(module).items()}
+
+
+def _by_tensor(positions: KeptPositions) -> dict[str, dict[int, IntArray]]:
+    """The positions grouped by tensor."""
+    grouped: dict[str, dict[int, IntArray]] = {}
+    for (tensor, dim), keep in positions.items():
+        grouped.setdefault(tensor, {})[dim] = keep
     return grouped
 
 
-def _replace_tensor(module: nn.Module, name: str, value: Tensor) -> None:
-    """Puts ``value`` where the parameter or buffer ``name`` was."""
-    old = getattr(module, name)
-    if isinstance(old, nn.Parameter):
-        setattr(module, name, nn.Parameter(value, requires_grad=old.requires_grad))
-    else:
-        setattr(module, name, value)
+def _sliced(old: Tensor, dims: Mapping[int, IntArray]) -> Tensor:
+    """The kept positions of a parameter or buffer, as one of the same kind."""
+    new = old.detach()
+    for dim, keep in dims.items():
+        new = new.index_select(dim, torch.from_numpy(keep).to(new.device))
+    return nn.Parameter(new.clone(), old.requires_grad) if isinstance(old, nn.Parameter) else new.clone()
 
 
 # One entry per module type whose attributes repeat the shapes of its tensors. Looked up along the
@@ -167,14 +199,12 @@ RESIZERS: dict[type[nn.Module], Resizer] = {
 }
 
 
-def resize(module: nn.Module, *, where: str) -> None:
+def resize(module: nn.Module, remembered: Remembered) -> None:
     """Makes the sizes that ``module`` remembers agree with its tensors.
-
-    A module that holds tensors of its own but no size (a layer scale, say) needs no entry.
 
     Args:
         module: The module whose tensors were replaced.
-        where: Its dotted name, for the message.
+        remembered: What it was before.
 
     Raises:
         GraphError: If it is one of PyTorch's own layers and not in :data:`RESIZERS`: its sizes
@@ -188,8 +218,24 @@ def resize(module: nn.Module, *, where: str) -> None:
     if type(module).__module__.startswith("torch.nn."):
         raise GraphError(
             f"a layer of type {type(module).__name__} cannot be made narrower",
-            where=where,
+            where=remembered.where,
             expected="one of " + ", ".join(sorted(kind.__name__ for kind in RESIZERS)),
             got=type(module).__name__,
             hint="keep its channels by passing its name in keep=",
         )
+    _resize_attributes(module, remembered.shapes)
+
+
+def _resize_attributes(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Corrects the integers in which a user's own layer repeats a size of its tensors.
+
+    An integer is taken for a size where every dimension of that size has shrunk, and to one new size; what is
+    taken for one and is none shows in the trial of the axis, before anything is trained.
+    """
+    became: dict[int, set[int]] = {}
+    for name, shape in shapes.items():
+        for before, after in zip(shape, getattr(module, name).shape, strict=True):
+            became.setdefault(before, set()).add(after)
+    for attribute, value in list(vars(module).items()):
+        if type(value) is int and len(became.get(value, ())) == 1:
+            setattr(module, attribute, *became[value])

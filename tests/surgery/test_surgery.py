@@ -84,6 +84,64 @@ def test_a_width_in_the_code_is_pinned_by_the_trial():
     assert "cannot be narrowed" in {axis.name: axis.pinned for axis in proven.axes}["first"]
 
 
+class Tied(nn.Module):
+    """Two layers that hold one parameter."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(16, 8), nn.Linear(16, 8)
+        self.second.weight = self.first.weight
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, images):
+        return self.head(torch.relu(self.first(images)) * self.second(images)).mean((1, 2))
+
+
+def test_layers_that_hold_one_parameter_are_cut_together_and_stay_tied(tmp_path):
+    model = Tied()
+    axes = find_axes(model, IMAGES)
+    slim = rebuild(model, axes, half(axes))
+    assert slim.second.weight is slim.first.weight
+    assert (slim.first.out_features, slim.second.out_features) == (4, 4)
+    verify(masked(model, axes, half(axes)), slim, [IMAGES])
+    save_slim(tmp_path, slim, axes, half(axes), {})
+    loaded = load_slim(tmp_path, Tied())
+    assert loaded.second.weight is loaded.first.weight
+    assert torch.equal(loaded(IMAGES), slim(IMAGES))
+
+
+class Remembering(nn.Module):
+    """A user's own linear layer, which repeats its sizes as numbers."""
+
+    def __init__(self, inputs, outputs):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(inputs, outputs))
+        self.inputs, self.outputs, self.power = inputs, outputs, 2
+
+    def forward(self, data):
+        return (data.reshape(-1, self.inputs) @ self.weight).view(*data.shape[:-1], self.outputs)
+
+
+def test_sizes_that_a_layer_repeats_as_numbers_follow_its_tensors():
+    model = nn.Sequential(Remembering(16, 8), nn.ReLU(), Remembering(8, 4))
+    axes = find_axes(model, IMAGES)
+    slim = rebuild(model, axes, half(axes))
+    assert [(layer.inputs, layer.outputs, layer.power) for layer in (slim[0], slim[2])] == [
+        (16, 4, 2),
+        (4, 4, 2),
+    ]
+    verify(masked(model, axes, half(axes)), slim, [IMAGES])
+
+
+def test_a_number_that_may_be_another_size_is_left_alone():
+    model = nn.Sequential(nn.Linear(16, 8), Remembering(8, 8), nn.Linear(8, 3))
+    axes = find_axes(model, IMAGES)
+    slim = rebuild(model, axes, {"0": np.arange(8) < 4})
+    assert (slim[1].inputs, slim[1].outputs) == (8, 8)
+    proven = prove(model, axes, IMAGES, {axis.name: 1 for axis in axes})
+    assert "cannot be narrowed" in {axis.name: axis.pinned for axis in proven.axes}["0"]
+
+
 def test_a_wrong_cut_is_caught_and_named():
     model = fresh("lenet5")
     axes = find_axes(model, IMAGES)
