@@ -49,12 +49,15 @@ def batch_norm(flow: Flow, arguments: Arguments) -> Sequence[Dims]:
 
 @rule("aten.native_group_norm")
 def group_norm(flow: Flow, arguments: Arguments) -> Sequence[Dims]:
-    """Normalises groups of channels together; with one channel each they are independent."""
+    """Normalises groups of channels together; a group leaves whole, and the others do not see it."""
     data: Labelled = arguments["input"]
     flow.pin_all(data.dims[2:], "statistics are taken over it")
     labels = _affine(flow, data, data.dims[1], 0, arguments["weight"], arguments["bias"])
-    if arguments["group"] != data.shape[1]:
+    groups = arguments["group"]
+    if groups == 1:
         flow.pin(labels, "a group norm takes statistics over channels")
+    elif labels is not None:
+        flow.tie(labels.reshape(groups, -1).T, "a group norm takes statistics over channels")
     return [_replaced(data.dims, 1, labels)]
 
 

@@ -166,8 +166,8 @@ def _resize_norm(module: Any) -> None:
 
 
 def _resize_group_norm(module: Any) -> None:
-    if module.num_groups == module.num_channels:
-        module.num_groups = module.weight.shape[0]
+    # Whole groups leave, so what is left of them is as wide as ever.
+    module.num_groups = module.weight.shape[0] * module.num_groups // module.num_channels
     module.num_channels = module.weight.shape[0]
 
 

@@ -245,7 +245,7 @@ def test_part_of_a_layer_that_leaves_the_network_is_kept_by_itself():
 @pytest.mark.parametrize(
     ("layer", "reason"),
     [
-        (nn.GroupNorm(2, 8), "a group norm takes statistics over channels (in 1)"),
+        (nn.GroupNorm(1, 8), "a group norm takes statistics over channels (in 1)"),
         (nn.Softmax(1), "a softmax or a running sum sees all channels (in 1)"),
         (nn.Bilinear(8, 8, 8), None),
     ],
@@ -264,6 +264,14 @@ def test_layers_that_mix_channels_keep_them(layer, reason):
         return
     axis = axes_of(nn.Sequential(nn.Conv2d(3, 8, 1), layer, nn.Conv2d(8, 2, 1)))["0"]
     assert axis.pinned == reason
+
+
+def test_groups_of_a_group_norm_leave_whole():
+    axis = axes_of(nn.Sequential(nn.Conv2d(3, 8, 1), nn.GroupNorm(4, 8), nn.Conv2d(8, 2, 1)))["0"]
+    assert axis.pinned is None
+    assert axis.width == 4
+    (reader,) = [part for part in axis.consumers if part.tensor == "2.weight"]
+    assert reader.channels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
 
 
 def test_pooling_of_a_channels_last_map_is_followed():

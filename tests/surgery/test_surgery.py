@@ -142,6 +142,14 @@ def test_a_number_that_may_be_another_size_is_left_alone():
     assert "cannot be narrowed" in {axis.name: axis.pinned for axis in proven.axes}["0"]
 
 
+def test_whole_groups_of_a_group_norm_are_cut():
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.GroupNorm(4, 8), nn.Conv2d(8, 2, 1))
+    axes = find_axes(model, IMAGES)
+    slim = rebuild(model, axes, half(axes))
+    assert (slim[1].num_groups, slim[1].num_channels) == (2, 4)
+    verify(masked(model, axes, half(axes)), slim, [IMAGES])
+
+
 def test_a_wrong_cut_is_caught_and_named():
     model = fresh("lenet5")
     axes = find_axes(model, IMAGES)
