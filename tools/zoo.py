@@ -1,180 +1,88 @@
 """Cuts many published networks in half and compares each with its masked form.
 
-    python tools/zoo.py run --out zoo.jsonl           a line per network; goes on where it stopped
-    python tools/zoo.py table zoo.jsonl docs/zoo.md   the table
+    python tools/zoo.py run cut cut.jsonl            a line per network; goes on where it stopped
+    python tools/zoo.py run onnx onnx.jsonl          the same, then exported and run in ONNX Runtime
+    python tools/zoo.py run peer peer.jsonl          the same networks by torch-pruning
+    python tools/zoo.py table cut.jsonl onnx.jsonl peer.jsonl docs/zoo.md
 
 Needs torchvision, timm, pytorchcv and transformers; installed with ``--no-deps`` they do not replace PyTorch.
 """
 
 from __future__ import annotations
 
-import contextlib
+import importlib.metadata
 import json
 import multiprocessing
-import time
 import warnings
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from dataclasses import asdict
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import click
-import numpy as np
 import torch
-import zoo_peer
-from torch import nn
-from zoo_networks import Entry, Inputs, build, declare_detection_operators, entries
+from zoo_cut import QUESTIONS, Outcome
+from zoo_networks import Entry, build, declare_detection_operators, entries
+from zoo_page import as_markdown
 
-from hwprune.graph.axes import BoolArray, ChannelAxis
-from hwprune.graph.coupling import find_axes
-from hwprune.surgery.prove import randomised, zeroed
-from hwprune.surgery.rebuild import rebuild
-from hwprune.surgery.verify import compare, outputs_of
+from hwprune.surgery.verify import outputs_of
 
-#: Networks run in double precision, where rounding stays far below this and a wrong cut far above.
-TOLERANCE = 1e-6
-ENOUGH = 0.3
+PACKAGES = ("torch", "onnxruntime", "torchvision", "timm", "pytorchcv", "transformers", "torch-pruning")
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What became of one network.
-
-    Attributes:
-        family: The package it comes from.
-        name: Its name there.
-        verdict: ``pruned``, ``partly pinned``, ``refused``, ``WRONG``, or ``not built``.
-        gone: Share of the parameters that were cut.
-        axes: Number of channel axes.
-        cut: Number of axes that were cut.
-        reasons: Why axes were kept, with how many of them.
-        discovery_s: Seconds it took to find the axes.
-        peer: What torch-pruning did.
-        peer_gone: Share of the parameters that it cut.
-    """
-
-    family: str
-    name: str
-    verdict: str
-    gone: float = 0.0
-    axes: int = 0
-    cut: int = 0
-    reasons: Mapping[str, int] | None = None
-    discovery_s: float = 0.0
-    peer: str = ""
-    peer_gone: float = 0.0
-
-
-Examiner = Callable[[Entry], Outcome]
-
-
-def half(axes: Sequence[ChannelAxis]) -> dict[str, BoolArray]:
-    """Masks that keep a random half of the channels of every axis."""
-    rng = np.random.default_rng(0)
-    return {axis.name: rng.permutation(axis.width) < (axis.width + 1) // 2 for axis in axes}
-
-
-def cut(dense: nn.Module, axes: Sequence[ChannelAxis], inputs: Inputs) -> tuple[str | None, float]:
-    """Cuts the axes in half; why the result is not equal to the masked network, and the share gone."""
-    kept = half(axes)
-    with contextlib.ExitStack() as zeros:
-        for axis in axes:
-            zeros.enter_context(zeroed(dense, axis, kept[axis.name]))
-        expected = outputs_of(dense, inputs)
-        try:
-            slim = rebuild(dense, axes, kept)
-            actual = outputs_of(slim, inputs)
-        except Exception:  # a cut network may raise anything where a width is repeated as a number
-            return "a width is repeated as a number in the forward pass", 0.0
-    if compare(expected, actual).relative > TOLERANCE:
-        return "a zeroed channel still acts on the network", 0.0
-    before, after = (sum(p.numel() for p in net.parameters()) for net in (dense, slim))
-    return None, 1 - after / before
-
-
-def examine(entry: Entry) -> Outcome:
-    """Finds the axes of one network, tries them, and cuts those that came out equal, all together."""
-    try:
-        model, inputs = build(entry)
-        outputs_of(model, inputs)
-    except Exception as error:  # a package that is missing, or a name that it no longer has
-        return _not(entry, "built", f"{type(error).__name__}: {error}"[:120])
-    started = time.perf_counter()
-    axes = find_axes(model, inputs)
-    discovery_s = time.perf_counter() - started
-    dense = randomised(model, torch.Generator().manual_seed(0)).eval()
-    reasons = Counter(axis.pinned.split(" (in ")[0] for axis in axes if axis.pinned)
-    free = [axis for axis in axes if axis.pinned is None]
-    why, gone = cut(dense, free, inputs)
-    if why is not None:
-        tried = [(axis, cut(dense, [axis], inputs)[0]) for axis in free]
-        reasons.update(reason for _axis, reason in tried if reason)
-        free = [axis for axis, reason in tried if reason is None]
-        why, gone = cut(dense, free, inputs)
-    verdict = "WRONG" if why else "pruned" if gone >= ENOUGH else "partly pinned" if free else "refused"
-    return Outcome(
-        family=entry.family,
-        name=entry.name,
-        verdict=verdict,
-        gone=gone,
-        axes=len(axes),
-        cut=len(free),
-        reasons=dict(reasons),
-        discovery_s=discovery_s,
-    )
-
-
-def examine_peer(entry: Entry) -> Outcome:
-    """Lets torch-pruning cut the same network with the same weights."""
-    model, inputs = build(entry)
-    modules = {name for name, _module in model.named_modules()}
-    ends = [axis.name for axis in find_axes(model, inputs) if axis.pinned == "network output"]
-    dense = randomised(model, torch.Generator().manual_seed(0)).eval()
-    peer, gone = zoo_peer.judge(dense, inputs, [name for name in ends if name in modules], TOLERANCE)
-    return Outcome(entry.family, entry.name, "", peer=peer, peer_gone=gone)
-
-
-def _not(entry: Entry, what: str, reason: str) -> Outcome:
-    """A network that was not built or not run, and why."""
-    return Outcome(entry.family, entry.name, f"not {what}", reasons={reason: 1})
-
-
-def _apart(examiner: Examiner, entry: Entry, answer: Connection) -> None:
+def _answer(question: str, entry: Entry, answer: Connection) -> None:
     """Runs in a process of its own, so that neither memory nor a crash carries over."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     library = declare_detection_operators()
-    answer.send(examiner(entry))
+    try:
+        outputs_of(*build(entry))
+    except Exception as error:  # a package that is missing, or a name that it no longer has
+        answer.send(_unjudged(entry, "not built", f"{type(error).__name__}: {error}"[:120]))
+        return
+    answer.send(QUESTIONS[question](entry))
     del library
 
 
-def within(seconds: float, examiner: Examiner, entry: Entry) -> Outcome:
-    """Examines one network in a process of its own, for at most ``seconds``."""
-    context = multiprocessing.get_context("spawn")
+def _unjudged(entry: Entry, verdict: str, reason: str) -> Outcome:
+    """A network that there is nothing to say about, and why."""
+    return Outcome(entry.family, entry.name, verdict, reasons={reason: 1})
+
+
+def ask(question: str, entry: Entry, seconds: float) -> Outcome:
+    """Puts a question to one network in a process of its own, for at most ``seconds``."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["zoo_cut", "zoo_networks"])
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_apart, args=(examiner, entry, theirs))
+    process = context.Process(target=_answer, args=(question, entry, theirs))
     process.start()
     theirs.close()
     try:
         if ours.poll(seconds):
             outcome: Outcome = ours.recv()
             return outcome
-        return _not(entry, "run", f"not done within {seconds:.0f} s")
+        return _unjudged(entry, "no answer", f"not done within {seconds:.0f} s")
     except EOFError:
-        return _not(entry, "run", "the process ended without an answer")
+        return _unjudged(entry, "no answer", "the process ended without one")
     finally:
         process.kill()
         process.join()
 
 
-def examine_both(entry: Entry, seconds: float) -> Outcome:
-    """Ours and torch-pruning's outcome, each within ``seconds``."""
-    outcome = within(seconds, examine, entry)
-    if outcome.verdict == "not built":
-        return outcome
-    peer = within(seconds, examine_peer, entry)
-    return replace(outcome, peer=peer.peer or "not done in time", peer_gone=peer.peer_gone)
+def read(path: Path) -> list[Outcome]:
+    """The outcomes in a file of JSON lines; none where there is no such file."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [Outcome(**json.loads(line)) for line in lines]
+
+
+def in_turn() -> Iterator[Entry]:
+    """Every network, families taking turns, so that a run that is stopped has seen all of them."""
+    families: dict[str, list[Entry]] = {}
+    for entry in entries():
+        families.setdefault(entry.family, []).append(entry)
+    for position in range(max(map(len, families.values()))):
+        for members in families.values():
+            yield from members[position : position + 1]
 
 
 @click.group()
@@ -183,73 +91,33 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="A line of JSON per network.")
+@click.argument("question", type=click.Choice(sorted(QUESTIONS)))
+@click.argument("out", type=click.Path(path_type=Path))
 @click.option("--only", default="", help="A family, or a part of a name.")
 @click.option("--seconds", default=240.0, show_default=True, help="Time for one network.")
-def run(out: Path, only: str, seconds: float) -> None:
-    """Examines every network that OUT has no line of yet."""
-    lines = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
-    done = {(line["family"], line["name"]) for line in lines}
-    for entry in entries():
+def run(question: str, out: Path, only: str, seconds: float) -> None:
+    """Asks every network that OUT has no line of yet; a line of JSON per network."""
+    done = {(outcome.family, outcome.name) for outcome in read(out)}
+    for entry in in_turn():
         if (entry.family, entry.name) in done or only not in f"{entry.family}/{entry.name}":
             continue
-        outcome = examine_both(entry, seconds)
+        outcome = ask(question, entry, seconds)
         with out.open("a") as file:
             file.write(json.dumps(asdict(outcome)) + "\n")
-        print(f"{entry.family}/{entry.name}: {outcome.verdict} {outcome.gone:.0%}, peer {outcome.peer}")
+        print(f"{entry.family}/{entry.name}: {outcome.verdict} {outcome.gone:.0%}", flush=True)
 
 
 @main.command()
-@click.argument("source", type=click.Path(path_type=Path, exists=True))
+@click.argument("cut", type=click.Path(path_type=Path, exists=True))
+@click.argument("onnx", type=click.Path(path_type=Path, exists=True))
+@click.argument("peer", type=click.Path(path_type=Path, exists=True))
 @click.argument("target", type=click.Path(path_type=Path))
-def table(source: Path, target: Path) -> None:
-    """Writes the table of SOURCE to TARGET."""
-    outcomes = [Outcome(**json.loads(line)) for line in source.read_text().splitlines()]
-    target.write_text(as_markdown(outcomes))
-
-
-def _counts(verdicts: Counter[str]) -> str:
-    """Verdicts with how often they occur."""
-    return ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())
-
-
-def as_markdown(outcomes: Sequence[Outcome]) -> str:
-    """The page about the zoo."""
-    judged = [outcome for outcome in outcomes if not outcome.verdict.startswith("not ")]
-    verdicts = Counter(outcome.verdict for outcome in judged)
-    peers = Counter(outcome.peer for outcome in judged)
-    lines = [
-        "# The zoo",
-        "",
-        "Written by `tools/zoo.py`. Every network has random weights, loses half of the channels of",
-        "every axis that may shrink, and is compared in double precision with the same network whose",
-        f"channels are merely zero (largest difference over largest output; more than {TOLERANCE:g} is",
-        f"wrong). *Pruned* means at least {ENOUGH:.0%} of the parameters gone, *partly pinned* fewer,",
-        "*refused* none. An axis whose trial by itself fails is kept, as the compressor keeps it before",
-        "training.",
-        "",
-        "Beside it plain torch-pruning 1.6.1 (magnitude pruner, half of every layer, output layers",
-        "ignored) on the same weights: *differs* means that the pruned network does not compute what the",
-        "network with the same filters at zero computes, which torch-pruning does not promise; *crashes*",
-        "that pruning or the forward pass after it raises; *nothing* that nothing was pruned.",
-        "",
-        f"{len(judged)} networks: {_counts(verdicts)}. torch-pruning: {_counts(peers)}.",
-        "",
-        "| network | result | gone | axes cut | why the others stay | torch-pruning | gone |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for outcome in outcomes:
-        reasons = "; ".join(
-            f"{reason} ({count})"
-            for reason, count in Counter(outcome.reasons or {}).most_common()
-            if reason != "network output"
-        )
-        peer_gone = f"{outcome.peer_gone:.0%}" if outcome.peer_gone else ""
-        lines.append(
-            f"| {outcome.family}/{outcome.name} | {outcome.verdict} | {outcome.gone:.0%} "
-            f"| {outcome.cut}/{outcome.axes} | {reasons} | {outcome.peer} | {peer_gone} |"
-        )
-    return "\n".join(lines) + "\n"
+def table(cut: Path, onnx: Path, peer: Path, target: Path) -> None:
+    """Writes the table of the three files to TARGET."""
+    order = {(entry.family, entry.name): position for position, entry in enumerate(entries())}
+    outcomes = sorted(read(cut), key=lambda outcome: order[outcome.family, outcome.name])
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
+    target.write_text(as_markdown(outcomes, read(onnx), read(peer), versions))
 
 
 if __name__ == "__main__":

@@ -127,11 +127,15 @@ def build(entry: Entry) -> tuple[nn.Module, Inputs]:
     """
     torch.manual_seed(0)
     model, inputs = BUILDERS[entry.family](entry.name)
-    model = model.double().eval()
+    return model.double().eval(), in_precision(inputs, torch.float64)
+
+
+def in_precision(inputs: Inputs, dtype: torch.dtype) -> Inputs:
+    """The same inputs with floating-point numbers of type ``dtype``."""
     if isinstance(inputs, Tensor):
-        return model, inputs.double()
-    return model, {
-        name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in inputs.items()
+        return inputs.to(dtype)
+    return {
+        name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in inputs.items()
     }
 
 

@@ -1,0 +1,192 @@
+"""What is asked of a network of the zoo: is its cut exact, in PyTorch and ONNX Runtime, and a peer's?"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from zoo_networks import Entry, Inputs, build, in_precision
+
+from hwprune.device.profile import RuntimeSpec
+from hwprune.errors import HwpruneError
+from hwprune.graph.axes import BoolArray, ChannelAxis
+from hwprune.graph.coupling import find_axes
+from hwprune.runtime.base import get_runtime
+from hwprune.runtime.export import export
+from hwprune.surgery.prove import randomised, zeroed
+from hwprune.surgery.rebuild import rebuild
+from hwprune.surgery.verify import compare, outputs_of
+
+#: Networks run in double precision, where rounding stays far below this and a wrong cut far above.
+TOLERANCE = 1e-6
+#: Runtimes compute in single precision; where PyTorch's own rounding is worse, ten times that.
+RUNTIME_TOLERANCE = 1e-3
+ENOUGH = 0.3
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one network.
+
+    Attributes:
+        family: The package it comes from.
+        name: Its name there.
+        verdict: What came out, in a word or two.
+        gone: Share of the parameters that were cut.
+        axes: Number of channel axes.
+        cut: Number of axes that were cut.
+        reasons: Why axes were kept, with how many of them; or why there is nothing to judge.
+        discovery_s: Seconds it took to find the axes.
+    """
+
+    family: str
+    name: str
+    verdict: str
+    gone: float = 0.0
+    axes: int = 0
+    cut: int = 0
+    reasons: Mapping[str, int] = field(default_factory=dict)
+    discovery_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cut:
+    """A network with half of its channels cut.
+
+    Attributes:
+        slim: The narrow network, ``None`` where it was not to be built or differs.
+        expected: What the network with the same channels at zero computes.
+        failure: Why the cut is not exact, if it is not.
+        gone: Share of the parameters that were cut.
+    """
+
+    slim: nn.Module | None
+    expected: list[Tensor]
+    failure: str | None
+    gone: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Examined:
+    """One network, examined.
+
+    Attributes:
+        cut: The cut of all axes that may shrink.
+        axes: Every axis.
+        free: Those that were cut.
+        reasons: Why the others were kept, with how many of them.
+        inputs: What the network is called with.
+        discovery_s: Seconds it took to find the axes.
+    """
+
+    cut: Cut
+    axes: Sequence[ChannelAxis]
+    free: Sequence[ChannelAxis]
+    reasons: Counter[str]
+    inputs: Inputs
+    discovery_s: float
+
+
+def half(axes: Sequence[ChannelAxis]) -> dict[str, BoolArray]:
+    """Masks that keep a random half of the channels of every axis."""
+    rng = np.random.default_rng(0)
+    return {axis.name: rng.permutation(axis.width) < (axis.width + 1) // 2 for axis in axes}
+
+
+def cut_half(dense: nn.Module, axes: Sequence[ChannelAxis], inputs: Inputs) -> Cut:
+    """Cuts the axes in half and compares with the network whose channels are merely zero."""
+    kept = half(axes)
+    with contextlib.ExitStack() as zeros:
+        for axis in axes:
+            zeros.enter_context(zeroed(dense, axis, kept[axis.name]))
+        expected = outputs_of(dense, inputs)
+        try:
+            slim = rebuild(dense, axes, kept)
+            actual = outputs_of(slim, inputs)
+        except Exception:  # a cut network may raise anything where a width is repeated as a number
+            return Cut(None, expected, "a width is repeated as a number in the forward pass")
+    if compare(expected, actual).relative > TOLERANCE:
+        return Cut(None, expected, "a zeroed channel still acts on the network")
+    before, after = (sum(p.numel() for p in net.parameters()) for net in (dense, slim))
+    return Cut(slim, expected, None, 1 - after / before)
+
+
+def examine(model: nn.Module, inputs: Inputs) -> Examined:
+    """Finds the axes of a network, tries them, and cuts those that came out equal, all together."""
+    started = time.perf_counter()
+    axes = find_axes(model, inputs)
+    discovery_s = time.perf_counter() - started
+    dense = randomised(model, torch.Generator().manual_seed(0)).eval()
+    reasons = Counter(axis.pinned.split(" (in ")[0] for axis in axes if axis.pinned)
+    free = [axis for axis in axes if axis.pinned is None]
+    cut = cut_half(dense, free, inputs)
+    if cut.failure is not None:
+        tried = [(axis, cut_half(dense, [axis], inputs).failure) for axis in free]
+        reasons.update(failure for _axis, failure in tried if failure)
+        free = [axis for axis, failure in tried if failure is None]
+        cut = cut_half(dense, free, inputs)
+    return Examined(cut, axes, free, reasons, inputs, discovery_s)
+
+
+def judge_cut(entry: Entry) -> Outcome:
+    """Whether the network can be cut in half exactly."""
+    found = examine(*build(entry))
+    verdict = "WRONG" if found.cut.failure else "pruned" if found.cut.gone >= ENOUGH else "partly pinned"
+    return Outcome(
+        family=entry.family,
+        name=entry.name,
+        verdict=verdict if found.free else "refused",
+        gone=found.cut.gone,
+        axes=len(found.axes),
+        cut=len(found.free),
+        reasons=dict(found.reasons),
+        discovery_s=found.discovery_s,
+    )
+
+
+def judge_exported(entry: Entry) -> Outcome:
+    """Whether the cut network computes the same in ONNX Runtime, where it can be exported."""
+    found = examine(*build(entry))
+    if found.cut.slim is None or not found.free:
+        return Outcome(entry.family, entry.name, "not cut")
+    slim, inputs = found.cut.slim.float(), in_precision(found.inputs, torch.float32)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model.onnx")
+        try:
+            export(slim, path, inputs)
+            session = get_runtime("onnxruntime").open(path, RuntimeSpec(kind="onnxruntime"))
+            given = list(inputs.values()) if isinstance(inputs, Mapping) else [inputs]
+            feed = {item.name: tensor.numpy() for item, tensor in zip(session.inputs, given, strict=True)}
+            actual = [torch.from_numpy(np.asarray(array)) for array in session.run(feed)]
+        except HwpruneError as error:
+            return Outcome(
+                entry.family, entry.name, "no export", reasons={f"{error.got or error.what}"[:200]: 1}
+            )
+    rounding = compare(found.cut.expected, outputs_of(slim, inputs)).relative
+    difference = compare(found.cut.expected, actual).relative
+    equal = difference <= max(RUNTIME_TOLERANCE, 10 * rounding)
+    return Outcome(entry.family, entry.name, "equal" if equal else "WRONG", gone=found.cut.gone)
+
+
+def judge_peer(entry: Entry) -> Outcome:
+    """What torch-pruning makes of the same network with the same weights."""
+    import zoo_peer
+
+    model, inputs = build(entry)
+    modules = {name for name, _module in model.named_modules()}
+    ends = [axis.name for axis in find_axes(model, inputs) if axis.pinned == "network output"]
+    dense = randomised(model, torch.Generator().manual_seed(0)).eval()
+    verdict, gone = zoo_peer.judge(dense, inputs, [name for name in ends if name in modules], TOLERANCE)
+    return Outcome(entry.family, entry.name, verdict, gone)
+
+
+#: The questions, by the name that ``zoo.py run`` takes.
+QUESTIONS = {"cut": judge_cut, "onnx": judge_exported, "peer": judge_peer}
