@@ -7,50 +7,35 @@ user's own class accordingly and fills in the weights. Everything is checked bef
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from hwprune.errors import ArtifactError
+from hwprune.errors import ArtifactError, GraphError
 from hwprune.files import replacing, write_text
-from hwprune.graph.axes import BoolArray, ChannelAxis, IntArray, kept_positions
+from hwprune.graph.axes import BoolArray, ChannelAxis, kept_positions
 from hwprune.surgery.rebuild import narrow
+from hwprune.surgery.structure import (
+    SCHEMA,
+    STRUCTURE_FILE,
+    WEIGHTS_FILE,
+    Cut,
+    Structure,
+    check_file,
+    checked_positions,
+    cut_shape,
+    read_structure,
+    shortened,
+)
 
-SCHEMA = 1
-STRUCTURE_FILE, WEIGHTS_FILE = "structure.json", "model.safetensors"
-#: A structure larger than this is not one of ours: refused before it is parsed.
-MAX_STRUCTURE_BYTES = 64 * 2**20
-
-
-class Cut(BaseModel):
-    """What was kept of one tensor dimension."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    tensor: str
-    dim: int = Field(ge=0, le=8)
-    size: int = Field(ge=1)
-    kept: tuple[int, ...] = Field(min_length=1)
-
-
-class Structure(BaseModel):
-    """The contents of ``structure.json``."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    schema_: int = Field(alias="schema")
-    versions: dict[str, str]
-    model_class: str
-    cuts: tuple[Cut, ...]
-    shapes: dict[str, tuple[int, ...]]
-    weights_sha256: str = Field(pattern="^[0-9a-f]{64}$")
+#: What the names and shapes at the head of a weights file may take, in bytes per tensor and for the whole.
+HEADER_BYTES_PER_TENSOR, HEADER_BYTES = 1024, 2**16
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def save_slim(
@@ -103,61 +88,38 @@ def load_slim(folder: Path, model: nn.Module) -> nn.Module:
             network.
     """
     structure = read_structure(folder)
-    state = _read_weights(folder, structure)
-    own = {name: tuple(tensor.shape) for name, tensor in _unique_tensors(model).items()}
-    positions = _checked_positions(folder, structure, own)
-    expected = {name: _cut_shape(name, shape, positions) for name, shape in own.items()}
-    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    _check_shapes(folder, expected, found)
-    narrow(model, positions)
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    positions = checked_positions(folder, structure, {name: tuple(each.shape) for name, each in tensors})
+    own = _unique_tensors(model)
+    expected = {name: cut_shape(name, tuple(tensor.shape), positions) for name, tensor in own.items()}
+    _check_shapes(folder / STRUCTURE_FILE, expected, structure.shapes)
+    state = _read_weights(folder, structure, own)
+    _check_shapes(folder / WEIGHTS_FILE, expected, {name: tuple(t.shape) for name, t in state.items()})
+    _check_types(folder / WEIGHTS_FILE, own, state)
+    try:
+        narrow(model, positions)
+    except GraphError as error:
+        raise ArtifactError(
+            "the structure cuts a layer that is never cut",
+            where=f"{folder / STRUCTURE_FILE}: {error.where}",
+            got=error.got,
+        ) from error
     model.load_state_dict(state, strict=False)
     return model
 
 
-def read_structure(folder: Path) -> Structure:
-    """Reads and validates ``structure.json``.
-
-    Raises:
-        ArtifactError: If it is missing, too large, malformed or of another schema.
-    """
-    path = folder / STRUCTURE_FILE
-    if not path.is_file():
+def _read_weights(folder: Path, structure: Structure, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of the weights file, which cannot be larger than those of the fresh model."""
+    path = folder / WEIGHTS_FILE
+    check_file(path, "the weights are")
+    most = HEADER_BYTES + sum(HEADER_BYTES_PER_TENSOR + 8 * tensor.numel() for tensor in own.values())
+    if path.stat().st_size > most:
         raise ArtifactError(
-            "not a slim model: the structure is missing",
-            where=folder,
-            expected=f"{STRUCTURE_FILE} and {WEIGHTS_FILE}",
-            hint="point to the folder that hwprune.save or hwprune prune wrote",
-        )
-    if path.stat().st_size > MAX_STRUCTURE_BYTES:
-        raise ArtifactError(
-            "the structure is too large to be one",
+            "the weights are larger than the unpruned network",
             where=path,
-            expected=f"at most {MAX_STRUCTURE_BYTES} bytes",
+            expected=f"at most {most} bytes",
             got=path.stat().st_size,
         )
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ArtifactError("the structure is not JSON", where=path, got=error) from error
-    schema = content.get("schema") if isinstance(content, dict) else None
-    if schema != SCHEMA:
-        raise ArtifactError(
-            "the structure is of another version", where=path, expected=f"schema {SCHEMA}", got=schema
-        )
-    try:
-        return Structure.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise ArtifactError(
-            f"the structure is malformed at {key}", where=path, expected=first["msg"], got=first["input"]
-        ) from error
-
-
-def _read_weights(folder: Path, structure: Structure) -> dict[str, Tensor]:
-    path = folder / WEIGHTS_FILE
-    if not path.is_file():
-        raise ArtifactError("the weights are missing", where=folder, expected=WEIGHTS_FILE)
     digest = _sha256(path)
     if digest != structure.weights_sha256:
         raise ArtifactError(
@@ -169,56 +131,33 @@ def _read_weights(folder: Path, structure: Structure) -> dict[str, Tensor]:
         )
     try:
         return load_file(str(path))
-    except (SafetensorError, ValueError, OSError) as error:
-        raise ArtifactError("the weights cannot be read", where=path, got=error) from error
-
-
-def _checked_positions(
-    folder: Path, structure: Structure, own: Mapping[str, tuple[int, ...]]
-) -> dict[tuple[str, int], IntArray]:
-    """The cuts as positions, checked against the tensors of the fresh model."""
-    positions: dict[tuple[str, int], IntArray] = {}
-    for cut in structure.cuts:
-        shape = own.get(cut.tensor)
-        where = f"{folder / STRUCTURE_FILE}: {cut.tensor} dim {cut.dim}"
-        if shape is None or cut.dim >= len(shape) or shape[cut.dim] != cut.size:
-            raise ArtifactError(
-                "the artefact is from another network",
-                where=where,
-                expected=f"size {cut.size}",
-                got="no such tensor" if shape is None else f"shape {shape}",
-                hint="pass a fresh, unpruned instance of the class that was pruned",
-            )
-        kept = np.array(cut.kept, dtype=np.int64)
-        if (np.diff(kept) <= 0).any() or kept[0] < 0 or kept[-1] >= cut.size:
-            raise ArtifactError(
-                "the kept positions are not ascending positions of the dimension",
-                where=where,
-                expected=f"ascending integers from 0 to {cut.size - 1}",
-                got=f"{kept[:8].tolist()}...",
-            )
-        positions[cut.tensor, cut.dim] = kept
-    return positions
-
-
-def _cut_shape(
-    name: str, shape: tuple[int, ...], positions: Mapping[tuple[str, int], IntArray]
-) -> tuple[int, ...]:
-    return tuple(
-        positions[name, dim].size if (name, dim) in positions else size for dim, size in enumerate(shape)
-    )
+    except (SafetensorError, ValueError, TypeError, KeyError, RuntimeError, OSError) as error:
+        raise ArtifactError("the weights cannot be read", where=path, got=shortened(str(error))) from error
 
 
 def _check_shapes(
-    folder: Path, expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]
+    path: Path, expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]
 ) -> None:
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):
             raise ArtifactError(
                 "the weights do not fit the network",
-                where=f"{folder / WEIGHTS_FILE}: {name}",
+                where=f"{path}: {shortened(name)}",
                 expected=expected.get(name, "no such tensor"),
                 got=found.get(name, "nothing"),
+            )
+
+
+def _check_types(path: Path, own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    """A floating-point number may have another precision; whatever else differs is another network."""
+    for name, tensor in own.items():
+        found = state[name].dtype
+        if found != tensor.dtype and not (found in _FLOATS and tensor.dtype in _FLOATS):
+            raise ArtifactError(
+                "the weights are of another type than the network's",
+                where=f"{path}: {shortened(name)}",
+                expected=tensor.dtype,
+                got=found,
             )
 
 

@@ -71,9 +71,10 @@ def narrow(model: nn.Module, positions: KeptPositions) -> None:
         positions: For every tensor dimension that shrinks, the positions that stay.
 
     Raises:
-        GraphError: If a module is cut whose remembered sizes are not understood.
+        GraphError: If a module is cut whose remembered sizes are not understood; nothing is changed then.
     """
     holders = _holders(model)
+    replacements: list[tuple[nn.Module, str, Tensor]] = []
     narrowed: dict[nn.Module, Remembered] = {}
     for tensor, dims in _by_tensor(positions).items():
         owner, _, name = tensor.rpartition(".")
@@ -81,7 +82,11 @@ def narrow(model: nn.Module, positions: KeptPositions) -> None:
         new = _sliced(old, dims)
         for place, module, attribute in holders[id(old)]:
             narrowed.setdefault(module, Remembered(place, _sizes(module)))
-            setattr(module, attribute, new)
+            replacements.append((module, attribute, new))
+    for module, remembered in narrowed.items():
+        check_resizable(module, where=remembered.where)
+    for module, attribute, new in replacements:
+        setattr(module, attribute, new)
     for module, remembered in narrowed.items():
         resize(module, remembered)
 
@@ -199,31 +204,44 @@ RESIZERS: dict[type[nn.Module], Resizer] = {
 }
 
 
+def check_resizable(module: nn.Module, *, where: str) -> None:
+    """Checks that the sizes which ``module`` remembers can be made to agree with narrower tensors.
+
+    Args:
+        module: The module that is to be narrowed.
+        where: Its dotted name, for the message.
+
+    Raises:
+        GraphError: If it is one of PyTorch's own layers and not in :data:`RESIZERS`: its sizes
+            would silently disagree with its tensors.
+    """
+    if _resizer(module) is None and type(module).__module__.startswith("torch.nn."):
+        raise GraphError(
+            f"a layer of type {type(module).__name__} cannot be made narrower",
+            where=where,
+            expected="one of " + ", ".join(sorted(kind.__name__ for kind in RESIZERS)),
+            got=type(module).__name__,
+            hint="keep its channels by passing its name in keep=",
+        )
+
+
 def resize(module: nn.Module, remembered: Remembered) -> None:
     """Makes the sizes that ``module`` remembers agree with its tensors.
 
     Args:
         module: The module whose tensors were replaced.
         remembered: What it was before.
-
-    Raises:
-        GraphError: If it is one of PyTorch's own layers and not in :data:`RESIZERS`: its sizes
-            would silently disagree with its tensors.
     """
-    for ancestor in type(module).__mro__:
-        resizer = RESIZERS.get(ancestor)
-        if resizer is not None:
-            resizer(module)
-            return
-    if type(module).__module__.startswith("torch.nn."):
-        raise GraphError(
-            f"a layer of type {type(module).__name__} cannot be made narrower",
-            where=remembered.where,
-            expected="one of " + ", ".join(sorted(kind.__name__ for kind in RESIZERS)),
-            got=type(module).__name__,
-            hint="keep its channels by passing its name in keep=",
-        )
-    _resize_attributes(module, remembered.shapes)
+    resizer = _resizer(module)
+    if resizer is None:
+        _resize_attributes(module, remembered.shapes)
+    else:
+        resizer(module)
+
+
+def _resizer(module: nn.Module) -> Resizer | None:
+    """The entry of the nearest ancestor that has one."""
+    return next((RESIZERS[kind] for kind in type(module).__mro__ if kind in RESIZERS), None)
 
 
 def _resize_attributes(module: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -1,0 +1,163 @@
+"""The file ``structure.json``: which positions of which tensors a slim network kept, and the checks of it."""
+
+from __future__ import annotations
+
+import json
+import reprlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from hwprune.errors import ArtifactError
+from hwprune.graph.axes import IntArray
+
+SCHEMA = 1
+STRUCTURE_FILE, WEIGHTS_FILE = "structure.json", "model.safetensors"
+#: A structure larger than this is not one of ours: refused before it is parsed.
+MAX_STRUCTURE_BYTES = 16 * 2**20
+
+Position = Annotated[int, Field(ge=0, lt=2**40)]
+Shape = Annotated[tuple[Position, ...], Field(max_length=8)]
+
+
+class Cut(BaseModel):
+    """What was kept of one tensor dimension."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    tensor: str
+    dim: int = Field(ge=0, lt=8)
+    size: Position
+    kept: tuple[Position, ...] = Field(min_length=1)
+
+
+class Structure(BaseModel):
+    """The contents of ``structure.json``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    schema_: int = Field(alias="schema")
+    versions: dict[str, str]
+    model_class: str
+    cuts: tuple[Cut, ...]
+    shapes: dict[str, Shape]
+    weights_sha256: str = Field(pattern="^[0-9a-f]{64}$")
+
+
+def shortened(value: object) -> str:
+    """A value from a file nobody vouches for, short and on one line."""
+    return reprlib.repr(value)
+
+
+def check_file(path: Path, what: str) -> None:
+    """Checks that a file of the folder is one, and lies in it.
+
+    Raises:
+        ArtifactError: If it is missing, no file, or a link that leads out of the folder.
+    """
+    if not path.is_file():
+        raise ArtifactError(
+            f"not a slim model: {what} missing",
+            where=path.parent,
+            expected=f"{STRUCTURE_FILE} and {WEIGHTS_FILE}",
+            hint="point to the folder that hwprune.save or hwprune prune wrote",
+        )
+    if not path.resolve().is_relative_to(path.parent.resolve()):
+        raise ArtifactError(
+            "a file of the slim model is a link that leads out of its folder",
+            where=path,
+            expected="the file itself",
+            hint="copy the file to where the link is, if you trust it",
+        )
+
+
+def read_structure(folder: Path) -> Structure:
+    """Reads and validates ``structure.json``.
+
+    Raises:
+        ArtifactError: If it is missing, too large, malformed or of another schema.
+    """
+    path = folder / STRUCTURE_FILE
+    check_file(path, "the structure is")
+    if path.stat().st_size > MAX_STRUCTURE_BYTES:
+        raise ArtifactError(
+            "the structure is too large to be one",
+            where=path,
+            expected=f"at most {MAX_STRUCTURE_BYTES} bytes",
+            got=path.stat().st_size,
+        )
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text)
+    except (ValueError, RecursionError, OSError) as error:
+        raise ArtifactError("the structure is not JSON", where=path, got=shortened(str(error))) from error
+    schema = content.get("schema") if isinstance(content, dict) else None
+    if schema != SCHEMA:
+        raise ArtifactError(
+            "the structure is of another version",
+            where=path,
+            expected=f"schema {SCHEMA}",
+            got=shortened(schema),
+        )
+    try:
+        return Structure.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = shortened(".".join(map(str, first["loc"])))
+        raise ArtifactError(
+            f"the structure is malformed at {key}",
+            where=path,
+            expected=first["msg"],
+            got=shortened(first["input"]),
+        ) from error
+
+
+def checked_positions(
+    folder: Path, structure: Structure, own: Mapping[str, tuple[int, ...]]
+) -> dict[tuple[str, int], IntArray]:
+    """The cuts as positions, checked against the tensors of a fresh model.
+
+    Args:
+        folder: Where the structure is from, for the message.
+        structure: What was read.
+        own: Name to shape of every parameter and buffer of the fresh model.
+
+    Raises:
+        ArtifactError: If a cut fits no tensor, comes twice, or keeps what is not there.
+    """
+    positions: dict[tuple[str, int], IntArray] = {}
+    for cut in structure.cuts:
+        shape = own.get(cut.tensor)
+        where = f"{folder / STRUCTURE_FILE}: {shortened(cut.tensor)} dim {cut.dim}"
+        if shape is None or cut.dim >= len(shape) or shape[cut.dim] != cut.size:
+            raise ArtifactError(
+                "the artefact is from another network",
+                where=where,
+                expected=f"size {cut.size}",
+                got="no such tensor" if shape is None else f"shape {shape}",
+                hint="pass a fresh, unpruned instance of the class that was pruned",
+            )
+        if (cut.tensor, cut.dim) in positions:
+            raise ArtifactError("a dimension is cut twice", where=where, expected="one cut", got="two")
+        kept = np.array(cut.kept, dtype=np.int64)
+        if (np.diff(kept) <= 0).any() or kept[-1] >= cut.size:
+            raise ArtifactError(
+                "the kept positions are not ascending positions of the dimension",
+                where=where,
+                expected=f"ascending integers from 0 to {cut.size - 1}",
+                got=shortened(cut.kept),
+            )
+        positions[cut.tensor, cut.dim] = kept
+    return positions
+
+
+def cut_shape(
+    name: str, shape: tuple[int, ...], positions: Mapping[tuple[str, int], IntArray]
+) -> tuple[int, ...]:
+    """The shape of a tensor when its cuts are made."""
+    return tuple(
+        positions[name, dim].size if (name, dim) in positions else size for dim, size in enumerate(shape)
+    )
