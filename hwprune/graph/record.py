@@ -6,7 +6,7 @@ It holds names and shapes only, no data, and follows whatever control flow the e
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils.weak import WeakIdKeyDictionary
 
 from hwprune.errors import GraphError
 
@@ -86,18 +87,16 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.calls: list[Call] = []
         self._names = names
         self._module_stack = module_stack
-        self._values: dict[int, Value] = {}
-        self._alive: list[Tensor] = []  # keeps ids from being reused
+        # Weak, so that activations are freed as ever, and an identity that is used again is another tensor.
+        self._values: MutableMapping[Tensor, Value] = WeakIdKeyDictionary()
         self._next = 0
 
     def value(self, tensor: Tensor, *, fresh: bool = False) -> Value:
         """The value that ``tensor`` holds now; a new one if it was just written."""
-        key = id(tensor)
-        if fresh or key not in self._values:
-            self._values[key] = Value(self._next, tuple(tensor.shape), self._names.get(key))
+        if fresh or tensor not in self._values:
+            self._values[tensor] = Value(self._next, tuple(tensor.shape), self._names.get(id(tensor)))
             self._next += 1
-            self._alive.append(tensor)
-        return self._values[key]
+        return self._values[tensor]
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
