@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from hwprune.device.profile import DeviceProfile
 from hwprune.errors import InputError
-from hwprune.graph.axes import BoolArray, ChannelAxis
+from hwprune.graph.axes import BoolArray, ChannelAxis, TensorSlice
 from hwprune.groups.channel import ChannelGroups
 from hwprune.operators import Operator
 
@@ -85,11 +88,25 @@ def producing_modules(axis: ChannelAxis) -> tuple[str, ...]:
 def axis_aligns(
     axes: Sequence[ChannelAxis], operators: Sequence[Operator], profile: DeviceProfile
 ) -> dict[str, int]:
-    """Channels that leave together, per axis: the largest alignment among its producing operators."""
+    """Channels that leave together, per axis: the largest alignment among its producing operators.
+
+    A channel that owns several filters of a layer (a whole group of a group norm, say) counts for as many.
+    """
     by_layer: dict[str, int] = {}
     for operator in operators:
         by_layer[operator.name] = max(by_layer.get(operator.name, 1), profile.align_for(operator))
-    return {axis.name: max(by_layer.get(module, 1) for module in producing_modules(axis)) for axis in axes}
+    return {
+        axis.name: max(
+            _channels_for(by_layer.get(part.tensor.rpartition(".")[0], 1), part, axis.width)
+            for part in axis.producers
+        )
+        for axis in axes
+    }
+
+
+def _channels_for(align: int, part: TensorSlice, width: int) -> int:
+    """How many channels make the positions of one slice a multiple of ``align``."""
+    return align // math.gcd(align, int(np.count_nonzero(part.channels >= 0)) // width)
 
 
 def pin(axes: Sequence[ChannelAxis], keep: Sequence[str]) -> tuple[ChannelAxis, ...]:
