@@ -2,7 +2,8 @@
 
 The step is attached with the optimiser's own hooks, so that schedulers, gradient scalers and trainers see
 the optimiser they know: nothing is wrapped, a step that a gradient scaler skips is skipped here too, and the
-penalty's state travels inside the optimiser's ``state_dict``.
+penalty's state travels inside the optimiser's ``state_dict``. It stands in the first parameter group, the one
+place where torch keeps what it does not know: a trainer may load the state before the step is attached.
 
 The metric is Euclidean for every optimiser, adaptive ones included: norms enter as shares of their layer,
 so the scale of the update does not matter to which groups leave, and a group that leaves is exactly zero in
@@ -23,7 +24,7 @@ from hwprune.penalties import Penalty
 from hwprune.train.pull import Pull
 from hwprune.train.schedule import StrengthSchedule
 
-#: Key of the proximal state in the optimiser's ``state_dict``.
+#: Key of the proximal state in the first parameter group of the optimiser's ``state_dict``.
 STATE_KEY = "hwprune"
 #: How often groups are bundled and priced anew between the start of the ramp and the settling.
 REFRESHES = 50
@@ -64,11 +65,14 @@ class ProximalStep:
     def attach(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
         """Applies the proximal step after every ``optimizer.step()``; returns the same optimiser.
 
+        Where the optimiser was resumed before, the proximal step goes on from the state that came along.
+
         Args:
             optimizer: Any torch optimiser that updates the groups' parameters.
 
         Raises:
             InputError: If it updates none of them, or a second optimiser is attached.
+            ArtifactError: If it was resumed with the state of another network.
         """
         if self._optimizers:
             raise InputError("an optimizer is already wrapped", hint="make one compressor per optimizer")
@@ -80,6 +84,9 @@ class ProximalStep:
                 got=f"{type(optimizer).__name__} over {len(known)} other parameters",
             )
         self._optimizers.append(optimizer)
+        loaded = optimizer.param_groups[0].pop(STATE_KEY, None)
+        if loaded is not None:
+            self.load_state_dict(loaded)
         optimizer.register_step_pre_hook(lambda *_arguments: self.before_step())
         optimizer.register_step_post_hook(lambda *_arguments: self.after_step())
         optimizer.register_state_dict_post_hook(lambda _optimizer, state: self._save_into(state))
@@ -191,11 +198,13 @@ class ProximalStep:
             self._pull.load_state_dict(state["pull"])
 
     def _save_into(self, state: dict[str, Any]) -> dict[str, Any]:
-        state[STATE_KEY] = self.state_dict()
+        # The groups of a state are dictionaries of its own, their values are the optimiser's.
+        state["param_groups"][0][STATE_KEY] = self.state_dict()
         return state
 
     def _load_from(self, state: dict[str, Any]) -> dict[str, Any]:
-        state = dict(state)
-        if STATE_KEY in state:
-            self.load_state_dict(state.pop(STATE_KEY))
-        return state
+        first, *others = state["param_groups"]
+        if STATE_KEY in first:
+            self.load_state_dict(first[STATE_KEY])
+            first = {key: value for key, value in first.items() if key != STATE_KEY}
+        return {**state, "param_groups": [first, *others]}

@@ -117,7 +117,7 @@ def test_coefficients_belong_to_members_move_and_are_saved(penalty, granularity)
     proximal = proximal_step(model, penalty, granularity)
     optimizer = proximal.attach(make_optimizer(model))
     train(model, optimizer, last=20)
-    (coefficients,) = optimizer.state_dict()["hwprune"]["pull"]["state"].values()
+    (coefficients,) = optimizer.state_dict()["param_groups"][0]["hwprune"]["pull"]["state"].values()
     assert coefficients.shape == (proximal.groups.member_count,)
     assert not torch.equal(coefficients, torch.ones_like(coefficients))
 
@@ -127,7 +127,7 @@ def test_strong_weights_free_themselves_of_halo():
     proximal = proximal_step(model, "halo", "weight")
     optimizer = proximal.attach(make_optimizer(model))
     train(model, optimizer, last=20)
-    coefficients = optimizer.state_dict()["hwprune"]["pull"]["state"]["coefficients"]
+    coefficients = optimizer.state_dict()["param_groups"][0]["hwprune"]["pull"]["state"]["coefficients"]
     norms = proximal.groups.member_norms()
     strong = norms > norms.quantile(0.8)
     assert coefficients[strong].mean() > 1.2 * coefficients[norms < norms.median()].mean()
@@ -139,7 +139,7 @@ def test_coefficients_are_refused_by_a_penalty_that_has_none():
     train(model, optimizer, last=20)
     other = proximal_step(network(), "group-lasso", "weight")
     with pytest.raises(ArtifactError, match="another penalty"):
-        other.load_state_dict(optimizer.state_dict()["hwprune"])
+        other.load_state_dict(optimizer.state_dict()["param_groups"][0]["hwprune"])
 
 
 def test_a_penalty_of_single_weights_is_refused_for_channels():

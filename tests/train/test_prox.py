@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from hwprune.groups.channel import ChannelGroups
 from hwprune.groups.costs import CountBudget
 from hwprune.groups.widths import WidthAllowance
 from hwprune.penalties import make_penalty
-from hwprune.train.prox import ProximalStep
+from hwprune.train.prox import STATE_KEY, ProximalStep
 from hwprune.train.schedule import StrengthSchedule
 
 STEPS = 60
@@ -117,6 +119,30 @@ def test_resuming_is_bit_for_bit():
         train(second, optimizer_again, first=stop)
         for name, tensor in whole.state_dict().items():
             assert torch.equal(tensor, second.state_dict()[name]), (stop, name)
+
+
+def test_an_optimizer_may_be_resumed_before_the_step_is_attached():
+    first = network()
+    optimizer = proximal_step(first).attach(OPTIMIZERS["sgd"](first.parameters()))
+    train(first, optimizer, last=33)
+    state = optimizer.state_dict()
+    ends = []
+    for attach_first in (True, False):
+        model = network()
+        model.load_state_dict(first.state_dict())
+        resumed = proximal_step(model)
+        optimizer_again = OPTIMIZERS["sgd"](model.parameters())
+        if attach_first:
+            resumed.attach(optimizer_again)
+        optimizer_again.load_state_dict(copy.deepcopy(state))
+        if not attach_first:
+            resumed.attach(optimizer_again)
+        assert resumed.step == 33
+        assert STATE_KEY not in optimizer_again.param_groups[0]
+        train(model, optimizer_again, first=33)
+        ends.append(model.state_dict())
+    for name, tensor in ends[0].items():
+        assert torch.equal(tensor, ends[1][name]), name
 
 
 def test_an_optimizer_of_another_network_is_refused():
