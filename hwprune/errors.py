@@ -6,7 +6,8 @@
     ├── InputError               an argument, option or file is not what it should be
     │   ├── ProfileError         a profile or latency table is malformed or missing
     │   ├── WorkloadError        a model or data set cannot be found or made
-    │   └── ArtifactError        a slim folder, checkpoint or output folder is not what it claims
+    │   ├── ArtifactError        a slim folder, checkpoint or output folder is not what it claims
+    │   └── MissingPackageError  an optional package is not installed
     ├── GraphError               the network cannot be understood well enough to be cut
     ├── TargetError              the target cannot be met on this device
     ├── MissingRowError          the latency table has no row for an operator
@@ -67,6 +68,10 @@ class WorkloadError(InputError):
 
 class ArtifactError(InputError):
     """A slim folder, checkpoint or output folder is not what it claims to be."""
+
+
+class MissingPackageError(InputError, ImportError):
+    """An optional package is not installed; whoever catches import errors catches this one too."""
 
 
 class GraphError(HwpruneError):

@@ -21,6 +21,12 @@ from hwprune.runtime.base import REGISTRY
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = sorted(module.name for module in pkgutil.walk_packages(hwprune.__path__, "hwprune."))
+#: Callbacks for trainers are imported by those who have the trainer.
+CALLBACKS = {"hwprune.trainers.lightning", "hwprune.trainers.transformers"}
+#: None of these is needed to import the rest.
+OPTIONAL_PACKAGES = (
+    "PIL", "hypothesis", "lightning", "matplotlib", "openvino", "scipy", "sklearn", "transformers",
+)  # fmt: skip
 #: What users may rely on.
 CONTRACT = {
     "Compressor",
@@ -90,11 +96,10 @@ def test_the_version_is_the_installed_one() -> None:
 
 def test_importing_needs_no_optional_package() -> None:
     # What implements an optional runtime is imported when that runtime is asked for.
-    optional = {module for module, _, _, extra in REGISTRY.values() if extra != "hwprune"}
+    optional = {module for module, _, _, extra in REGISTRY.values() if extra != "hwprune"} | CALLBACKS
     modules = [name for name in MODULES if name not in optional]
     code = (
-        "import sys; names = ('sklearn', 'PIL', 'matplotlib', 'openvino', 'scipy', 'hypothesis');"
-        "sys.modules.update(dict.fromkeys(names));"
+        f"import sys; sys.modules.update(dict.fromkeys({OPTIONAL_PACKAGES!r}));"
         f"import importlib; [importlib.import_module(name) for name in {modules!r}]"
     )
     outcome = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=120, check=False)

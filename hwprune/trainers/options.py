@@ -1,0 +1,157 @@
+"""What callbacks share: how a compressor is made from what a trainer knows when training starts."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+from torch.utils.data import DataLoader, IterableDataset
+
+from hwprune.compressor import CHANNEL, Compressor
+from hwprune.device.profile import DeviceProfile
+from hwprune.errors import InputError
+from hwprune.graph.record import ExampleInputs
+from hwprune.groups import MakeMasked
+from hwprune.targets import Target
+from hwprune.train.schedule import StrengthSchedule
+
+logger = logging.getLogger(__name__)
+#: Samples that example inputs are made of where none are given.
+SAMPLES = 2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Options:
+    """What a :class:`~hwprune.Compressor` takes besides what a trainer knows.
+
+    Attributes:
+        granularity: What a group is.
+        penalty: Which penalty drives the groups.
+        schedule: From the number of optimiser steps to the strength of each.
+        keep: Names of modules that must stay whole.
+        measure: Whether to measure on this machine.
+        notify: Called with one line for everything the user should know; logged by default.
+    """
+
+    granularity: str | MakeMasked = CHANNEL
+    penalty: str = "envelope"
+    schedule: Callable[[int], StrengthSchedule] = StrengthSchedule
+    keep: Sequence[str] = ()
+    measure: bool = True
+    notify: Callable[[str], None] = logger.info
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    """What to reach, before there is a network.
+
+    Attributes:
+        profile: The device.
+        target: What to reach.
+        example_inputs: What the network is called with; ``None`` makes them of the training data.
+        options: The rest.
+    """
+
+    profile: DeviceProfile
+    target: Target
+    example_inputs: ExampleInputs | None
+    options: Options
+
+    def start(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, total_steps: float, loader: object
+    ) -> Compressor:
+        """Makes the compressor and attaches it to the optimiser that the trainer made.
+
+        Args:
+            model: The network that the optimiser trains.
+            optimizer: The trainer's; it may have been resumed already.
+            total_steps: Optimiser steps of the whole training.
+            loader: The trainer's loader of training batches; none of its batches is drawn.
+
+        Raises:
+            InputError: If the training has no end, or example inputs are needed and cannot be made.
+            HwpruneError: For whatever else the compressor refuses.
+        """
+        if not 0 < total_steps < float("inf"):
+            raise InputError(
+                "the schedule of the pruning needs to know how long the training is",
+                expected="a number of epochs or optimizer steps in the trainer",
+                got=total_steps,
+            )
+        inputs = self.example_inputs if self.example_inputs is not None else example_inputs_of(loader)
+        device = next(model.parameters()).device
+        options = self.options
+        compressor = Compressor(
+            model,
+            tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, inputs),
+            self.profile,
+            self.target,
+            total_steps=int(total_steps),
+            granularity=options.granularity,
+            penalty=options.penalty,
+            schedule=options.schedule(int(total_steps)),
+            keep=options.keep,
+            measure=options.measure,
+            notify=options.notify,
+        )
+        compressor.wrap(optimizer)
+        return compressor
+
+
+def example_inputs_of(loader: object) -> ExampleInputs:
+    """Inputs made of the first samples of a loader's data set; no batch is drawn, no random state moves.
+
+    Args:
+        loader: A loader with a data set that can be indexed.
+
+    Returns:
+        The first entry of a batch that is a sequence; a mapping without its labels; a tensor as it is.
+
+    Raises:
+        InputError: If it is another kind of loader, or its batches are something else.
+    """
+    hint = "pass example_inputs"
+    if (
+        not isinstance(loader, DataLoader)
+        or isinstance(loader.dataset, IterableDataset)
+        or loader.batch_sampler is None
+    ):
+        raise InputError(
+            "example inputs cannot be made of the training data",
+            expected="a DataLoader that puts samples of an indexed data set together",
+            got=type(loader).__name__,
+            hint=hint,
+        )
+    with _random_states_kept():
+        batch: Any = loader.collate_fn([loader.dataset[index] for index in range(SAMPLES)])
+    if isinstance(batch, Mapping):
+        return {name: value for name, value in batch.items() if not name.startswith("label")}
+    inputs = batch[0] if isinstance(batch, Sequence) else batch
+    if not isinstance(inputs, Tensor):
+        raise InputError(
+            "the inputs of the network cannot be told from the labels",
+            expected="batches (inputs, labels) or mappings",
+            got=f"{type(batch).__name__} of {type(inputs).__name__}",
+            hint=hint,
+        )
+    return inputs
+
+
+@contextmanager
+def _random_states_kept() -> Iterator[None]:
+    """Augmentation may draw random numbers; the training must not notice."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
