@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from hwprune.closed_loop import MARGIN, DeviceLoop, Turn, calibrate, settle_on_device
 from hwprune.device.predict import WidthPredictor
@@ -25,6 +25,7 @@ from hwprune.groups.costs import (
 )
 from hwprune.groups.widths import WidthAllowance
 from hwprune.plan import Plan, Staircase, axis_aligns, make_plan, pin
+from hwprune.processes import from_first
 from hwprune.runtime.local import localize
 from hwprune.scope import Finished, Request
 from hwprune.surgery.prove import prove
@@ -55,9 +56,10 @@ class ChannelScope:
         model, example_inputs = request.model, request.example_inputs
         operators = trace_operators(model, example_inputs)
         axes = pin(find_axes(model, example_inputs), request.keep)
-        self.profile = localize(request.profile, operators, notify=request.notify)
+        # Measured and tried once: what differs from process to process would make the processes differ.
+        self.profile = from_first(lambda: localize(request.profile, operators, notify=request.notify))
         aligns = axis_aligns(axes, operators, self.profile)
-        proven = prove(model, axes, example_inputs, aligns)
+        proven = from_first(lambda: prove(model, axes, example_inputs, aligns))
         self._axes = proven.axes
         self.groups = ChannelGroups(model, proven.axes, aligns)
         self._aligns: Widths = np.array(self.groups.aligns, dtype=np.int64)
@@ -71,9 +73,9 @@ class ChannelScope:
         )
         self._loop: DeviceLoop | None = None
         if request.measure:
-            self._loop = DeviceLoop(model, example_inputs, self.groups.axes, self.profile)
+            self._loop = DeviceLoop(request.unsharded, example_inputs, self.groups.axes, self.profile)
             request.notify("measuring the dense network and a narrower one on this machine")
-            self._predictor = calibrate(self._loop, self._predictor, self._calibration_sample())
+            self._predictor = self._predictor.with_calibration(*from_first(self._calibration))
         self.allowance = WidthAllowance(self.groups, self._budget(), self._settle)
 
     @property
@@ -95,16 +97,18 @@ class ChannelScope:
         """Predicted latency at the living widths, in microseconds."""
         return float(self._predictor.latency_us(self.groups.widths_of(alive)))
 
-    def finish(self, alive: Tensor, verification_inputs: Sequence[ExampleInputs]) -> Finished:
+    def finish(
+        self, trained: nn.Module, alive: Tensor, verification_inputs: Sequence[ExampleInputs]
+    ) -> Finished:
         """Rebuilds the network without the dead channels, and verifies it.
 
         Raises:
             VerificationError: If slim and masked differ.
         """
         kept = self.groups.kept(alive)
-        axes, model = self.groups.axes, self._request.model
-        slim = rebuild(model, axes, kept)
-        difference = verify(model, slim, verification_inputs, axes=axes, kept=kept)
+        axes = self.groups.axes
+        slim = rebuild(trained, axes, kept)
+        difference = verify(trained, slim, verification_inputs, axes=axes, kept=kept)
         plan = make_plan(self._axes, self.groups, kept, self._staircases(self.groups.widths_of(alive)))
         return Finished(slim, plan, axes, kept, difference.absolute)
 
@@ -122,6 +126,11 @@ class ChannelScope:
                 (int(step), round(float(us), 2)) for step, us in zip(steps, latencies, strict=True)
             )
         return found
+
+    def _calibration(self) -> tuple[float, float]:
+        """Factor and overhead of the prediction, from measurements."""
+        assert self._loop is not None  # asked for only where there is something to measure with
+        return calibrate(self._loop, self._predictor, self._calibration_sample())
 
     def _calibration_sample(self) -> list[Widths]:
         """Dense, and halfway between dense and the narrowest network in every axis."""
@@ -158,7 +167,10 @@ class ChannelScope:
         def choose(limited: LatencyBudget) -> Widths:
             return fit(limited, scores, living, self._aligns)
 
-        widths, allowance.budget, turns = settle_on_device(self._loop, budget, self._allowed_us, choose)
+        loop = self._loop
+        widths, allowance.limit, turns = from_first(
+            lambda: settle_on_device(loop, budget, self._allowed_us, choose)
+        )
         allowance.record = [asdict(turn) for turn in turns]
         return widths
 

@@ -95,7 +95,7 @@ class DeviceLoop:
         }
 
 
-def calibrate(loop: DeviceLoop, predictor: WidthPredictor, sample: Sequence[Widths]) -> WidthPredictor:
+def calibrate(loop: DeviceLoop, predictor: WidthPredictor, sample: Sequence[Widths]) -> tuple[float, float]:
     """Fits the prediction's factor and overhead to measured networks of the model at hand.
 
     The measurements are cached per network, machine and runtime, so that equal runs see equal predictions.
@@ -106,19 +106,19 @@ def calibrate(loop: DeviceLoop, predictor: WidthPredictor, sample: Sequence[Widt
         sample: Widths to measure, two or more, the dense ones included.
 
     Returns:
-        The calibrated predictor. Its overhead is negative where timing single operators adds to them.
+        The factor, and the overhead in microseconds: negative where timing single operators adds to them.
     """
     raw = predictor.with_calibration(1.0, 0.0)
     predicted = np.array([float(raw.latency_us(widths)) for widths in sample])
     measured = _cached_measurements(loop, raw.operators, sample)
     if float(np.ptp(predicted)) < 0.05 * float(predicted.max()):
-        return predictor.with_calibration(float(measured.mean() / predicted.mean()), 0.0)
+        return float(measured.mean() / predicted.mean()), 0.0
     # Relative errors count, not absolute ones: weigh every network by its latency.
     design = np.stack([predicted, np.ones_like(predicted)], axis=1) / measured[:, None]
     factor, overhead = np.linalg.lstsq(design, np.ones_like(measured), rcond=None)[0]
     if not 0.5 <= factor <= 2.0:  # too little in common: a plain ratio is the safer correction
         factor, overhead = float(np.mean(measured / predicted)), 0.0
-    return predictor.with_calibration(float(factor), float(overhead))
+    return float(factor), float(overhead)
 
 
 def _cached_measurements(
@@ -151,7 +151,7 @@ def settle_on_device(
     budget: LatencyBudget,
     allowed_us: Callable[[float], float],
     choose: Callable[[LatencyBudget], Widths],
-) -> tuple[Widths, LatencyBudget, tuple[Turn, ...]]:
+) -> tuple[Widths, float, tuple[Turn, ...]]:
     """Chooses widths, measures them, corrects the budget and goes on until the measured target is met.
 
     Args:
@@ -161,10 +161,10 @@ def settle_on_device(
         choose: Widths for a budget.
 
     Returns:
-        The widths, the budget they were chosen with, and every turn taken.
+        The widths, the limit they were chosen with, and every turn taken.
     """
     turns: list[Turn] = []
-    best: tuple[Widths, LatencyBudget] | None = None
+    best: tuple[Widths, float] | None = None
     while len(turns) < MAX_TURNS:
         widths = choose(budget)
         timings = loop.measure({"dense": {}, "slim": loop.kept(widths)})
@@ -172,10 +172,10 @@ def settle_on_device(
         measured = timings["slim"].median_us
         turns.append(Turn(budget.limit, float(budget.used(widths)), measured, allowed))
         if measured <= allowed:
-            best = (widths, budget)
+            best = (widths, budget.limit)
             if measured >= (1 - WASTE_TOLERANCE) * allowed or np.array_equal(
                 widths, choose(replace(budget, limit=budget.limit * 1.02))
             ):
                 break
         budget = replace(budget, limit=turns[-1].predicted_us * allowed / measured * (1 - MARGIN / 2))
-    return *(best or (widths, budget)), tuple(turns)
+    return *(best or (widths, budget.limit)), tuple(turns)

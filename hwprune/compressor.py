@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,9 +26,11 @@ from hwprune.graph.axes import BoolArray, ChannelAxis
 from hwprune.graph.record import ExampleInputs
 from hwprune.groups import MASKED, MakeMasked
 from hwprune.groups.base import GroupSet
+from hwprune.groups.shards import is_sharded, whole
 from hwprune.mask_scope import MaskScope
 from hwprune.penalties import make_penalty
 from hwprune.plan import Plan
+from hwprune.processes import distributed
 from hwprune.scope import Request, Scope
 from hwprune.targets import Target
 from hwprune.train.prox import ProximalStep
@@ -115,7 +118,9 @@ class Compressor:
         notify: Callable[[str], None] = logger.info,
     ) -> None:
         self.model, self.example_inputs, self.target = model, example_inputs, target
-        request = Request(model, example_inputs, profile, target, keep, measure, notify)
+        # The model may be sharded among the processes after this; surgery needs it whole.
+        self._unsharded = copy.deepcopy(model) if distributed() else model
+        request = Request(model, self._unsharded, example_inputs, profile, target, keep, measure, notify)
         self._scope = _make_scope(granularity, request)
         self.proximal = ProximalStep(
             self._scope.groups,
@@ -137,9 +142,13 @@ class Compressor:
     def wrap(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
         """Attaches the pruning to ``optimizer``; returns the same optimiser.
 
+        Call it after ``fully_shard``, which puts other parameters in the place of the model's.
+
         Raises:
-            InputError: If it updates none of the prunable parameters, or one is attached already.
+            InputError: If it updates none of the prunable parameters, one is attached already, or
+                parameters are spread over processes otherwise than ``fully_shard`` does.
         """
+        self.groups.rebind(self.model)
         return self.proximal.attach(optimizer)
 
     def finish(self, verification_inputs: Sequence[ExampleInputs] = ()) -> Result:
@@ -152,7 +161,9 @@ class Compressor:
             VerificationError: If slim and masked differ.
         """
         self.proximal.settle()
-        finished = self._scope.finish(self.proximal.alive, [self.example_inputs, *verification_inputs])
+        finished = self._scope.finish(
+            self._whole_model(), self.proximal.alive, [self.example_inputs, *verification_inputs]
+        )
         report = Report(
             groups={
                 "total": self.groups.group_count,
@@ -164,6 +175,14 @@ class Compressor:
             max_abs_difference=finished.max_abs_difference,
         )
         return Result(finished.model, finished.plan, report, finished.axes, finished.kept)
+
+    def _whole_model(self) -> nn.Module:
+        """The trained network; where it is sharded, a copy with the weights of all processes."""
+        state = self.model.state_dict()
+        if not any(is_sharded(tensor) for tensor in state.values()):
+            return self.model
+        self._unsharded.load_state_dict({name: whole(tensor) for name, tensor in state.items()})
+        return self._unsharded
 
     @property
     def dense_predicted_us(self) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from hwprune.closed_loop import Turn
 from hwprune.device.predict import predict_operators
@@ -14,6 +14,7 @@ from hwprune.graph.record import ExampleInputs
 from hwprune.graph.trace import trace_operators
 from hwprune.groups import MakeMasked
 from hwprune.plan import Plan, PlanRow
+from hwprune.processes import from_first
 from hwprune.runtime.local import localize
 from hwprune.scope import Finished, Request
 from hwprune.surgery.verify import verify
@@ -54,17 +55,19 @@ class MaskScope:
         self.groups = make_groups(request.model, request.keep)
         self.allowance = self.groups.allowance(target.count_of)
         operators = trace_operators(request.model, request.example_inputs)
-        self.profile = localize(request.profile, operators, notify=request.notify)
+        self.profile = from_first(lambda: localize(request.profile, operators, notify=request.notify))
         self.dense_predicted_us = predict_operators(operators, self.profile).total_us
 
     def predicted_us(self, alive: Tensor) -> float:
         """The dense network's, in microseconds."""
         return self.dense_predicted_us
 
-    def finish(self, alive: Tensor, verification_inputs: Sequence[ExampleInputs]) -> Finished:
+    def finish(
+        self, trained: nn.Module, alive: Tensor, verification_inputs: Sequence[ExampleInputs]
+    ) -> Finished:
         """A copy of the network with its zeros, and how many weights every layer has left."""
-        model = copy.deepcopy(self._request.model)
-        difference = verify(self._request.model, model, verification_inputs)
+        model = copy.deepcopy(trained)
+        difference = verify(trained, model, verification_inputs)
         return Finished(model, self._plan(alive), (), {}, difference.absolute)
 
     def _plan(self, alive: Tensor) -> Plan:

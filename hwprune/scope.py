@@ -23,6 +23,8 @@ class Request:
 
     Attributes:
         model: The network.
+        unsharded: A network of the same shapes that stays whole where the network is sharded among
+            processes later; else the network itself.
         example_inputs: What it is called with.
         profile: The device.
         target: What to reach.
@@ -32,6 +34,7 @@ class Request:
     """
 
     model: nn.Module
+    unsharded: nn.Module
     example_inputs: ExampleInputs
     profile: DeviceProfile
     target: Target
@@ -91,10 +94,13 @@ class Scope(Protocol):
         """Predicted latency of the finished network, in microseconds, for living members ``(members,)``."""
         ...
 
-    def finish(self, alive: Tensor, verification_inputs: Sequence[ExampleInputs]) -> Finished:
+    def finish(
+        self, trained: nn.Module, alive: Tensor, verification_inputs: Sequence[ExampleInputs]
+    ) -> Finished:
         """Makes the pruned network and verifies it.
 
         Args:
+            trained: The network with its trained weights, whole; not touched.
             alive: Shape ``(members,)``: which members are left.
             verification_inputs: Inputs to verify on.
 

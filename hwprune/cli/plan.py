@@ -36,7 +36,7 @@ def plan_command(network: str, device: str | None, profiles: Path | None, as_jso
     profile = load_profile(device, profiles) if device else local_profile(profiles)
     console = Console(stderr=as_json, highlight=False)
     scope = ChannelScope(
-        Request(found.model, found.example, profile, Keep(1.0), (), True, Lines(console).note)
+        Request(found.model, found.model, found.example, profile, Keep(1.0), (), True, Lines(console).note)
     )
     plan = scope.preview()
     if as_json:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Grouping(Protocol):
@@ -62,6 +62,14 @@ class GroupSet(Protocol):
 
     def parameters(self) -> list[Tensor]:
         """The tensors that are scaled."""
+        ...
+
+    def rebind(self, model: nn.Module) -> None:
+        """Takes the tensors of the network anew, by their names: ``fully_shard`` puts others in their place.
+
+        Raises:
+            InputError: If they are spread over processes otherwise than that does.
+        """
         ...
 
     def member_norms(self) -> Tensor:

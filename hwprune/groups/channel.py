@@ -18,28 +18,34 @@ from torch import Tensor, nn
 from hwprune.errors import GraphError
 from hwprune.graph.axes import BoolArray, ChannelAxis
 from hwprune.groups.base import Bundles
+from hwprune.groups.shards import Rows, common_group, is_first_of, local, rows_of, sum_over
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Part:
-    """One producing tensor of an axis, ready for use in a training step."""
+    """What this process holds of one producing tensor of an axis, ready for use in a training step."""
 
     tensor: Tensor
     dim: int
+    rows: Rows
 
     @property
     def positions(self) -> int:
-        """Positions along the dimension that the axis runs along."""
-        return self.tensor.shape[self.dim]
+        """Positions at hand along the dimension that the axis runs along."""
+        return self.rows.count if self.dim == 0 else self.tensor.shape[self.dim]
+
+    def at_hand(self, positions: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """What belongs to the positions at hand, of values for all positions."""
+        return positions[self.rows.start : self.rows.start + self.rows.count] if self.dim == 0 else positions
 
     def norms(self) -> Tensor:
         """Euclidean norm of what lies at every position, shape ``(positions,)``."""
-        weights = self.tensor.detach()
+        weights = local(self.tensor)
         others = [dim for dim in range(weights.ndim) if dim != self.dim]
         return torch.linalg.vector_norm(weights, dim=others) if others else weights.abs()
 
     def sums(self, values: Tensor) -> Tensor:
-        """Sum at every position, shape ``(positions,)``, of values shaped like the tensor."""
+        """Sum at every position, shape ``(positions,)``, of values shaped like what is at hand."""
         others = [dim for dim in range(values.ndim) if dim != self.dim]
         return values.sum(dim=others) if others else values
 
@@ -73,27 +79,49 @@ class ChannelGroups:
         self.aligns = tuple(aligns[axis.name] for axis in self.axes)
         self.widths = np.array([axis.width for axis in self.axes], dtype=np.int64)
         self.starts = np.concatenate([[0], np.cumsum(self.widths)])
+        self.rebind(model)
         tensors = dict(model.named_parameters()) | dict(model.named_buffers())
-        slices = [
-            (part, int(start))
-            for axis, start in zip(self.axes, self.starts[:-1], strict=True)
-            for part in axis.producers
-        ]
-        self._parts = [_Part(tensors[part.tensor], part.dim) for part, _ in slices]
-        self._device = self._parts[0].tensor.device
-        # The positions of all parts in a row; those that no axis owns belong to one more member.
-        owners = [
-            np.where(part.channels < 0, self.member_count, part.channels + start) for part, start in slices
-        ]
-        # Half the memory of the usual index type, in the largest thing that is kept between steps.
-        positions = np.concatenate(owners).astype(np.int32)
-        self._member_of_position = torch.from_numpy(positions).to(self._device)
         # A channel that several layers produce (a residual stream) holds a share of each of them.
         producers = [sum(tensors[part.tensor].ndim >= 2 for part in axis.producers) for axis in self.axes]
         self._axis_weight = torch.tensor(producers, device=self._device).clamp_min(1).sqrt()
         self._member_axis = torch.repeat_interleave(
             torch.arange(len(self.axes)), torch.from_numpy(self.widths)
         ).to(self._device)
+
+    def rebind(self, model: nn.Module) -> None:
+        """Takes the tensors of the network anew, after something else put others in their place.
+
+        Raises:
+            InputError: If they are spread over processes otherwise than ``fully_shard`` does.
+        """
+        tensors = dict(model.named_parameters()) | dict(model.named_buffers())
+        slices = [
+            (part, int(start))
+            for axis, start in zip(self.axes, self.starts[:-1], strict=True)
+            for part in axis.producers
+        ]
+        self._parts = [
+            _Part(tensors[part.tensor], part.dim, rows_of(tensors[part.tensor], part.tensor))
+            for part, _ in slices
+        ]
+        self._device = self._parts[0].tensor.device
+        self._sharers = common_group(part.rows for part in self._parts)
+        # The positions of all parts in a row; those that no axis owns belong to one more member.
+        owners = [
+            part.at_hand(np.where(item.channels < 0, self.member_count, item.channels + start))
+            for part, (item, start) in zip(self._parts, slices, strict=True)
+        ]
+        # Half the memory of the usual index type, in the largest thing that is kept between steps.
+        members = np.concatenate(owners).astype(np.int32)
+        self._member_of_position = torch.from_numpy(members).to(self._device)
+        self._counts = self._counted_once() if self._sharers is not None else None
+
+    def _counted_once(self) -> Tensor:
+        """Factors per position, shape ``(positions,)``: what every process holds whole counts in one."""
+        first = is_first_of(self._sharers)
+        counts = [float(first or part.rows.group is not None) for part in self._parts]
+        positions = torch.tensor([part.positions for part in self._parts])
+        return torch.tensor(counts).repeat_interleave(positions).to(self._device)
 
     @property
     def member_count(self) -> int:
@@ -113,12 +141,12 @@ class ChannelGroups:
     def member_products(self, left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
         """Inner product of every channel over all of its producers at two points, shape ``(members,)``."""
         triples = zip(self._parts, left, right, strict=True)
-        products = torch.cat([part.sums(one.detach() * other.detach()) for part, one, other in triples])
+        products = torch.cat([part.sums(local(one) * local(other)) for part, one, other in triples])
         return self._per_member(products.float())
 
     def scale_(self, factors: Tensor) -> None:
         """Multiplies every channel's producers by its factor or flag, shape ``(members,)``, in place."""
-        tensors = [part.tensor.detach() for part in self._parts]
+        tensors = [local(part.tensor) for part in self._parts]
         torch._foreach_mul_(tensors, self._along_parts(factors))
 
     def momenta_scale_(self, optimizer: torch.optim.Optimizer, factors: Tensor) -> None:
@@ -126,12 +154,14 @@ class ChannelGroups:
         for part, along in zip(self._parts, self._along_parts(factors), strict=True):
             for value in optimizer.state.get(part.tensor, {}).values():
                 if isinstance(value, Tensor) and value.shape == part.tensor.shape:
-                    value.mul_(along)
+                    local(value).mul_(along)
 
     def _per_member(self, values: Tensor) -> Tensor:
         """Sums values per position of all parts into the members that own them, shape ``(members,)``."""
         sums = values.new_zeros(self.member_count + 1)
-        return sums.index_add_(0, self._member_of_position, values)[:-1]
+        if self._counts is not None:
+            values = values * self._counts
+        return sum_over(sums.index_add_(0, self._member_of_position, values), self._sharers)[:-1]
 
     def _along_parts(self, factors: Tensor) -> list[Tensor]:
         """Factors per member, shape ``(members,)``, as they broadcast against every part's tensor."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from hwprune.errors import GraphError, InputError
+from hwprune.groups.shards import common_group, is_first_of, local, rows_of, sum_over
 
 #: Kinds of modules and the parameters of theirs that are weight matrices: outputs first, then inputs.
 WEIGHT_MATRICES: dict[type[nn.Module], tuple[str, ...]] = {
@@ -26,10 +27,12 @@ class Layer:
 
     Attributes:
         name: Dotted name of its module.
+        parameter: Dotted name of the parameter.
         tensor: The parameter, shape ``(outputs, inputs, ...)``.
     """
 
     name: str
+    parameter: str
     tensor: nn.Parameter
 
 
@@ -58,8 +61,9 @@ def find_layers(model: nn.Module, keep: Sequence[str] = ()) -> tuple[list[Layer]
     """
     found: dict[int, Layer] = {}
     for name, module in model.named_modules():
-        for tensor in _weight_matrices(module):
-            found.setdefault(id(tensor), Layer(name, tensor))
+        for attribute, tensor in _weight_matrices(module):
+            path = f"{name}.{attribute}" if name else attribute
+            found.setdefault(id(tensor), Layer(name, path, tensor))
     known = {layer.name for layer in found.values()}
     if not set(keep) <= known:
         raise InputError(
@@ -78,10 +82,10 @@ def find_layers(model: nn.Module, keep: Sequence[str] = ()) -> tuple[list[Layer]
     return layers, [(layer.name, layer.tensor.numel(), "kept on request") for layer in kept]
 
 
-def _weight_matrices(module: nn.Module) -> list[nn.Parameter]:
+def _weight_matrices(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
     names = [name for kind, names in WEIGHT_MATRICES.items() if isinstance(module, kind) for name in names]
-    tensors = [getattr(module, name) for name in names]
-    return [tensor for tensor in tensors if isinstance(tensor, nn.Parameter)]
+    tensors = [(name, getattr(module, name)) for name in names]
+    return [(name, tensor) for name, tensor in tensors if isinstance(tensor, nn.Parameter)]
 
 
 def inputs_last(tensor: Tensor) -> Tensor:
@@ -102,8 +106,21 @@ class FlatWeights:
     """
 
     def __init__(self, layers: Sequence[Layer]) -> None:
+        self._take(layers)
+
+    def rebind(self, model: nn.Module) -> None:
+        """Takes the weight matrices of the network anew, after something else put others in their place.
+
+        Raises:
+            InputError: If they are spread over processes otherwise than ``fully_shard`` does.
+        """
+        self._take([replace(layer, tensor=model.get_parameter(layer.parameter)) for layer in self.layers])
+
+    def _take(self, layers: Sequence[Layer]) -> None:
         self.layers = tuple(layers)
         self._device = self.layers[0].tensor.device
+        self._rows = [rows_of(layer.tensor, layer.parameter) for layer in self.layers]
+        self._sharers = common_group(self._rows)
 
     @property
     def member_count(self) -> int:
@@ -126,33 +143,48 @@ class FlatWeights:
             yield layer, slice(start, start + layer.tensor.numel())
             start += layer.tensor.numel()
 
+    def _slices_at_hand(self) -> Iterator[tuple[Layer, slice, bool]]:
+        """Every layer with the place of the rows that this process holds, and whether it counts them."""
+        for (layer, place), rows in zip(self.slices(), self._rows, strict=True):
+            row = layer.tensor[0].numel()
+            start = place.start + rows.start * row
+            counts = rows.group is not None or is_first_of(self._sharers)
+            yield layer, slice(start, start + rows.count * row), counts
+
+    def _members(self) -> Tensor:
+        """Room for a value per weight; zeros where other processes are to fill them in."""
+        make = torch.empty if self._sharers is None else torch.zeros
+        return make(self.member_count, device=self._device)
+
     def member_norms(self) -> Tensor:
         """Magnitude of every weight, shape ``(members,)``."""
-        norms = torch.empty(self.member_count, device=self._device)
-        for layer, place in self.slices():
-            view = inputs_last(layer.tensor.detach())
-            torch.abs(view, out=norms[place].view(view.shape))
-        return norms
+        norms = self._members()
+        for layer, place, counts in self._slices_at_hand():
+            view = inputs_last(local(layer.tensor))
+            if counts:
+                torch.abs(view, out=norms[place].view(view.shape))
+        return sum_over(norms, self._sharers)
 
     def member_products(self, left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
         """Product of every weight at two points, given as tensors like :meth:`parameters`."""
-        products = torch.empty(self.member_count, device=self._device)
-        for (_layer, place), one, other in zip(self.slices(), left, right, strict=True):
-            view = inputs_last(one.detach())
-            torch.mul(view, inputs_last(other.detach()), out=products[place].view(view.shape))
-        return products
+        products = self._members()
+        for (_layer, place, counts), one, other in zip(self._slices_at_hand(), left, right, strict=True):
+            view = inputs_last(local(one))
+            if counts:
+                torch.mul(view, inputs_last(local(other)), out=products[place].view(view.shape))
+        return sum_over(products, self._sharers)
 
     def scale_(self, factors: Tensor) -> None:
         """Multiplies every weight by its factor or flag, shape ``(members,)``, in place."""
-        for layer, place in self.slices():
-            _scale_(layer.tensor.detach(), factors[place])
+        for layer, place, _counts in self._slices_at_hand():
+            _scale_(local(layer.tensor), factors[place])
 
     def momenta_scale_(self, optimizer: torch.optim.Optimizer, factors: Tensor) -> None:
         """Multiplies the optimiser's state of every weight likewise, in place."""
-        for layer, place in self.slices():
+        for layer, place, _counts in self._slices_at_hand():
             for value in optimizer.state.get(layer.tensor, {}).values():
                 if isinstance(value, Tensor) and value.shape == layer.tensor.shape:
-                    _scale_(value, factors[place])
+                    _scale_(local(value), factors[place])
 
     def groups_alive(self, alive: Tensor) -> int:
         """Number of living weights."""

@@ -21,6 +21,7 @@ from torch import Tensor
 from hwprune.errors import ArtifactError, InputError
 from hwprune.groups.base import Allowance, Grouping, GroupSet
 from hwprune.penalties import Penalty
+from hwprune.processes import agree_
 from hwprune.train.pull import Pull
 from hwprune.train.schedule import StrengthSchedule
 
@@ -122,7 +123,7 @@ class ProximalStep:
         if not grouping.count:
             return
         factors = self._pull.factors(grouping, self._living_norms, strength)
-        members = self._mask_(grouping.to_members(factors, other=1.0))
+        members = agree_(self._mask_(grouping.to_members(factors, other=1.0)))
         self.groups.scale_(members)
         self._bury(members > 0)
 
@@ -147,7 +148,7 @@ class ProximalStep:
         if self.settled:
             return
         with torch.no_grad():
-            self._bury(self.allowance.survivors(self._living_norms(), self.alive))
+            self._bury(agree_(self.allowance.survivors(self._living_norms(), self.alive)))
             self.groups.scale_(self.alive)
         self.settled = True
 

@@ -1,0 +1,88 @@
+"""One training in several processes: what must be decided once is decided by the first of them.
+
+Everything here does nothing in a single process. The processes are those of the default process group.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar, cast
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+Value = TypeVar("Value")
+#: How long the others wait for what the first process measures; a network's rows can take an hour.
+PATIENCE = datetime.timedelta(hours=12)
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome(Generic[Value]):
+    """A value or an error, to be sent."""
+
+    value: Value | None
+    error: Exception | None
+
+    @classmethod
+    def of(cls, compute: Callable[[], Value]) -> _Outcome[Value]:
+        try:
+            return cls(compute(), None)
+        except Exception as error:  # raised in every process, or the others would wait for ever
+            return cls(None, error)
+
+    def get(self) -> Value:
+        if self.error is not None:
+            raise self.error
+        return cast("Value", self.value)
+
+
+def distributed() -> bool:
+    """Whether ``torch.distributed`` is set up, be it for one process."""
+    return dist.is_available() and dist.is_initialized()
+
+
+def process_count() -> int:
+    """How many processes train together; 1 outside ``torch.distributed``."""
+    return dist.get_world_size() if distributed() else 1
+
+
+def is_first() -> bool:
+    """Whether this process is the one that measures and writes."""
+    return process_count() == 1 or dist.get_rank() == 0
+
+
+def from_first(compute: Callable[[], Value]) -> Value:
+    """What ``compute`` gives in the first process, in all of them; the others wait.
+
+    Args:
+        compute: Called in the first process only; what it returns is sent to the others.
+
+    Raises:
+        Exception: What ``compute`` raises, in every process.
+    """
+    if process_count() == 1:
+        return compute()
+    # A group of its own: objects travel on the CPU, and what is waited for takes longer than a training step.
+    waiting = dist.new_group(backend="gloo", timeout=PATIENCE)
+    outcome: list[_Outcome[Value] | None] = [_Outcome.of(compute) if is_first() else None]
+    try:
+        dist.broadcast_object_list(outcome, src=0, group=waiting)
+    finally:
+        dist.destroy_process_group(waiting)
+    assert outcome[0] is not None  # the first process sent one
+    return outcome[0].get()
+
+
+def agree_(tensor: Tensor) -> Tensor:
+    """Overwrites a tensor with the first process's, so that rounding cannot make decisions differ.
+
+    Args:
+        tensor: Of the same shape in every process; returned.
+    """
+    if process_count() > 1:
+        # Not every backend sends flags.
+        dist.broadcast(tensor.view(torch.uint8) if tensor.dtype is torch.bool else tensor, src=0)
+    return tensor

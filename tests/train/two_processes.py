@@ -1,0 +1,157 @@
+"""Trainings that are to come out the same in one process and in several; run as a script in each of these.
+
+python two_processes.py RANK COUNT INIT_FILE OUT_FILE
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from unittest import mock
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+import hwprune
+from hwprune.closed_loop import DeviceLoop
+from hwprune.groups.shards import is_sharded, whole
+from hwprune.processes import agree_, from_first
+
+STEPS, BATCH, CLASSES = 40, 32, 3
+
+Prepare = Callable[[nn.Module], nn.Module]
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.ReLU(),
+        nn.ConvTranspose2d(32, 24, 1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(24, CLASSES),
+    )  # fmt: skip
+
+
+def batch(step: int) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(step)
+    labels = torch.randint(0, CLASSES, (BATCH,), generator=generator)
+    return torch.randn(BATCH, 1, 10, 10, generator=generator) + labels.view(-1, 1, 1, 1), labels
+
+
+#: Target and granularity: a latency that is measured while it is settled, and 2:4.
+CASES = {"channel": hwprune.Speedup(1.6), "block": hwprune.Keep(0.5)}
+
+
+class FakeTiming:
+    """Stands for a measured median."""
+
+    def __init__(self, median_us: float) -> None:
+        self.median_us = median_us
+
+
+@contextmanager
+def only_the_first_measures(rank: int) -> Iterator[None]:
+    """Latencies by the number of channels in the first process; a failure in the others."""
+
+    def measure(loop: DeviceLoop, networks: dict[str, dict[str, np.ndarray]]) -> dict[str, FakeTiming]:
+        assert rank == 0, "a process that is not the first one measures"
+        dense = sum(axis.width for axis in loop.axes)
+        return {
+            name: FakeTiming(100.0 + (sum(int(mask.sum()) for mask in kept.values()) if kept else dense))
+            for name, kept in networks.items()
+        }
+
+    def calibration(loop: DeviceLoop, _operators: object, sample: list[np.ndarray]) -> np.ndarray:
+        timings = loop.measure({str(index): loop.kept(widths) for index, widths in enumerate(sample)})
+        return np.array([timing.median_us for timing in timings.values()])
+
+    def localize(*_arguments: object, **_options: object) -> None:
+        raise AssertionError("a process that is not the first one measures rows")
+
+    with ExitStack() as patches:
+        patches.enter_context(mock.patch.object(DeviceLoop, "measure", measure))
+        patches.enter_context(mock.patch("hwprune.closed_loop._cached_measurements", calibration))
+        if rank > 0:
+            for scope in ("channel_scope", "mask_scope"):
+                patches.enter_context(mock.patch(f"hwprune.{scope}.localize", localize))
+        yield
+
+
+def train(case: str, prepare: Prepare, rank: int, count: int) -> dict[str, Tensor]:
+    """Trains and finishes; weights, survivors and the slim network's outputs."""
+    model = network()
+    images, _ = batch(0)
+    profile = hwprune.load_profile("x86-avx2-ort")
+    with only_the_first_measures(rank):
+        compressor = hwprune.Compressor(
+            model, images[:2], profile, CASES[case], total_steps=STEPS, granularity=case
+        )
+        trained = prepare(model)
+        optimizer = compressor.wrap(torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9))
+        share = BATCH // count
+        for step in range(STEPS):
+            images, labels = (part[rank * share : (rank + 1) * share] for part in batch(step))
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(trained(images), labels).backward()
+            optimizer.step()
+        result = compressor.finish()
+    with torch.no_grad():
+        outputs = result.model.eval()(batch(0)[0])
+    weights = {name: whole(tensor).clone() for name, tensor in model.state_dict().items()}
+    momenta = {
+        f"momentum {index}": whole(state["momentum_buffer"]).clone()
+        for index, state in enumerate(optimizer.state.values())
+    }
+    limit = torch.tensor(compressor.proximal.allowance.limit)
+    return {**weights, **momenta, "alive": compressor.proximal.alive, "outputs": outputs, "limit": limit}
+
+
+def shard(model: nn.Module) -> nn.Module:
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    fully_shard(model[0], mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    assert all(is_sharded(parameter) for parameter in model.parameters())
+    return model
+
+
+def agreement(rank: int) -> dict[str, Tensor]:
+    """What every process has after the first one has decided."""
+
+    def refuse() -> None:
+        raise hwprune.HwpruneError(f"refused by {rank}")
+
+    try:
+        from_first(refuse)
+        raised = False
+    except hwprune.HwpruneError as error:
+        raised = str(error) == "refused by 0"
+    return {
+        "numbers": agree_(torch.tensor([0.0, 0.5]) + rank),
+        "flags": agree_(torch.tensor([rank == 0, rank == 1])),
+        "value": torch.tensor(from_first(lambda: rank)),
+        "error raised": torch.tensor(raised),
+    }
+
+
+PREPARATIONS: dict[str, Prepare] = {"ddp": DistributedDataParallel, "fsdp": shard}
+
+
+def main(rank: int, count: int, init_file: str, out_file: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{init_file}", rank=rank, world_size=count)
+    outcomes = {
+        f"{kind} {case}": train(case, prepare, rank, count)
+        for kind, prepare in PREPARATIONS.items()
+        for case in CASES
+    }
+    outcomes["agreement"] = agreement(rank)
+    torch.save(outcomes, f"{out_file}.{rank}")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], sys.argv[4])
