@@ -12,6 +12,7 @@ import click
 import torch
 from rich.console import Console
 
+from hwprune import charts
 from hwprune.cli.common import json_option, profiles_option, told
 from hwprune.cli.progress import observing
 from hwprune.device.predict import table_of
@@ -26,8 +27,10 @@ from hwprune.device.profile import (
     load_profile,
 )
 from hwprune.errors import ArtifactError, InputError, MissingRowError, ProfileError
+from hwprune.files import write_text
 from hwprune.graph.trace import trace_operators
 from hwprune.profile_check import NetworkError, compare_networks, summarise
+from hwprune.profile_pictures import agreement, staircases
 from hwprune.runtime.base import REGISTRY
 from hwprune.runtime.build import build_profile
 from hwprune.runtime.environment import environment, same_hardware
@@ -105,6 +108,7 @@ def build(runtime: str, precision: str, threads: int, batch: int, networks: Sequ
             notify=observer.note,
             progress=observer.rows,
         )
+    _draw_staircases(built, out, console)
     console.print(
         f"written to {out}/: {len(table_of(built))} rows, calibration {built.latency.calibration:g}, "
         f"overhead {built.latency.overhead_us:g} us, noise {built.provenance.noise:.1%}\n"
@@ -122,10 +126,19 @@ def build(runtime: str, precision: str, threads: int, batch: int, networks: Sequ
     "--count", type=click.IntRange(min=1), default=48, show_default=True, help="Networks to measure."
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of their widths.")
+@click.option(
+    "--plot", type=click.Path(path_type=Path), help="Draw predicted against measured into this SVG file."
+)
 @json_option
 @told
 def check(
-    folder: str, profiles: Path | None, networks: Sequence[str], count: int, seed: int, as_json: bool
+    folder: str,
+    profiles: Path | None,
+    networks: Sequence[str],
+    count: int,
+    seed: int,
+    plot: Path | None,
+    as_json: bool,
 ) -> None:
     """Validate a profile and compare its predictions with measurements of this machine.
 
@@ -134,6 +147,8 @@ def check(
 
     Example: hwprune profile check profiles/x86-avx2-ort --count 48
     """
+    if plot is not None:
+        _check_drawable(plot)
     checked = load_profile(folder, profiles)
     console = Console(stderr=as_json, highlight=False)
     if checked.table is None:
@@ -155,6 +170,8 @@ def check(
         at_random_widths(covered, checked, count, seed),
         lambda error: console.print(_error_line(error), markup=False, soft_wrap=True),
     )
+    if plot is not None:
+        write_text(plot, agreement(errors))
     summary = summarise(errors)
     if as_json:
         record = {
@@ -171,6 +188,24 @@ def check(
         f"{summary['p95']:.1%}, worst {summary['worst']:.1%}, median signed {summary['bias']:+.1%}",
         soft_wrap=True,
     )
+
+
+def _check_drawable(plot: Path) -> None:
+    """Raises where a picture could not be drawn or written, before anything is measured."""
+    if not charts.available():
+        raise InputError("pictures need matplotlib", where="--plot", hint="pip install 'hwprune[report]'")
+    if not plot.absolute().parent.is_dir():
+        raise InputError(
+            "the folder of the picture does not exist", where=plot, expected="an existing folder"
+        )
+
+
+def _draw_staircases(built: DeviceProfile, out: Path, console: Console) -> None:
+    if not charts.available():
+        console.print("no pictures: they need matplotlib (pip install 'hwprune[report]')", markup=False)
+        return
+    for family, drawing in staircases(table_of(built).rows).items():
+        write_text(out / f"{family}.svg", drawing)
 
 
 def make_networks(specs: Sequence[str]) -> dict[str, Network]:

@@ -22,6 +22,8 @@ Progress = Callable[[int, int], None]
 MOST_OPERATORS = 48
 #: Bounds of the memory that the operators of a file may take, and what it is where nobody says.
 LEAST_BYTES, MOST_BYTES, USUAL_BYTES = 4 * 2**20, 128 * 2**20, 12 * 2**20
+#: What fills a file up whose operators alone would stay in the caches: 4 MiB of weights, read once a run.
+FILLER = Operator("linear", 1024, 1024)
 #: Every file runs for about this long, within these bounds.
 EFFORT = Effort(seconds=0.35, least_runs=12, most_runs=100)
 
@@ -40,9 +42,9 @@ def measure_operators(
         spec: Runtime, threads and batch.
         progress: Called with the number of rows done and in all after every file.
         effort: How long every file runs.
-        working_set: Bytes of weights and maps that share a file, at most. What a kernel costs depends on
-            which caches its weights are in, and that on how much else runs between two of its runs: rows
-            for a network are measured among as many bytes as the network has.
+        working_set: Bytes of weights and maps that share a file. What a kernel costs depends on which
+            caches its weights are in, and that on how much else runs between two of its runs: rows for a
+            network are measured among as many bytes as the network has, be it others' or :data:`FILLER`'s.
 
     Raises:
         RuntimeUnavailableError: If the runtime is missing, refuses a file or hides an operator.
@@ -50,7 +52,7 @@ def measure_operators(
     rows: list[Row] = []
     most_bytes = min(max(working_set, LEAST_BYTES), MOST_BYTES)
     for chunk in _chunks(operators, most_bytes):
-        rows += _measure_chunk(chunk, spec, effort)
+        rows += _measure_chunk(chunk, _filling(most_bytes - sum(map(bytes_of, chunk))), spec, effort)
         if progress is not None:
             progress(len(rows), len(operators))
     return tuple(rows)
@@ -78,8 +80,15 @@ def bytes_of(operator: Operator) -> int:
     return 4 * ((weights if operator.matrix or operator.depthwise else 0) + 2 * maps)
 
 
-def _measure_chunk(operators: Sequence[Operator], spec: RuntimeSpec, effort: Effort) -> list[Row]:
-    model = make_operator_model(operators, spec.batch)
+def _filling(missing_bytes: int) -> list[Operator]:
+    """As many fillers as come closest to so many bytes."""
+    return [FILLER] * max(round(missing_bytes / bytes_of(FILLER)), 0)
+
+
+def _measure_chunk(
+    operators: Sequence[Operator], filling: Sequence[Operator], spec: RuntimeSpec, effort: Effort
+) -> list[Row]:
+    model = make_operator_model([*operators, *filling], spec.batch)
     samples = get_runtime(spec.kind).operator_samples(model.content, spec, model.feed, effort)
     totals: dict[int, npt.NDArray[np.float64]] = {}
     for kernel, durations in samples.items():

@@ -11,8 +11,11 @@ from hwprune.device.profile import RuntimeSpec
 from hwprune.device.steps import Steps
 from hwprune.device.table import LatencyTable
 from hwprune.operators import Operator
+from hwprune.runtime import sampling
+from hwprune.runtime.base import Effort
 from hwprune.runtime.build import fit_calibration
 from hwprune.runtime.knots import Curve, bisect, curves, lattice
+from hwprune.runtime.operator_models import OperatorModel
 from hwprune.runtime.sampling import measure_operators
 from hwprune.runtime.staircase import align_of, divisor_of, period_of
 
@@ -57,6 +60,24 @@ def test_a_measured_row_is_the_row_that_is_read_back(tmp_path: Path) -> None:
     rows = measure_operators(operators, RuntimeSpec(kind="onnxruntime"))
     LatencyTable(rows).write(tmp_path / "latency.csv", {})
     assert set(LatencyTable.read(tmp_path / "latency.csv").rows) == set(rows)
+
+
+def test_every_file_holds_as_many_bytes_as_the_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    original = sampling.make_operator_model
+
+    def counted(operators: Sequence[Operator], batch: int) -> OperatorModel:
+        made.append(sum(map(sampling.bytes_of, operators)))
+        return original(operators, batch)
+
+    monkeypatch.setattr(sampling, "make_operator_model", counted)
+    operators = [Operator("linear", 1024, 1024), Operator("linear", 512, 1024), Operator("linear", 8, 8)]
+    effort = Effort(seconds=0.01, least_runs=2, most_runs=2)
+    spec = RuntimeSpec(kind="onnxruntime")
+    rows = measure_operators(operators[:2], spec, effort=effort, working_set=24 * 2**20)
+    rows += measure_operators(operators[2:], spec, effort=effort, working_set=5 * 2**20)
+    assert [row.operator for row in rows] == operators
+    assert made == pytest.approx([24 * 2**20, 5 * 2**20], abs=2 * 2**20)
 
 
 def test_a_straight_line_needs_few_measurements_and_a_bent_one_more() -> None:
