@@ -8,7 +8,6 @@ the network was made, over the bytes of the network, itself included.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib
 import time
@@ -43,7 +42,7 @@ def observed(what: str, work: Callable[[], Result], before: int, size: int) -> R
     started = time.perf_counter()
     result = work()
     seconds, peak = time.perf_counter() - started, memory_bytes("VmHWM") - before
-    print(f"| {what} | {seconds:.1f} | {peak / size:.1f} |")
+    print(f"| {what} | {seconds:.1f} | {peak / size:.1f} |", flush=True)
     return result
 
 
@@ -61,13 +60,12 @@ def examine(name: str, batch: int) -> None:
     axes = observed("discovery", lambda: find_axes(model, images), before, size)
     free = [axis for axis in axes if axis.pinned is None]
     kept = half(free)
-    with contextlib.ExitStack() as zeros:
-        for axis in free:
-            zeros.enter_context(zeroed(model, axis, kept[axis.name]))
-        slim = observed("rebuilding", lambda: rebuild(model, free, kept), before, size)
-        check = functools.partial(verify, model, slim, [images], axes=free, kept=kept)
-        observed("verification", check, before, size)
-        del slim, check
+    for axis in free:
+        zeroed(model, axis, kept[axis.name]).__enter__()  # for good
+    slim = observed("rebuilding", lambda: rebuild(model, free, kept), before, size)
+    check = functools.partial(verify, model, slim, [images], axes=free, kept=kept)
+    observed("verification", check, before, size)
+    del slim, check
     aligns = {axis.name: min(8, axis.width - 1) for axis in axes}
     observed("trial of every axis", lambda: prove(model, axes, images, aligns), before, size)
 
