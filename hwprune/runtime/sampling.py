@@ -26,6 +26,8 @@ LEAST_BYTES, MOST_BYTES, USUAL_BYTES = 4 * 2**20, 128 * 2**20, 12 * 2**20
 FILLER = Operator("linear", 1024, 1024)
 #: Every file runs for about this long, within these bounds.
 EFFORT = Effort(seconds=0.35, least_runs=12, most_runs=100)
+#: Rounding of samples that lie whole microseconds apart, in microseconds.
+_EXACT = 1e-6
 
 
 def measure_operators(
@@ -117,14 +119,20 @@ def _row(operator: Operator, values: npt.NDArray[np.float64]) -> Row:
 
 
 def binned_median(values: Sequence[float] | npt.NDArray[np.float64]) -> float:
-    """Median of samples that were cut to whole microseconds and moved to the middle of their bin.
+    """Median, also of samples that were cut to whole microseconds and moved to the middle of their bin.
 
-    Within the bin of the median it interpolates by the share of samples on either side.
+    Within the bin of the median it interpolates by the share of samples on either side. Samples that do not
+    lie a whole number of microseconds apart were not cut: theirs is the usual median.
 
     >>> binned_median([1.5, 1.5, 1.5, 2.5])
     1.6666666666666665
+    >>> binned_median([1.42, 1.57, 1.63, 2.8])
+    1.6
     """
     ordered = np.sort(np.asarray(values))
     middle = ordered[ordered.size // 2]
+    apart = ordered - middle
+    if (np.abs(apart - np.round(apart)) < _EXACT).mean() < 0.5:
+        return float(np.median(ordered))
     below, within = int((ordered < middle).sum()), int((ordered == middle).sum())
     return float(middle - 0.5 + (ordered.size / 2 - below) / within)

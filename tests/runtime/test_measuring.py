@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from hwprune.device.profile import RuntimeSpec
@@ -16,7 +17,7 @@ from hwprune.runtime.base import Effort
 from hwprune.runtime.build import fit_calibration
 from hwprune.runtime.knots import Curve, bisect, curves, lattice
 from hwprune.runtime.operator_models import OperatorModel
-from hwprune.runtime.sampling import measure_operators
+from hwprune.runtime.sampling import binned_median, measure_operators
 from hwprune.runtime.staircase import align_of, divisor_of, period_of
 
 
@@ -105,3 +106,9 @@ def test_the_steps_of_grouped_convolutions_keep_them_divisible() -> None:
 
     profile = hwprune.load_profile("x86-avx2-ort")
     assert profile.steps_for(Operator("conv", 24, 24, 4, 4, 3, 3, padding=1, groups=3)).align % 3 == 0
+
+
+def test_only_samples_on_a_grid_are_taken_for_cut_ones() -> None:
+    cut = np.floor(np.random.default_rng(0).uniform(6.3, 8.3, 2001)) + 0.5
+    assert binned_median(cut) == pytest.approx(7.3, abs=0.05)
+    assert binned_median([4.11, 4.13, 4.18, 4.19]) == pytest.approx(4.155)
