@@ -14,9 +14,8 @@ import onnxruntime
 
 from hwprune.device.profile import RuntimeSpec
 from hwprune.errors import RuntimeUnavailableError
-from hwprune.operators import Operator
 from hwprune.runtime.base import Array, Effort, InputInfo
-from hwprune.runtime.operator_models import make_operator_model
+from hwprune.runtime.recording import without_recording
 
 _DTYPES = {
     "tensor(float)": np.float32,
@@ -32,11 +31,6 @@ _DTYPES = {
 _BLOCKED_SUFFIX = "_nchwc"
 _KERNEL_SUFFIX = "_kernel_time"
 _ERRORS_ONLY = 3
-#: What stands for a kernel that takes no longer than the profiler, in microseconds.
-_LEAST = 0.1
-_RECORDING_EFFORT = Effort(seconds=0.2, least_runs=500, most_runs=2000, warmup_runs=50)
-#: Threads to the profiler's cost, measured once per process.
-_RECORDING_COST: dict[int, float] = {}
 
 
 class OnnxRuntimeSession:
@@ -82,12 +76,7 @@ class OnnxRuntime:
         The profiler's own work falls into the durations: a few microseconds per kernel, which are measured
         on a kernel with next to nothing to do and taken off.
         """
-        samples = self._profiled(model, spec, feed, effort)
-        cost = self._recording_cost(spec)
-        return {
-            kernel: [max(duration - cost, _LEAST) for duration in durations]
-            for kernel, durations in samples.items()
-        }
+        return without_recording(self._profiled, model, spec, feed, effort)
 
     def _profiled(
         self, model: bytes, spec: RuntimeSpec, feed: Mapping[str, Array], effort: Effort
@@ -116,17 +105,6 @@ class OnnxRuntime:
                 value = name.removesuffix(_KERNEL_SUFFIX).removesuffix(_BLOCKED_SUFFIX)
                 samples.setdefault(value, []).append(event["dur"] + 0.5)
         return {kernel: durations[-runs:] for kernel, durations in samples.items()}
-
-    def _recording_cost(self, spec: RuntimeSpec) -> float:
-        """Microseconds that the profiler adds to a kernel: the duration of a convolution of one pixel."""
-        if spec.threads not in _RECORDING_COST:
-            model = make_operator_model([Operator("conv", 8, 8, 1, 1, 1, 1)], batch=1)
-            samples = self._profiled(model.content, spec, model.feed, _RECORDING_EFFORT)
-            (durations,) = [
-                values for kernel, values in samples.items() if model.operator_of(kernel) is not None
-            ]
-            _RECORDING_COST[spec.threads] = float(np.mean(sorted(durations)[: len(durations) * 9 // 10]))
-        return _RECORDING_COST[spec.threads]
 
     @staticmethod
     def _options(spec: RuntimeSpec) -> Any:
