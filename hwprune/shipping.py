@@ -14,7 +14,28 @@ from hwprune.runtime.formats import FORMATS, convert
 
 RUN_FILE, README_FILE = "run.py", "README.md"
 #: Runtime kind to the format it deploys, where that is not ONNX.
-DEPLOYED_AS = {"openvino": "openvino"}
+DEPLOYED_AS = {"openvino": "openvino", "mnn": "mnn", "mnn-sparse": "mnn-sparse"}
+_MNN_LINES = '''"""Loads the network and runs it once on random images of shape {shape}."""
+
+from pathlib import Path
+
+import MNN
+import numpy as np
+
+network = MNN.Interpreter(str(Path(__file__).parent / "{file}"))
+session = network.createSession({{"backend": "CPU", "numThread": {threads}, "precision": "high"}})
+source = network.getSessionInput(session)
+network.resizeTensor(source, tuple({shape}))
+network.resizeSession(session)
+images = np.random.default_rng(0).standard_normal({shape}).astype(np.float32)
+source.copyFrom(MNN.Tensor({shape}, MNN.Halide_Type_Float, images, MNN.Tensor_DimensionType_Caffe))
+network.runSession(session)
+result = network.getSessionOutput(session)
+scores = np.zeros(result.getShape(), np.float32)
+held = MNN.Tensor(result.getShape(), MNN.Halide_Type_Float, scores, MNN.Tensor_DimensionType_Caffe)
+result.copyToHostTensor(held)
+print("classes", np.array(held.getNumpyData()).reshape(scores.shape).argmax(axis=1))
+'''
 #: Runtime kind to a script that loads ``{file}`` with ``{threads}`` threads and runs it on random images.
 RUN_LINES = {
     "onnxruntime": '''"""Loads the network and runs it once on random images of shape {shape}."""
@@ -47,6 +68,8 @@ images = np.random.default_rng(0).standard_normal({shape}).astype(np.float32)
 scores = compiled([images])[0]
 print("classes", scores.argmax(axis=1))
 ''',
+    "mnn": _MNN_LINES,
+    "mnn-sparse": _MNN_LINES,
 }
 
 

@@ -87,6 +87,8 @@ class Runtime(Protocol):
 #: Runtime kind to the module and class that implement it, and the package and extra they need. The module
 #: is imported when the runtime is asked for, so that an absent package is no obstacle to the others.
 REGISTRY = {
+    "mnn": ("hwprune.runtime.mnn", "Mnn", "MNN", "hwprune[mnn]"),
+    "mnn-sparse": ("hwprune.runtime.mnn", "MnnSparse", "MNN", "hwprune[mnn]"),
     "onnxruntime": ("hwprune.runtime.onnxruntime", "OnnxRuntime", "onnxruntime", "hwprune"),
     "openvino": ("hwprune.runtime.openvino", "OpenVino", "openvino", "hwprune[openvino]"),
 }

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from hwprune.device.profile import DeviceProfile, find_profiles
 from hwprune.errors import ProfileError
+from hwprune.runtime.base import REGISTRY
 
 #: Packages whose versions a measurement depends on or a report names.
-PACKAGES = ("hwprune", "torch", "onnx", "onnxruntime", "openvino", "numpy")
+PACKAGES = ("hwprune", "torch", "onnx", "onnxruntime", "openvino", "MNN", "ncnn", "pnnx", "numpy")
 #: Instruction sets by what their kernels are chosen for, widest first.
 _ISA_FLAGS = (("avx512", "avx512f"), ("avx2", "avx2"), ("neon", "asimd"))
 
@@ -38,13 +39,16 @@ def _processor_facts() -> tuple[str, str]:
 
 def versions() -> dict[str, str]:
     """Installed versions of the packages that matter."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    found = {package: _installed(package) for package in PACKAGES}
+    return {package: version for package, version in found.items() if version}
+
+
+def _installed(package: str) -> str:
+    """The installed version of a package; nothing where it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def environment() -> dict[str, str | int]:
@@ -67,16 +71,18 @@ def same_hardware(profile: DeviceProfile) -> tuple[bool, str]:
     Returns:
         The answer, and where it is no, the first difference in words.
     """
-    here = environment()
+    kind = profile.runtime.kind
+    version = _installed(REGISTRY[kind][2]) if kind in REGISTRY else ""
+    here = {**environment(), kind: version}
     wanted = {
         "isa": profile.hardware.isa,
         "cpu": profile.hardware.model,
         "cores": profile.hardware.cores,
-        profile.runtime.kind: profile.runtime.version,
+        kind: profile.runtime.version,
     }
     for fact, value in wanted.items():
-        if value and str(here.get(fact, "")) != str(value):
-            return False, f"{fact} is {here.get(fact, 'unknown')} here, {value} in the profile"
+        if value and str(here[fact]) != str(value):
+            return False, f"{fact} is {here[fact] or 'unknown'} here, {value} in the profile"
     return True, ""
 
 

@@ -129,7 +129,12 @@ def _activated(operator: Operator, index: int, branch: _Branch, shape: tuple[int
         branch.inputs[f"r{index}"] = shape
         branch.nodes.append(
             helper.make_node(
-                "MaxPool", [f"r{index}"], [f"h{index}"], name=f"helper{index}", kernel_shape=[1, 1]
+                "MaxPool",
+                [f"r{index}"],
+                [f"h{index}"],
+                name=f"helper{index}",
+                kernel_shape=[1, 1],
+                strides=[1, 1],  # the default, but MNN's converter dies without it
             )
         )
         branch.nodes.append(helper.make_node("Add", [value, f"h{index}"], [f"s{index}"]))

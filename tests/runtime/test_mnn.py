@@ -1,0 +1,88 @@
+"""What is special about MNN: its converter, its sparse kernels and how it names kernels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from hwprune.device.profile import RuntimeSpec
+from hwprune.errors import RuntimeUnavailableError
+from hwprune.operators import Operator
+from hwprune.runtime.base import get_runtime
+from hwprune.runtime.operator_models import make_operator_model
+
+pytest.importorskip("MNN")
+
+from hwprune.runtime.mnn import Mnn, MnnSparse, branch_names
+
+
+def test_kernels_without_a_name_of_their_own_belong_to_the_next_that_has_one() -> None:
+    kernels = [("BinaryOp5", "BinaryOp"), ("y3", "ReLU6"), ("h4_raster_0", "Raster"), ("h4", "Pooling")]
+    assert branch_names(kernels) == ["op3_0", "op3_1", None, None]
+
+
+def test_copies_count_between_the_parts_of_an_operator_and_not_at_its_edges() -> None:
+    kernels = [
+        ("z0__group__0_raster_0", "Raster"),
+        ("z0__group__0", "Convolution"),
+        ("y0__before_tr_raster_0", "Raster"),
+        ("z1__matmul_converted_raster_0", "Raster"),
+        ("z1__matmul_converted", "Convolution"),
+        ("z1_raster_0", "Raster"),
+        ("y2_raster_0", "Raster"),
+    ]
+    assert branch_names(kernels) == ["op0_0", "op0_1", None, "op1_3", "op1_4", None, "op2_6"]
+
+
+@pytest.fixture(scope="module")
+def zeros(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A convolution of which 95 % of the weights are zero."""
+    operator = Operator("conv", 128, 128, 8, 8, 3, 3, padding=1)
+    model = onnx.load_from_string(make_operator_model([operator], batch=1).content)
+    generator = np.random.default_rng(0)
+    for item in model.graph.initializer:
+        weights = numpy_helper.to_array(item)
+        kept = weights * (generator.random(weights.shape) < 0.05)
+        item.CopyFrom(numpy_helper.from_array(kept.astype(np.float32), item.name))
+    path = tmp_path_factory.mktemp("mnn") / "zeros.onnx"
+    onnx.save(model, path)
+    return path
+
+
+def test_sparse_kernels_compute_the_same_from_a_smaller_file(zeros: Path, tmp_path: Path) -> None:
+    files = {"dense": tmp_path / "dense.mnn", "sparse": tmp_path / "sparse.mnn"}
+    Mnn().convert(zeros, files["dense"])
+    MnnSparse().convert(zeros, files["sparse"])
+    assert files["sparse"].stat().st_size < 0.5 * files["dense"].stat().st_size
+    feed = {"x0": np.random.default_rng(1).standard_normal((1, 128, 8, 8)).astype(np.float32)}
+    spec = RuntimeSpec(kind="mnn")
+    (expected,) = get_runtime("onnxruntime").open(zeros, RuntimeSpec(kind="onnxruntime")).run(feed)
+    for file in files.values():
+        (actual,) = Mnn().open(file, spec).run(feed)
+        np.testing.assert_allclose(actual, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_an_operator_that_the_converter_lacks_is_named(tmp_path: Path) -> None:
+    node = helper.make_node("DFT", ["x"], ["y"], axis=1)
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 8, 8, size])
+        for name, size in (("x", 1), ("y", 2))
+    ]
+    graph = helper.make_graph([node], "graph", values[:1], values[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+    model.ir_version = 10
+    onnx.save(model, tmp_path / "dft.onnx")
+    with pytest.raises(RuntimeUnavailableError, match="DFT") as caught:
+        Mnn().convert(tmp_path / "dft.onnx", tmp_path / "dft.mnn")
+    assert caught.value.where == tmp_path / "dft.onnx"
+    assert [path.name for path in tmp_path.iterdir()] == ["dft.onnx"]
+
+
+def test_a_file_that_is_none_of_mnn_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "junk.mnn").write_bytes(b"junk" * 100)
+    with pytest.raises(RuntimeUnavailableError, match="MNN refuses the model"):
+        Mnn().open(tmp_path / "junk.mnn", RuntimeSpec(kind="mnn"))
