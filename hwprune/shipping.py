@@ -14,7 +14,7 @@ from hwprune.runtime.formats import FORMATS, convert
 
 RUN_FILE, README_FILE = "run.py", "README.md"
 #: Runtime kind to the format it deploys, where that is not ONNX.
-DEPLOYED_AS = {"openvino": "openvino", "mnn": "mnn", "mnn-sparse": "mnn-sparse"}
+DEPLOYED_AS = {"openvino": "openvino", "mnn": "mnn", "mnn-sparse": "mnn-sparse", "ncnn": "ncnn"}
 _MNN_LINES = '''"""Loads the network and runs it once on random images of shape {shape}."""
 
 from pathlib import Path
@@ -70,6 +70,26 @@ print("classes", scores.argmax(axis=1))
 ''',
     "mnn": _MNN_LINES,
     "mnn-sparse": _MNN_LINES,
+    "ncnn": '''"""Loads the network and runs it once on every image of a random batch of shape {shape}."""
+
+from pathlib import Path
+
+import ncnn
+import numpy as np
+
+network = ncnn.Net()
+network.opt.num_threads = {threads}
+network.opt.use_fp16_storage = network.opt.use_fp16_packed = network.opt.use_fp16_arithmetic = False
+structure = Path(__file__).parent / "{file}"
+network.load_param(str(structure))
+network.load_model(str(structure.with_suffix(".bin")))
+images = np.random.default_rng(0).standard_normal({shape}).astype(np.float32)
+for image in images:
+    run = network.create_extractor()
+    run.input("in0", ncnn.Mat(image))
+    scores = np.array(run.extract("out0")[1])
+    print("class", scores.argmax())
+''',
 }
 
 

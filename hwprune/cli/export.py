@@ -21,7 +21,8 @@ def export_command(run: Path, name: str, out: Path | None) -> None:
     """Convert the slim network of a finished run, and compare it with the file it came from.
 
     onnx simplifies the file (constants and batch norms folded), openvino writes its intermediate
-    representation, mnn a file of MNN; mnn-sparse has MNN store layers of many zeros as sparse ones.
+    representation, mnn and ncnn the files of these runtimes; mnn-sparse has MNN store layers of many
+    zeros as sparse ones.
 
     Example: hwprune export hwprune-run --format openvino
     """

@@ -89,6 +89,7 @@ class Runtime(Protocol):
 REGISTRY = {
     "mnn": ("hwprune.runtime.mnn", "Mnn", "MNN", "hwprune[mnn]"),
     "mnn-sparse": ("hwprune.runtime.mnn", "MnnSparse", "MNN", "hwprune[mnn]"),
+    "ncnn": ("hwprune.runtime.ncnn", "Ncnn", "ncnn", "hwprune[ncnn]"),
     "onnxruntime": ("hwprune.runtime.onnxruntime", "OnnxRuntime", "onnxruntime", "hwprune"),
     "openvino": ("hwprune.runtime.openvino", "OpenVino", "openvino", "hwprune[openvino]"),
 }

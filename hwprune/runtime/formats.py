@@ -85,6 +85,7 @@ def _by_runtime(kind: str) -> Callable[[Path, Path], tuple[Path, ...]]:
 FORMATS: dict[str, tuple[str, Callable[[Path, Path], tuple[Path, ...]], str]] = {
     "mnn": (".mnn", _by_runtime("mnn"), "mnn"),
     "mnn-sparse": (".mnn", _by_runtime("mnn-sparse"), "mnn-sparse"),
+    "ncnn": (".ncnn.param", _by_runtime("ncnn"), "ncnn"),
     "onnx": (".onnx", _to_onnx, "onnxruntime"),
     "openvino": (".xml", _to_openvino, "openvino"),
 }

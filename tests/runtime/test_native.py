@@ -14,13 +14,14 @@ from hwprune.runtime.native import run_converter, silenced
 
 
 def test_native_output_is_kept_off_both_streams(capfd: pytest.CaptureFixture[str]) -> None:
-    with silenced():
-        os.write(1, b"to stdout")
-        os.write(2, b"to stderr")
+    with silenced() as said:
+        os.write(1, b"to stdout, ")
+        os.write(2, b"to stderr, ")
         ctypes.CDLL(None).puts(b"through the buffer of the C library")
     os.write(1, b"told")
     ctypes.CDLL(None).fflush(None)
     assert capfd.readouterr() == ("told", "")
+    assert said.text == "to stdout, to stderr, through the buffer of the C library\n"
 
 
 def test_streams_come_back_after_an_error(capfd: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ import importlib
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from hwprune.device.profile import RuntimeSpec
 from hwprune.errors import RuntimeUnavailableError
 from hwprune.operators import Operator
 from hwprune.runtime.base import REGISTRY, Effort, get_runtime
+from hwprune.runtime.formats import FORMATS
 from hwprune.runtime.operator_models import BUILDERS, make_operator_model
 from hwprune.runtime.sampling import measure_operators
 from hwprune.runtime.timing import random_feed
@@ -106,6 +108,11 @@ def test_every_operator_has_a_time(kind: str) -> None:
     assert all(0 < row.p10_us <= row.median_us <= row.p90_us < 20_000 for row in rows)
 
 
+def test_a_model_without_weights_is_timed(kind: str) -> None:
+    (row,) = measure_operators([Operator("add", 16, 16, 8, 8)], RuntimeSpec(kind=kind), effort=QUICK)
+    assert row.median_us > 0
+
+
 def test_kernels_are_told_for_the_operator_that_runs_them(kind: str) -> None:
     wide = Operator("conv", 96, 96, 20, 20, 3, 3, padding=1)
     narrow = Operator("conv", 8, 8, 20, 20, 3, 3, padding=1)
@@ -128,6 +135,26 @@ def test_a_runtime_writes_nothing_to_the_terminal(
     session = get_runtime(kind).open(network, RuntimeSpec(kind=kind))
     session.run(random_feed(session.inputs, 2))
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", ["mnn", "mnn-sparse", "ncnn"])
+def test_an_operator_that_a_converter_lacks_is_named_and_nothing_is_left(tmp_path: Path, name: str) -> None:
+    ending, convert, reader = FORMATS[name]
+    pytest.importorskip(REGISTRY[reader][2])
+    sizes = {"x": 1, "y": 2}
+    values = [
+        onnx.helper.make_tensor_value_info(value, onnx.TensorProto.FLOAT, [1, 8, 8, size])
+        for value, size in sizes.items()
+    ]
+    node = onnx.helper.make_node("DFT", ["x"], ["y"], axis=1)
+    graph = onnx.helper.make_graph([node], "graph", values[:1], values[1:])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)])
+    model.ir_version = 10
+    onnx.save(model, tmp_path / "dft.onnx")
+    with pytest.raises(RuntimeUnavailableError, match="DFT") as caught:
+        convert(tmp_path / "dft.onnx", tmp_path / f"dft{ending}")
+    assert caught.value.where == tmp_path / "dft.onnx"
+    assert [path.name for path in tmp_path.iterdir()] == ["dft.onnx"]
 
 
 def test_a_missing_package_names_its_extra(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
