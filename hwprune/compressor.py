@@ -185,6 +185,11 @@ class Compressor:
         return self._unsharded
 
     @property
+    def members_alive(self) -> dict[str, int]:
+        """Living channels of every axis, or weights of every layer, by its name."""
+        return self.groups.members_alive(self.proximal.alive)
+
+    @property
     def dense_predicted_us(self) -> float:
         """Predicted latency of the dense network, in microseconds."""
         return self._scope.dense_predicted_us

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,6 +19,8 @@ from hwprune.compressor import Compressor, Result
 from hwprune.delivery import describe_network, verify_exported
 from hwprune.device.profile import DeviceProfile
 from hwprune.output_folder import OutputFolder
+from hwprune.phases import Observer, dense_columns, run_phase
+from hwprune.processes import from_first, on_first
 from hwprune.report import RunReport, write_report
 from hwprune.runtime.environment import versions
 from hwprune.runtime.export import export
@@ -27,7 +28,8 @@ from hwprune.runtime.timing import measure_alternately
 from hwprune.surgery.artifact import save_slim
 from hwprune.targets import Target, describe
 from hwprune.train.checkpoint import load_checkpoint, save_checkpoint
-from hwprune.train.loop import EpochStats, Recipe, Trainer
+from hwprune.train.distillation import Distillation
+from hwprune.train.loop import Recipe, Teacher, Trainer
 from hwprune.train.schedule import StrengthSchedule
 from hwprune.workloads import Dataset, batches_per_epoch, load_dataset, load_weights, make_model
 
@@ -53,6 +55,7 @@ class Settings:
             start from scratch.
         follows: The target of the run whose pruned network this one starts from; ``None`` for the dense
             network's.
+        distillation: How the pruned network learns from the dense one; ``None`` for not at all.
     """
 
     model: str
@@ -66,6 +69,7 @@ class Settings:
     weights: str | None = None
     fine_tune: Recipe | None = None
     follows: Target | None = None
+    distillation: Distillation | None = None
 
     @property
     def pruning_recipe(self) -> Recipe:
@@ -94,26 +98,6 @@ class Shared:
     masked: Path | None = None
 
 
-class Observer(Protocol):
-    """Who wants to know how it goes."""
-
-    def note(self, line: str) -> None:
-        """Something the user should know."""
-        ...
-
-    def phase(self, name: str, batches: int, done: int) -> None:
-        """A training of so many batches begins, ``done`` of them behind it."""
-        ...
-
-    def batch(self, loss: float) -> None:
-        """A batch is done."""
-        ...
-
-    def epoch(self, row: dict[str, Any]) -> None:
-        """An epoch is done; the row of the history."""
-        ...
-
-
 def compress(
     settings: Settings,
     profile: DeviceProfile,
@@ -122,8 +106,11 @@ def compress(
     *,
     resume: bool,
     shared: Shared | None = None,
-) -> RunReport:
+) -> RunReport | None:
     """Trains dense and pruned, rebuilds, verifies, exports, measures and reports.
+
+    Under ``torch.distributed`` every process calls this with the same arguments: all of them train, the first
+    one measures and writes.
 
     Args:
         settings: What to do.
@@ -134,24 +121,19 @@ def compress(
         shared: What is taken from other runs, and left for them.
 
     Returns:
-        The report, as written to ``report.json``.
+        The report, as written to ``report.json``; ``None`` in processes that are not the first.
 
     Raises:
         HwpruneError: For every error of the input or the run; the folder then holds checkpoints at most.
     """
     started, shared = time.perf_counter(), shared or Shared()
-    OutputFolder.check(out, resume=resume)
+    from_first(lambda: OutputFolder.check(out, resume=resume))
     job = _Job.prepare(settings, profile, observer)
-    folder = OutputFolder.open(out, settings.as_record(), resume=resume)
+    folder = from_first(lambda: OutputFolder.open(out, settings.as_record(), resume=resume))
     history = [*job.train_dense(folder, shared.dense), *job.train_pruned(folder, shared.start)]
     observer.note("rebuilding the slim network and comparing it with the masked one")
     result = job.compressor.finish([job.verification_images])
-    if shared.masked is not None:
-        save_checkpoint(shared.masked, {"model": dict(job.pruned.state_dict())})
-    report = job.deliver(result, folder, history, started)
-    write_report(folder.path, report)
-    folder.remove_checkpoints()
-    return report
+    return on_first(lambda: job.deliver(result, folder, history, started, shared.masked))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -201,14 +183,14 @@ class _Job:
         """Trains the dense network, unless that has been done; the rows of the history."""
         if self.settings.weights is not None:
             return []
-        trainer = Trainer(self.dense, self.dataset, self.settings.recipe)
         taken = shared is not None and shared.is_file()
         if shared is not None and taken:
             state = load_checkpoint(shared)
             # What is predicted for the dense network depends on the device.
-            history = [{**row, **_dense_columns(self.compressor)} for row in state["history"]]
+            history = [{**row, **dense_columns(self.compressor)} for row in state["history"]]
             folder.save_checkpoint("dense", {**state, "history": history})
-        rows = _train("dense", trainer, folder, self.observer, lambda: _dense_columns(self.compressor))
+        trainer = Trainer(self.dense, self.dataset, self.settings.recipe)
+        rows = run_phase("dense", trainer, folder, self.observer, self.compressor)
         if shared is not None and not taken:
             save_checkpoint(shared, folder.load_checkpoint("dense"))
         return rows
@@ -219,13 +201,21 @@ class _Job:
             trained = self.dense.state_dict() if start is None else load_checkpoint(start)["model"]
             self.pruned.load_state_dict(trained)
             self.compressor.proximal.bury_zeros()
-        trainer = Trainer(self.pruned, self.dataset, self.settings.pruning_recipe, self.compressor.wrap)
-        return _train("prune", trainer, folder, self.observer, lambda: _pruned_columns(self.compressor))
+        distillation = self.settings.distillation
+        teacher = None if distillation is None else Teacher(self.dense, distillation)
+        recipe = self.settings.pruning_recipe
+        trainer = Trainer(self.pruned, self.dataset, recipe, self.compressor.wrap, teacher)
+        return run_phase("prune", trainer, folder, self.observer, self.compressor)
 
     def deliver(
-        self, result: Result, folder: OutputFolder, history: list[dict[str, Any]], started: float
+        self,
+        result: Result,
+        folder: OutputFolder,
+        history: list[dict[str, Any]],
+        started: float,
+        masked: Path | None,
     ) -> RunReport:
-        """Exports, compares and times the networks and writes the slim one; the report."""
+        """Exports, compares and times the networks and writes everything; the report."""
         images, profile = self.verification_images, self.compressor.profile
         networks = {"dense": self.dense, "slim": result.model}
         with tempfile.TemporaryDirectory(prefix="hwprune-") as staging:
@@ -253,6 +243,10 @@ class _Job:
                 paths["slim"],
                 lambda path: save_slim(path, result.model, result.axes, result.kept, versions()),
             )
+        if masked is not None:
+            save_checkpoint(masked, {"model": dict(self.pruned.state_dict())})
+        write_report(folder.path, report)
+        folder.remove_checkpoints()
         return report
 
 
@@ -267,56 +261,3 @@ def _new_model(settings: Settings, dataset: Dataset) -> nn.Module:
     if settings.weights is not None:
         load_weights(model, Path(settings.weights))
     return model
-
-
-def _train(
-    phase: str,
-    trainer: Trainer,
-    folder: OutputFolder,
-    observer: Observer,
-    columns: Callable[[], dict[str, Any]],
-) -> list[dict[str, Any]]:
-    """Runs the epochs that are left, with a checkpoint after each; a row per epoch."""
-    saved = folder.load_checkpoint(phase)
-    if saved is not None:
-        trainer.load_state_dict(saved["trainer"])
-    per_epoch = trainer.total_steps // trainer.recipe.epochs
-    observer.phase(phase, trainer.total_steps, trainer.epoch * per_epoch)
-    rows: list[dict[str, Any]] = list(saved["history"]) if saved is not None else []
-    while not trainer.done:
-        rate = float(trainer.scheduler.get_last_lr()[0])
-        stats = trainer.run_epoch(observer.batch)
-        row = _history_row(phase, stats, rate, columns())
-        rows.append(row)
-        folder.save_checkpoint(phase, {"trainer": trainer.state_dict(), "history": rows})
-        observer.epoch(row)
-    return rows
-
-
-def _history_row(phase: str, stats: EpochStats, rate: float, columns: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "phase": phase,
-        "epoch": stats.epoch,
-        "loss": round(stats.loss, 6),
-        "accuracy": round(stats.accuracy, 6),
-        **columns,
-        "learning_rate": round(rate, 8),
-        "seconds": round(stats.seconds, 3),
-    }
-
-
-def _dense_columns(compressor: Compressor) -> dict[str, Any]:
-    return {
-        "groups_alive": compressor.groups.group_count,
-        "predicted_us": round(compressor.dense_predicted_us, 3),
-        "strength": 0.0,
-    }
-
-
-def _pruned_columns(compressor: Compressor) -> dict[str, Any]:
-    proximal = compressor.proximal
-    return {
-        "groups_alive": proximal.groups_alive,
-        "predicted_us": round(compressor.predicted_us, 3),
-        "strength": 0.0 if proximal.settled else round(proximal.schedule.strength(proximal.step), 6),
-    }

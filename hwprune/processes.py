@@ -6,7 +6,9 @@ Everything here does nothing in a single process. The processes are those of the
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Generic, TypeVar, cast
 
@@ -17,6 +19,10 @@ from torch import Tensor
 Value = TypeVar("Value")
 #: How long the others wait for what the first process measures; a network's rows can take an hour.
 PATIENCE = datetime.timedelta(hours=12)
+#: Noted on errors that the first process has sent to the others.
+TOLD_BY_FIRST = "The first of the processes tells this."
+#: What launchers tell their processes.
+_LAUNCHED = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +41,8 @@ class _Outcome(Generic[Value]):
 
     def get(self) -> Value:
         if self.error is not None:
+            if not is_first():
+                self.error.add_note(TOLD_BY_FIRST)
             raise self.error
         return cast("Value", self.value)
 
@@ -47,6 +55,11 @@ def distributed() -> bool:
 def process_count() -> int:
     """How many processes train together; 1 outside ``torch.distributed``."""
     return dist.get_world_size() if distributed() else 1
+
+
+def launched_count() -> int:
+    """How many processes ``torchrun`` started; 1 without it."""
+    return int(os.environ["WORLD_SIZE"]) if os.environ.keys() >= _LAUNCHED else 1
 
 
 def is_first() -> bool:
@@ -74,6 +87,33 @@ def from_first(compute: Callable[[], Value]) -> Value:
         dist.destroy_process_group(waiting)
     assert outcome[0] is not None  # the first process sent one
     return outcome[0].get()
+
+
+def on_first(compute: Callable[[], Value]) -> Value | None:
+    """What ``compute`` gives, in the first process only; the others wait and get ``None``.
+
+    Args:
+        compute: Called in the first process only; what it returns need not be fit for sending.
+
+    Raises:
+        Exception: What ``compute`` raises, in every process.
+    """
+    mine: list[Value] = []
+    from_first(lambda: mine.append(compute()))
+    return mine[0] if mine else None
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Within the context this process trains with the others that ``torchrun`` started; else with none."""
+    if distributed() or not os.environ.keys() >= _LAUNCHED:
+        yield
+        return
+    dist.init_process_group("gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
 
 
 def agree_(tensor: Tensor) -> Tensor:

@@ -73,6 +73,7 @@ class RunReport:
                 key: self.settings[key]
                 for key in ("model", "data", "device", "target", "granularity", "penalty")
             },
+            "distillation": self.settings["distillation"],
             "train_images": self.settings["train_images"],
             "image_shape": list(self.image_shape),
             "seed": recipe["seed"],

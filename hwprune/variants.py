@@ -14,11 +14,13 @@ from hwprune.device.profile import DeviceProfile
 from hwprune.errors import ArtifactError, HwpruneError, InputError
 from hwprune.files import write_json
 from hwprune.output_folder import MARKER
-from hwprune.pipeline import Observer, Settings, Shared, compress
+from hwprune.phases import Observer
+from hwprune.pipeline import Settings, Shared, compress
 from hwprune.report import REPORT_FILE, read_json
 from hwprune.runtime.environment import environment, versions
 from hwprune.shipping import file_hashes, make_shippable
 from hwprune.targets import Speedup, Target, describe
+from hwprune.train.distillation import Distillation
 from hwprune.train.loop import Recipe
 from hwprune.variants_page import MANIFEST_FILE, VariantsFolder
 
@@ -40,6 +42,7 @@ class Grid:
         penalty: Which penalty drives the groups.
         train_images: Use only the first so many training images; ``None`` for all.
         granularity: What a group is.
+        distillation: How every variant learns from its dense network; ``None`` for not at all.
         weights: File of trained weights of the only model, which is then not trained.
         fine_tune: How every variant is trained that starts from trained weights: the loosest target of a
             kind from the dense network, a tighter one from what the looser left. ``None``: every variant
@@ -59,6 +62,7 @@ class Grid:
     granularity: str = "channel"
     weights: str | None = None
     fine_tune: Recipe | None = None
+    distillation: Distillation | None = None
 
     def __post_init__(self) -> None:
         names = [variant.name for variant in self.variants()]
@@ -90,6 +94,7 @@ class Grid:
                     self.weights,
                     self.fine_tune,
                     looser if self.fine_tune is not None else None,
+                    self.distillation,
                 ),
                 profile,
             )

@@ -27,7 +27,7 @@ CALLBACKS = {"hwprune.trainers.lightning", "hwprune.trainers.transformers"}
 #: None of these is needed to import the rest.
 OPTIONAL_PACKAGES = (
     "MNN", "PIL", "hypothesis", "lightning", "matplotlib", "ncnn", "openvino", "pnnx", "scipy", "sklearn",
-    "transformers",
+    "tensorboard", "transformers",
 )  # fmt: skip
 #: What users may rely on.
 CONTRACT = {

@@ -11,6 +11,7 @@ from typing import Any, ParamSpec
 import click
 
 from hwprune.errors import HwpruneError
+from hwprune.processes import TOLD_BY_FIRST
 
 #: Exit code of a run that the user interrupted.
 INTERRUPTED = 130
@@ -26,7 +27,8 @@ def told(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
         try:
             command(*args, **kwargs)
         except HwpruneError as error:
-            click.echo(f"Error: {error}", err=True)
+            if TOLD_BY_FIRST not in getattr(error, "__notes__", ()):
+                click.echo(f"Error: {error}", err=True)
             sys.exit(1)
         except OSError as error:  # a full disk, a vanished folder
             click.echo(f"Error: {error.strerror or error} ({error.filename or 'file system'})", err=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from hwprune.processes import is_first
 
 
 class Lines:
@@ -27,7 +29,7 @@ class Lines:
     def batch(self, loss: float) -> None:
         """Batches make no lines."""
 
-    def epoch(self, row: dict[str, Any]) -> None:
+    def epoch(self, row: dict[str, Any], alive: Mapping[str, int]) -> None:
         """A row of the history."""
         self.note(epoch_line(row))
 
@@ -54,9 +56,9 @@ class Bar(Lines):
         """One batch further."""
         self._progress.update(self._task, advance=1, status=f"loss {loss:.3f}{self._last_epoch}")
 
-    def epoch(self, row: dict[str, Any]) -> None:
+    def epoch(self, row: dict[str, Any], alive: Mapping[str, int]) -> None:
         """A line above the bar, and what it says beside the bar from now on."""
-        super().epoch(row)
+        super().epoch(row, alive)
         self._last_epoch = (
             f", epoch {row['epoch'] + 1}, accuracy {row['accuracy']:.2%}, {row['groups_alive']} groups, "
             f"{row['predicted_us']:.0f} us"
@@ -79,7 +81,10 @@ def epoch_line(row: dict[str, Any]) -> str:
 
 @contextmanager
 def observing(console: Console) -> Iterator[Lines]:
-    """A progress bar on a terminal, plain lines elsewhere."""
+    """A progress bar on a terminal, plain lines elsewhere; the first of several processes tells for all."""
+    if not is_first():
+        yield Lines(Console(quiet=True))
+        return
     if not console.is_terminal:
         yield Lines(console)
         return

@@ -14,10 +14,12 @@ from rich.table import Table
 from hwprune.cli.common import profiles_option, told
 from hwprune.cli.config import config_option
 from hwprune.cli.progress import observing
+from hwprune.cli.tensorboard import drawing
 from hwprune.cli.training import Training, telling_how_to_resume, training_options
 from hwprune.cli.variants import run_grid
 from hwprune.device.profile import load_profile
 from hwprune.pipeline import Settings, compress
+from hwprune.processes import joined
 from hwprune.report import RunReport
 from hwprune.run_page import comparison_rows
 from hwprune.runtime.environment import local_profile
@@ -37,6 +39,7 @@ DEFAULT_OUT = "hwprune-run"
 @profiles_option
 @training_options
 @config_option
+@click.option("--tensorboard", type=click.Path(path_type=Path), help="Write curves for TensorBoard here.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path(DEFAULT_OUT), show_default=True)
 @click.option("--resume", is_flag=True, help="Go on with the interrupted run in the output folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object and nothing else.")
@@ -47,6 +50,7 @@ def prune(
     device: str | None,
     profiles: Path | None,
     training: Training,
+    tensorboard: Path | None,
     out: Path,
     resume: bool,
     as_json: bool,
@@ -57,6 +61,8 @@ def prune(
     target may be given several times: the dense training is then shared, every network is fine-tuned from the
     one at the looser target, and each has a folder of its own.
 
+    Under torchrun the images of every batch are shared among the processes; the result is the same.
+
     Example: hwprune prune --model resnet20 --data fashion-mnist --speedup 2 --epochs 5 --out run
     """
     if sum(map(bool, (training.speedups, training.latencies, training.fractions))) > 1:
@@ -64,12 +70,21 @@ def prune(
     profile = load_profile(device, profiles) if device else local_profile(profiles)
     name = device or profile.name
     if len(training.targets()) > 1:
+        if tensorboard is not None:
+            raise click.UsageError("--tensorboard draws the curves of one run: give one target")
         run_grid(training.grid([model], data, {name: profile}), out, resume=resume, as_json=as_json)
         return
     console = Console(stderr=as_json, highlight=False)
     settings = _settings(model, data, name, training)
-    with telling_how_to_resume(), observing(console) as observer:
+    with (
+        joined(),
+        telling_how_to_resume(),
+        observing(console) as lines,
+        drawing(lines, tensorboard) as observer,
+    ):
         report = compress(settings, profile, out, observer, resume=resume)
+    if report is None:  # the first of several processes tells
+        return
     if as_json:
         click.echo(json.dumps(report.as_record(), indent=2))
     else:
@@ -90,6 +105,7 @@ def _settings(model: str, data: str, device: str, training: Training) -> Setting
         training.granularity,
         None if training.weights is None else str(training.weights),
         training.fine_tune(recipe, several=False),
+        distillation=training.distillation(),
     )
 
 

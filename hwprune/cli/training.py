@@ -17,6 +17,7 @@ from hwprune.compressor import granularity_names
 from hwprune.device.profile import DeviceProfile
 from hwprune.penalties import penalty_names
 from hwprune.targets import Keep, LatencyUs, Speedup, Target
+from hwprune.train.distillation import Distillation
 from hwprune.train.loop import Recipe
 from hwprune.variants import Grid
 
@@ -74,6 +75,16 @@ _OPTIONS = (
         f"With --weights the default is --epochs, with several targets {FINE_TUNE_SHARE:.0%} of them.",
     ),
     click.option(
+        "--distill", type=float, help="Learn from the dense network too, with this weight (0 to 1)."
+    ),
+    click.option(
+        "--temperature",
+        type=float,
+        default=4.0,
+        show_default=True,
+        help="Of the distillation; above 1 is softer.",
+    ),
+    click.option(
         "--from-scratch", is_flag=True, help="Prune from random weights, for --epochs, at every target."
     ),
 )
@@ -109,6 +120,8 @@ class Training:
     weights: Path | None
     fine_tune_epochs: int | None
     from_scratch: bool
+    distill: float | None
+    temperature: float
 
     def __post_init__(self) -> None:
         if self.from_scratch and (self.weights is not None or self.fine_tune_epochs is not None):
@@ -151,6 +164,14 @@ class Training:
             return None
         return replace(recipe, epochs=epochs, learning_rate=FINE_TUNE_RATE * recipe.learning_rate)
 
+    def distillation(self) -> Distillation | None:
+        """How to learn from the dense network.
+
+        Raises:
+            InputError: If a number is out of range.
+        """
+        return None if self.distill is None else Distillation(self.distill, self.temperature)
+
     def grid(self, models: Sequence[str], data: str, devices: Mapping[str, DeviceProfile]) -> Grid:
         """Every model for every device at every target."""
         recipe = self.recipe(data)
@@ -165,6 +186,7 @@ class Training:
             self.granularity,
             None if self.weights is None else str(self.weights),
             self.fine_tune(recipe, several=True),
+            self.distillation(),
         )
 
 

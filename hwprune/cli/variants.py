@@ -14,7 +14,8 @@ from hwprune.cli.config import config_option
 from hwprune.cli.progress import observing
 from hwprune.cli.training import Training, telling_how_to_resume, training_options
 from hwprune.device.profile import load_profile
-from hwprune.errors import TargetError
+from hwprune.errors import InputError, TargetError
+from hwprune.processes import launched_count
 from hwprune.runtime.environment import local_profile
 from hwprune.variants import Grid, make_variants
 from hwprune.variants_page import VariantsFolder
@@ -64,7 +65,15 @@ def run_grid(grid: Grid, out: Path, *, resume: bool, as_json: bool) -> None:
 
     Raises:
         TargetError: If one failed or misses its target.
+        InputError: Under ``torchrun``.
     """
+    if launched_count() > 1:
+        raise InputError(
+            "several networks cannot be made under torchrun",
+            expected="one target, or one process",
+            got=f"{launched_count()} processes",
+            hint="start a run for each target, or leave torchrun out",
+        )
     console = Console(stderr=as_json, highlight=False)
     with telling_how_to_resume(), observing(console) as observer:
         folder = make_variants(grid, out, observer, resume=resume)

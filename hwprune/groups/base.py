@@ -105,6 +105,10 @@ class GroupSet(Protocol):
         """Number of living groups, those that must stay included, for living members ``(members,)``."""
         ...
 
+    def members_alive(self, alive: Tensor) -> dict[str, int]:
+        """Living members of every axis or layer, by its name, for living members ``(members,)``."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Terms:

@@ -240,6 +240,11 @@ class ChannelGroups:
         """Number of living bundles, those that must stay included."""
         return int((-(-self.widths_of(alive) // np.array(self.aligns))).sum())
 
+    def members_alive(self, alive: Tensor) -> dict[str, int]:
+        """Living channels of every axis, by its name."""
+        widths = self.widths_of(alive).tolist()
+        return {axis.name: width for axis, width in zip(self.axes, widths, strict=True)}
+
     def widths_of(self, alive: Tensor) -> npt.NDArray[np.int64]:
         """Living channels of every axis, shape ``(axes,)``."""
         counts = torch.bincount(self._member_axis[alive], minlength=len(self.axes))

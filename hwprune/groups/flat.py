@@ -190,6 +190,10 @@ class FlatWeights:
         """Number of living weights."""
         return int(torch.count_nonzero(alive))
 
+    def members_alive(self, alive: Tensor) -> dict[str, int]:
+        """Living weights of every layer, by dotted name."""
+        return {name: after for name, (_before, after) in self.counts(alive).items()}
+
     def counts(self, alive: Tensor) -> dict[str, tuple[int, int]]:
         """Weights of every layer and those that live, by dotted name, for flags ``(members,)``."""
         totals: dict[str, tuple[int, int]] = {}

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hwprune.errors import InputError, TrainingError
+from hwprune.train.distillation import Distillation
+from hwprune.train.together import add_up_gradients, share_of, shared_statistics, total
 from hwprune.workloads import Dataset, accuracy, batches_per_epoch, iterate_batches
 
 Wrap = Callable[[torch.optim.Optimizer], torch.optim.Optimizer]
@@ -76,6 +78,26 @@ class EpochStats:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Teacher:
+    """A trained network that another one learns from.
+
+    Attributes:
+        model: The trained one; asked in evaluation mode.
+        distillation: How much it says.
+    """
+
+    model: nn.Module
+    distillation: Distillation
+
+    def mix(self, loss: Tensor, logits: Tensor, images: Tensor) -> Tensor:
+        """The loss from the labels mixed with the divergence from the teacher's answers to ``images``."""
+        self.model.eval()
+        with torch.no_grad():
+            answers = self.model(images)
+        return self.distillation.mix(loss, logits, answers)
+
+
 class Trainer:
     """Trains one network on one data set.
 
@@ -84,6 +106,7 @@ class Trainer:
         dataset: The data.
         recipe: How.
         wrap: Attaches pruning to the optimiser, or nothing.
+        teacher: Whom the network learns from besides the labels, if anyone.
     """
 
     def __init__(
@@ -92,8 +115,9 @@ class Trainer:
         dataset: Dataset,
         recipe: Recipe,
         wrap: Wrap = lambda optimizer: optimizer,
+        teacher: Teacher | None = None,
     ) -> None:
-        self.model, self.dataset, self.recipe = model, dataset, recipe
+        self.model, self.dataset, self.recipe, self.teacher = model, dataset, recipe, teacher
         self.total_steps = recipe.epochs * batches_per_epoch(dataset, recipe.batch_size)
         self.optimizer = wrap(
             torch.optim.SGD(
@@ -127,11 +151,12 @@ class Trainer:
         started = time.perf_counter()
         self.model.train()
         losses: list[float] = []
+        # Every process goes through all batches, in the same order and augmented alike, and takes its share.
         batches = iterate_batches(self.dataset, self.recipe.batch_size, self.generator)
         for images, labels in batches:
             self.optimizer.zero_grad(set_to_none=True)
-            loss = nn.functional.cross_entropy(self.model(images), labels)
-            value = float(loss.detach())
+            loss = self._loss(share_of(images), share_of(labels), len(labels))
+            value = total(float(loss.detach()))
             if not math.isfinite(value):
                 raise TrainingError(
                     "the loss is not finite",
@@ -141,13 +166,30 @@ class Trainer:
                     hint="try a lower --learning-rate, and look for odd values in the data",
                 )
             loss.backward()  # type: ignore[no-untyped-call]
+            add_up_gradients(self.model.parameters())
             self.optimizer.step()
             self.scheduler.step()
             losses.append(value)
             after_batch(value)
         self.epoch += 1
-        score = accuracy(self.model, self.dataset.test_images, self.dataset.test_labels)
-        return EpochStats(self.epoch, sum(losses) / len(losses), score, time.perf_counter() - started)
+        return EpochStats(
+            self.epoch, sum(losses) / len(losses), self._accuracy(), time.perf_counter() - started
+        )
+
+    def _loss(self, images: Tensor, labels: Tensor, batch_size: int) -> Tensor:
+        """What this process's share of a batch adds to the batch's mean loss."""
+        with shared_statistics(self.model):
+            logits = self.model(images)
+        loss = nn.functional.cross_entropy(logits, labels)
+        if self.teacher is not None:
+            loss = self.teacher.mix(loss, logits, images)
+        return loss * (len(labels) / batch_size)
+
+    def _accuracy(self) -> float:
+        """On the test images, shared among the processes."""
+        labels = self.dataset.test_labels
+        mine = share_of(labels)
+        return total(accuracy(self.model, share_of(self.dataset.test_images), mine) * len(mine)) / len(labels)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that continuing bit for bit needs, as tensors, numbers and strings."""

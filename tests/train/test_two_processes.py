@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from two_processes import CASES, PREPARATIONS, train
+from two_processes import CASES, PREPARATIONS, normalised, train
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
 Outcomes = dict[str, dict[str, Tensor]]
@@ -56,6 +56,13 @@ def test_two_processes_come_to_what_one_does(
     zeros = {name: tensor == 0 for name, tensor in expected.items() if name.endswith("weight")}
     for name, mask in zeros.items():
         assert torch.equal(first[name] == 0, mask), name
+
+
+def test_batch_norms_and_gradients_are_those_of_the_whole_batch(in_two: list[Outcomes]) -> None:
+    expected = normalised()
+    for outcomes in in_two:
+        for name, tensor in expected.items():
+            assert torch.allclose(outcomes["batch norm"][name], tensor, atol=1e-6, rtol=1e-5), name
 
 
 def test_the_first_process_decides(in_two: list[Outcomes]) -> None:

@@ -22,6 +22,7 @@ import hwprune
 from hwprune.closed_loop import DeviceLoop
 from hwprune.groups.shards import is_sharded, whole
 from hwprune.processes import agree_, from_first
+from hwprune.train.together import add_up_gradients, share_of, shared_statistics, total
 
 STEPS, BATCH, CLASSES = 40, 32, 3
 
@@ -138,6 +139,22 @@ def agreement(rank: int) -> dict[str, Tensor]:
     }
 
 
+def normalised() -> dict[str, Tensor]:
+    """Output, gradients and running statistics of a batch norm, from a batch that the processes share."""
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(256, CLASSES))
+    images, labels = (part[:7] for part in batch(0))  # shares of four and three
+    with shared_statistics(model):
+        logits = model(share_of(images))
+    loss = nn.functional.cross_entropy(logits, share_of(labels)) * (len(logits) / len(labels))
+    loss.backward()
+    add_up_gradients(model.parameters())
+    gradients = {name: item.grad for name, item in model.named_parameters() if item.grad is not None}
+    statistics = {name: tensor.float() for name, tensor in model.named_buffers()}
+    assert "forward" not in vars(model[1])  # the module is as it was
+    return {**gradients, **statistics, "loss": torch.tensor(total(float(loss.detach())))}
+
+
 PREPARATIONS: dict[str, Prepare] = {"ddp": DistributedDataParallel, "fsdp": shard}
 
 
@@ -148,6 +165,7 @@ def main(rank: int, count: int, init_file: str, out_file: str) -> None:
         for kind, prepare in PREPARATIONS.items()
         for case in CASES
     }
+    outcomes["batch norm"] = normalised()
     outcomes["agreement"] = agreement(rank)
     torch.save(outcomes, f"{out_file}.{rank}")
     dist.destroy_process_group()

@@ -1,0 +1,95 @@
+"""The epochs of a run, one training after the other: checkpoints, the history, and who is told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Protocol
+
+from hwprune.compressor import Compressor
+from hwprune.output_folder import OutputFolder
+from hwprune.processes import from_first, on_first
+from hwprune.train.loop import EpochStats, Trainer
+
+
+class Observer(Protocol):
+    """Who wants to know how it goes."""
+
+    def note(self, line: str) -> None:
+        """Something the user should know."""
+        ...
+
+    def phase(self, name: str, batches: int, done: int) -> None:
+        """A training of so many batches begins, ``done`` of them behind it."""
+        ...
+
+    def batch(self, loss: float) -> None:
+        """A batch is done."""
+        ...
+
+    def epoch(self, row: dict[str, Any], alive: Mapping[str, int]) -> None:
+        """An epoch is done; the row of the history, and the living members of every layer."""
+        ...
+
+
+def run_phase(
+    phase: str, trainer: Trainer, folder: OutputFolder, observer: Observer, compressor: Compressor
+) -> list[dict[str, Any]]:
+    """Runs the epochs that are left, with a checkpoint after each.
+
+    Args:
+        phase: ``dense`` or ``prune``.
+        trainer: Trains the network of that phase.
+        folder: Where the checkpoints are.
+        observer: Told how it goes.
+        compressor: What the rows of the history tell of.
+
+    Returns:
+        The phase's rows of the history, those of the epochs before an interruption included.
+    """
+    columns = dense_columns if phase == "dense" else _pruned_columns
+    saved = from_first(lambda: folder.load_checkpoint(phase))
+    if saved is not None:
+        trainer.load_state_dict(saved["trainer"])
+    per_epoch = trainer.total_steps // trainer.recipe.epochs
+    observer.phase(phase, trainer.total_steps, trainer.epoch * per_epoch)
+    rows: list[dict[str, Any]] = list(saved["history"]) if saved is not None else []
+    while not trainer.done:
+        rate = float(trainer.scheduler.get_last_lr()[0])
+        stats = trainer.run_epoch(observer.batch)
+        row = _history_row(phase, stats, rate, columns(compressor))
+        rows.append(row)
+        state = {"trainer": trainer.state_dict(), "history": rows}
+        on_first(partial(folder.save_checkpoint, phase, state))
+        observer.epoch(row, compressor.members_alive)
+    return rows
+
+
+def _history_row(phase: str, stats: EpochStats, rate: float, columns: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "phase": phase,
+        "epoch": stats.epoch,
+        "loss": round(stats.loss, 6),
+        "accuracy": round(stats.accuracy, 6),
+        **columns,
+        "learning_rate": round(rate, 8),
+        "seconds": round(stats.seconds, 3),
+    }
+
+
+def dense_columns(compressor: Compressor) -> dict[str, Any]:
+    """What a row of the history tells of a dense network."""
+    return {
+        "groups_alive": compressor.groups.group_count,
+        "predicted_us": round(compressor.dense_predicted_us, 3),
+        "strength": 0.0,
+    }
+
+
+def _pruned_columns(compressor: Compressor) -> dict[str, Any]:
+    proximal = compressor.proximal
+    return {
+        "groups_alive": proximal.groups_alive,
+        "predicted_us": round(compressor.predicted_us, 3),
+        "strength": 0.0 if proximal.settled else round(proximal.schedule.strength(proximal.step), 6),
+    }
