@@ -1,4 +1,4 @@
-"""``python -m hwprune``, for launchers such as ``torchrun`` that start modules."""
+"""Starts the command line as ``python -m hwprune``, for launchers such as ``torchrun`` that start modules."""
 
 from hwprune.cli import main
 

@@ -1,4 +1,4 @@
-"""MNN on the CPU, dense or with its kernels for sparse weights."""
+"""Inference with MNN on the CPU, dense and with its sparse kernels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ncnn on the CPU."""
+"""Inference with ncnn on the CPU."""
 
 from __future__ import annotations
 
