@@ -4,37 +4,15 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
-import os
-import platform
-from functools import cache
 from pathlib import Path
 
 from hwprune.device.profile import DeviceProfile, find_profiles
 from hwprune.errors import ProfileError
 from hwprune.runtime.base import REGISTRY
+from hwprune.runtime.processor import machine, processor
 
 #: Packages whose versions a measurement depends on or a report names.
 PACKAGES = ("hwprune", "torch", "onnx", "onnxruntime", "openvino", "MNN", "ncnn", "pnnx", "numpy")
-#: Instruction sets by what their kernels are chosen for, widest first.
-_ISA_FLAGS = (("avx512", "avx512f"), ("avx2", "avx2"), ("neon", "asimd"))
-
-
-@cache
-def _processor_facts() -> tuple[str, str]:
-    """CPU model and instruction set."""
-    model, flags = platform.processor() or platform.machine(), ""
-    source = Path("/proc/cpuinfo")
-    if source.is_file():
-        for line in source.read_text(encoding="utf-8", errors="replace").splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() == "model name":
-                model = value.strip()
-            elif key.strip() in ("flags", "Features"):
-                flags = value
-                break
-    words = set(flags.split())
-    isa = next((name for name, flag in _ISA_FLAGS if flag in words), platform.machine())
-    return model, isa
 
 
 def versions() -> dict[str, str]:
@@ -53,13 +31,8 @@ def _installed(package: str) -> str:
 
 def environment() -> dict[str, str | int]:
     """Machine and versions, as every measurement carries them."""
-    model, isa = _processor_facts()
     return {
-        "cpu": model,
-        "isa": isa,
-        "cores": os.cpu_count() or 1,
-        "os": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
+        **machine(),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         **versions(),
     }
@@ -95,7 +68,7 @@ def local_profile(search: Path | None = None) -> DeviceProfile:
     Raises:
         ProfileError: If no profile has this machine's instruction set.
     """
-    _, isa = _processor_facts()
+    _, isa = processor()
     fitting = [
         profile
         for profile in find_profiles(search)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import gc
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +12,9 @@ import numpy as np
 
 from hwprune.device.profile import DeviceProfile
 from hwprune.errors import InputError
-from hwprune.runtime.base import Array, InputInfo, Session, get_runtime
+from hwprune.runtime.base import Array, InputInfo, get_runtime
 from hwprune.runtime.environment import environment
-
-#: Runs that are not counted, and the least time they take.
-WARMUP_RUNS, WARMUP_SECONDS = 20, 0.2
-#: Timed runs in a block before the next network has its turn.
-BLOCK = 20
-#: Runs go on until the median's confidence interval is this narrow, or one of the bounds is reached.
-PRECISION = 0.004
-LEAST_RUNS, MOST_RUNS, MOST_SECONDS = 200, 4000, 20.0
+from hwprune.runtime.stopwatch import sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +73,11 @@ def measure_alternately(
     Returns:
         Name to timing.
     """
-    for path in paths.values():
-        if not path.is_file():
-            raise InputError("no such model file", where=path, expected="an ONNX file")
-    if runs is not None and runs < 1:
-        raise InputError("too few runs", expected="at least 1", got=runs)
+    check_request(paths, runs)
     runtime = get_runtime(profile.runtime.kind)
     sessions = {name: runtime.open(path, profile.runtime) for name, path in paths.items()}
     feeds = {name: random_feed(session.inputs, profile.runtime.batch) for name, session in sessions.items()}
-    samples = _sample(sessions, feeds, runs)
+    networks = {name: partial(session.run, feeds[name]) for name, session in sessions.items()}
     facts = {
         **environment(),
         "runtime": profile.runtime.kind,
@@ -99,7 +86,20 @@ def measure_alternately(
         "threads": profile.runtime.threads,
         "batch": profile.runtime.batch,
     }
-    return {name: _timing(values, facts) for name, values in samples.items()}
+    return {name: timing_of(values, facts) for name, values in sample(networks, runs).items()}
+
+
+def check_request(paths: Mapping[str, Path], runs: int | None) -> None:
+    """Raises where a file to time is missing, or fewer runs are asked for than one.
+
+    Raises:
+        InputError: In these cases.
+    """
+    for path in paths.values():
+        if not path.is_file():
+            raise InputError("no such model file", where=path, expected="an ONNX file")
+    if runs is not None and runs < 1:
+        raise InputError("too few runs", expected="at least 1", got=runs)
 
 
 def random_feed(inputs: Sequence[InputInfo], batch: int, seed: int = 0) -> dict[str, Array]:
@@ -115,71 +115,7 @@ def random_feed(inputs: Sequence[InputInfo], batch: int, seed: int = 0) -> dict[
     return feed
 
 
-def _sample(
-    sessions: Mapping[str, Session], feeds: Mapping[str, Mapping[str, Array]], runs: int | None
-) -> dict[str, list[float]]:
-    samples: dict[str, list[float]] = {name: [] for name in sessions}
-    with _no_garbage_collection():
-        for name, session in sessions.items():
-            _warm_up(session, feeds[name])
-        started = time.perf_counter()
-        while not _enough(samples, runs, time.perf_counter() - started):
-            for name, session in sessions.items():
-                count = BLOCK if runs is None else min(BLOCK, runs - len(samples[name]))
-                session.run(feeds[name])  # the other network has just left the caches its own
-                samples[name] += _block(session, feeds[name], count)
-    return samples
-
-
-def _block(session: Session, feed: Mapping[str, Array], count: int) -> list[float]:
-    durations = []
-    for _ in range(count):
-        start = time.perf_counter_ns()
-        session.run(feed)
-        durations.append((time.perf_counter_ns() - start) / 1e3)
-    return durations
-
-
-def _warm_up(session: Session, feed: Mapping[str, Array]) -> None:
-    start, done = time.perf_counter(), 0
-    while done < WARMUP_RUNS or time.perf_counter() - start < WARMUP_SECONDS:
-        session.run(feed)
-        done += 1
-
-
-def _enough(samples: Mapping[str, list[float]], runs: int | None, seconds: float) -> bool:
-    least = min(len(values) for values in samples.values())
-    if runs is not None:
-        return least >= runs
-    if least >= MOST_RUNS or (seconds > MOST_SECONDS and least >= BLOCK):
-        return True
-    return least >= LEAST_RUNS and all(median_interval(values) <= PRECISION for values in samples.values())
-
-
-def median_interval(values: Sequence[float]) -> float:
-    """Width of the 95 % confidence interval of the median as a fraction of it, from order statistics.
-
-    >>> round(median_interval([1.0] * 50 + [1.1] * 50), 3)
-    0.095
-    """
-    ordered = np.sort(np.asarray(values))
-    half = 0.98 * np.sqrt(ordered.size)  # 1.96 standard deviations of a binomial with p = 1/2
-    low = max(int(np.floor(ordered.size / 2 - half)), 0)
-    high = min(int(np.ceil(ordered.size / 2 + half)), ordered.size - 1)
-    return float((ordered[high] - ordered[low]) / np.median(ordered))
-
-
-def _timing(values: Sequence[float], facts: Mapping[str, Any]) -> Timing:
+def timing_of(values: Sequence[float], facts: Mapping[str, Any]) -> Timing:
+    """Durations in microseconds as the timing of a network."""
     p10, median, p90 = (float(value) for value in np.percentile(values, [10, 50, 90]))
     return Timing(median, p10, p90, len(values), facts)
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
