@@ -13,7 +13,8 @@
     ├── MissingRowError          the latency table has no row for an operator
     ├── TrainingError            training went wrong (a loss that is not finite, ...)
     ├── VerificationError        the slim network does not compute what the masked one does
-    └── RuntimeUnavailableError  an inference runtime is missing or refused a model
+    ├── RuntimeUnavailableError  an inference runtime is missing or refused a model
+    └── HostError                another machine cannot be reached, left, or lacks what is needed
 """
 
 from __future__ import annotations
@@ -96,3 +97,7 @@ class VerificationError(HwpruneError):
 
 class RuntimeUnavailableError(HwpruneError):
     """An inference runtime is not installed, or refused a model."""
+
+
+class HostError(HwpruneError):
+    """Another machine cannot be reached, left before it was done, or lacks what is needed there."""

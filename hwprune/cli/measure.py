@@ -11,6 +11,7 @@ import click
 from hwprune.cli.common import json_option, profiles_option, told
 from hwprune.device.profile import load_profile
 from hwprune.runtime.environment import local_profile
+from hwprune.runtime.remote import Host, measure_on
 from hwprune.runtime.timing import measure
 
 
@@ -19,17 +20,35 @@ from hwprune.runtime.timing import measure
 @click.option("--device", help="Profile whose runtime, threads and batch to use; default: this machine's.")
 @profiles_option
 @click.option("--runs", type=click.IntRange(min=1), help="Timed runs; default: until the median is certain.")
+@click.option("--host", help="Measure there instead: user@host, reached with ssh without a password.")
+@click.option("--python", default="python3", show_default=True, help="With --host: its Python.")
+@click.option("--port", type=click.IntRange(1, 65535), help="With --host: the port of its ssh.")
 @json_option
 @told
 def measure_command(
-    file: Path, device: str | None, profiles: Path | None, runs: int | None, as_json: bool
+    file: Path,
+    device: str | None,
+    profiles: Path | None,
+    runs: int | None,
+    host: str | None,
+    python: str,
+    port: int | None,
+    as_json: bool,
 ) -> None:
-    """Time an ONNX file on this machine.
+    """Time an ONNX file on this machine or, over ssh, on another one.
+
+    The other machine needs Python and the runtime; what is sent there is removed afterwards.
 
     Example: hwprune measure hwprune-run/model.onnx --device x86-avx512-ort
+
+    Example: hwprune measure hwprune-run/model.onnx --device x86-avx512-ort --host pi@board
     """
     profile = load_profile(device, profiles) if device else local_profile(profiles)
-    timing = measure(file, profile, runs)
+    if host is None:
+        timing = measure(file, profile, runs)
+    else:
+        client = ("ssh",) if port is None else ("ssh", "-p", str(port))
+        timing = measure_on(Host(host, python, client), {"network": file}, profile, runs)["network"]
     if as_json:
         click.echo(json.dumps({**asdict(timing), "environment": dict(timing.environment)}, indent=2))
         return

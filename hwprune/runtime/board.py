@@ -1,0 +1,158 @@
+"""Times a folder of model files where hwprune is not installed: sent there, run there, gone afterwards.
+
+It needs Python 3.9, the standard library, the runtime and what that brings along (numpy). The folder
+holds the files and ``plan.json``; JSON lines go to stdout: what the machine is, the durations of every file,
+and that it is done, or what went wrong.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hwprune.runtime.processor import machine
+from hwprune.runtime.stopwatch import sample
+
+PLAN_FILE = "plan.json"
+Load = Callable[[Path, Mapping[str, Any], int], Callable[[], object]]
+
+
+def _onnxruntime(path: Path, feed: Mapping[str, Any], threads: int) -> Callable[[], object]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda: session.run(None, feed)
+
+
+def _openvino(path: Path, feed: Mapping[str, Any], threads: int) -> Callable[[], object]:
+    import openvino
+
+    options = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
+    model = openvino.Core().read_model(str(path))
+    model.reshape({name: list(value.shape) for name, value in feed.items()})
+    compiled = openvino.Core().compile_model(model, "CPU", {**options, "INFERENCE_PRECISION_HINT": "f32"})
+    request = compiled.create_infer_request()
+    return lambda: request.infer(dict(feed))
+
+
+def _mnn(path: Path, feed: Mapping[str, Any], threads: int) -> Callable[[], object]:
+    import MNN
+
+    network = MNN.Interpreter(str(path))
+    session = network.createSession({"backend": "CPU", "numThread": threads, "precision": "high"})
+    tensors = network.getSessionInputAll(session)
+    for name, value in feed.items():
+        network.resizeTensor(tensors[name], value.shape)
+    network.resizeSession(session)
+    kinds = {"float32": MNN.Halide_Type_Float, "int32": MNN.Halide_Type_Int}
+    layout = MNN.Tensor_DimensionType_Caffe
+
+    def run() -> object:
+        for name, value in feed.items():
+            tensors[name].copyFrom(MNN.Tensor(value.shape, kinds[str(value.dtype)], value, layout))
+        network.runSession(session)
+        return [tensor.getNumpyData() for tensor in network.getSessionOutputAll(session).values()]
+
+    return run
+
+
+def _ncnn(path: Path, feed: Mapping[str, Any], threads: int) -> Callable[[], object]:
+    import ncnn
+    import numpy as np
+
+    network = ncnn.Net()
+    network.opt.num_threads = threads
+    network.opt.use_fp16_storage = network.opt.use_fp16_packed = network.opt.use_fp16_arithmetic = False
+    if network.load_param(str(path)) or network.load_model(str(path.with_suffix(".bin"))):
+        raise ValueError("ncnn cannot load the file")
+
+    def run() -> object:
+        outputs = []
+        for image in range(len(next(iter(feed.values())))):  # ncnn has no batch
+            extractor = network.create_extractor()
+            for position, value in enumerate(feed.values()):
+                extractor.input(f"in{position}", ncnn.Mat(value[image]))
+            outputs += [np.array(extractor.extract(name)[1]) for name in network.output_names()]
+        return outputs
+
+    return run
+
+
+#: Runtime kind to how a file is made ready there, and the package whose version is told.
+LOADERS: dict[str, tuple[Load, str]] = {
+    "mnn": (_mnn, "MNN"),
+    "mnn-sparse": (_mnn, "MNN"),
+    "ncnn": (_ncnn, "ncnn"),
+    "onnxruntime": (_onnxruntime, "onnxruntime"),
+    "openvino": (_openvino, "openvino"),
+}
+
+
+def main(folder: Path, tell: Callable[[Mapping[str, Any]], None]) -> int:
+    """Times the files of a folder as its plan says.
+
+    Args:
+        folder: Holds ``plan.json`` and the files.
+        tell: Called with every record.
+
+    Returns:
+        The exit code.
+    """
+    plan = json.loads((folder / PLAN_FILE).read_text(encoding="utf-8"))
+    load, package = LOADERS[plan["runtime"]]
+    networks, loading = {}, ""
+    try:
+        version = importlib.metadata.version(package)
+        tell({"machine": {**machine(), "runtime_version": version}})
+        for entry in plan["files"]:
+            loading = entry["name"]
+            networks[loading] = load(folder / entry["file"], _feed(entry["inputs"]), plan["threads"])
+            networks[loading]()
+    except ImportError as error:  # that a package is not found is one, too
+        tell({"error": "package", "got": str(error)})
+        return 3
+    except Exception as error:  # runtimes raise unrelated types
+        told = str(error).strip().splitlines() or [type(error).__name__]
+        tell({"error": "model", "file": loading, "got": told[0]})
+        return 4
+    for name, durations in sample(networks, plan["runs"]).items():
+        tell({"name": name, "durations_us": [round(duration, 3) for duration in durations]})
+    tell({"done": True})
+    return 0
+
+
+def _feed(inputs: Sequence[tuple[str, Sequence[int], str]]) -> dict[str, Any]:
+    """Random data for inputs of a name, shape and element type; zeros for integers."""
+    import numpy as np
+
+    generator = np.random.default_rng(0)
+    return {
+        name: generator.standard_normal(shape).astype(dtype)
+        if dtype.startswith("float")
+        else np.zeros(shape, dtype)
+        for name, shape, dtype in inputs
+    }
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Runs :func:`main` on the folder named, with stdout kept for its records: runtimes print there, too."""
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as records:
+        os.dup2(2, 1)
+
+        def tell(record: Mapping[str, Any]) -> None:
+            records.write(json.dumps(record) + "\n")
+            records.flush()
+
+        return main(Path(arguments[0]), tell)
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))
