@@ -1,4 +1,4 @@
-"""Inference with MNN on the CPU, dense and with its sparse kernels."""
+"""The runtime MNN on the CPU, dense or with its kernels for sparse weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inference with ncnn on the CPU."""
+"""The runtime ncnn on the CPU."""
 
 from __future__ import annotations
 

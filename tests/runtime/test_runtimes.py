@@ -20,6 +20,7 @@ from hwprune.runtime.formats import FORMATS
 from hwprune.runtime.operator_models import BUILDERS, make_operator_model
 from hwprune.runtime.sampling import measure_operators
 from hwprune.runtime.timing import random_feed
+from hwprune.shipping import DEPLOYED_AS, RUN_LINES
 
 QUICK = Effort(seconds=0.02, least_runs=8, most_runs=16)
 ONNX_RUNTIME = RuntimeSpec(kind="onnxruntime")
@@ -155,6 +156,12 @@ def test_an_operator_that_a_converter_lacks_is_named_and_nothing_is_left(tmp_pat
         convert(tmp_path / "dft.onnx", tmp_path / f"dft{ending}")
     assert caught.value.where == tmp_path / "dft.onnx"
     assert [path.name for path in tmp_path.iterdir()] == ["dft.onnx"]
+
+
+def test_every_runtime_has_lines_that_run_its_files() -> None:
+    assert RUN_LINES.keys() == REGISTRY.keys()
+    assert DEPLOYED_AS.keys() <= REGISTRY.keys()
+    assert set(DEPLOYED_AS.values()) <= FORMATS.keys()
 
 
 def test_a_missing_package_names_its_extra(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
