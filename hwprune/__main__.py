@@ -1,4 +1,4 @@
-"""Starts the command line as ``python -m hwprune``, for launchers such as ``torchrun`` that start modules."""
+"""The command line as ``python -m hwprune``, for launchers such as ``torchrun`` that start modules."""
 
 from hwprune.cli import main
 

@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+#: Pattern of the names that :func:`replacing` yields.
+TEMPORARY_FILES = ".*.tmp"
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hwprune.errors import ArtifactError, InputError
-from hwprune.files import replacing, write_json
+from hwprune.files import TEMPORARY_FILES, replacing, write_json
 from hwprune.train.checkpoint import load_checkpoint, save_checkpoint
 
 #: Marks a folder as ours and says which run it belongs to.
@@ -40,7 +40,8 @@ class OutputFolder:
         if path.exists() and not path.is_dir():
             raise ArtifactError("the output folder is a file", where=path, expected="a folder or nothing")
         ours = (path / MARKER).is_file()
-        if path.is_dir() and any(path.iterdir()) and not ours:
+        # A run that was killed while it wrote its mark has left that behind and nothing else.
+        if path.is_dir() and not ours and not all(item.match(f".{MARKER}.*.tmp") for item in path.iterdir()):
             raise ArtifactError(
                 "the output folder exists and is not ours",
                 where=path,
@@ -77,6 +78,8 @@ class OutputFolder:
             _check_same(marker, settings)
         else:
             shutil.rmtree(path / CHECKPOINTS, ignore_errors=True)
+        for left_by_a_killed_run in path.rglob(TEMPORARY_FILES):
+            left_by_a_killed_run.unlink()
         write_json(marker, {"hwprune": "prune", "settings": settings})
         (path / CHECKPOINTS).mkdir(exist_ok=True)
         return cls(path)

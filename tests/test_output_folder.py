@@ -1,0 +1,34 @@
+"""What a killed run leaves behind is no obstacle to the next one, and what is not ours is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hwprune.errors import ArtifactError
+from hwprune.output_folder import CHECKPOINTS, MARKER, OutputFolder
+
+
+def test_a_run_killed_while_it_wrote_its_mark_is_no_obstacle(tmp_path: Path) -> None:
+    (tmp_path / f".{MARKER}.123.tmp").write_text("{")
+    OutputFolder.open(tmp_path, {"seed": 0}, resume=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [CHECKPOINTS, MARKER]
+
+
+def test_temporary_files_of_a_killed_run_are_swept(tmp_path: Path) -> None:
+    folder = OutputFolder.open(tmp_path, {"seed": 0}, resume=False)
+    folder.save_checkpoint("dense", {"epoch": 1})
+    half = [tmp_path / ".model.onnx.7.tmp", tmp_path / CHECKPOINTS / ".dense.safetensors.7.tmp"]
+    for path in half:
+        path.write_bytes(b"half of it")
+    resumed = OutputFolder.open(tmp_path, {"seed": 0}, resume=True)
+    assert not any(path.exists() for path in half)
+    assert resumed.load_checkpoint("dense") == {"epoch": 1}
+
+
+def test_another_hidden_file_is_not_ours(tmp_path: Path) -> None:
+    (tmp_path / ".profile.tmp").write_text("somebody's")
+    with pytest.raises(ArtifactError, match="not ours"):
+        OutputFolder.open(tmp_path, {"seed": 0}, resume=False)
+    assert (tmp_path / ".profile.tmp").exists()
