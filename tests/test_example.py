@@ -41,7 +41,7 @@ def test_the_python_interface_on_a_network_of_ones_own(tmp_path: Path) -> None:
     model = Mixed()
     images, labels = torch.randn(64, 1, 8, 8), torch.randint(0, 10, (64,))
     profile = hwprune.load_profile("x86-avx2-ort")
-    compressor = hwprune.Compressor(model, images[:2], profile, hwprune.Speedup(1.5), total_steps=60)
+    compressor = hwprune.Compressor(model, images[:2], profile, hwprune.Speedup(1.2), total_steps=60)
     optimizer = compressor.wrap(torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9))
     for _ in range(60):
         optimizer.zero_grad()

@@ -161,12 +161,15 @@ def fit_calibration(predicted: Sequence[float], measured: Sequence[float]) -> tu
     (1.1, 5.0)
     >>> fit_calibration([100.0, 200.0], [95.0, 205.0])
     (0.9875, 0.0)
+    >>> fit_calibration([10.0, 10.4], [12.0, 11.0])
+    (1.1288, 0.0)
     """
     sums, true = np.array(predicted), np.array(measured)
     design = np.stack([sums, np.ones_like(sums)], axis=1) / true[:, None]
     factor, overhead = (float(value) for value in np.linalg.lstsq(design, np.ones_like(true), rcond=None)[0])
-    if overhead < 0 or len(true) < 2:
-        # The median is not moved by the few smallest networks, where an overhead would matter.
+    if overhead < 0 or factor <= 0 or len(true) < 2:
+        # The median is not moved by the few smallest networks, where an overhead would matter, nor by noise
+        # between networks that are too much alike to tell a factor from an overhead.
         factor, overhead = float(np.median(true / sums)), 0.0
     return round(factor, 4), round(overhead, 2)
 

@@ -54,7 +54,9 @@ def measure_operators(
     rows: list[Row] = []
     most_bytes = min(max(working_set, LEAST_BYTES), MOST_BYTES)
     for chunk in _chunks(operators, most_bytes):
-        rows += _measure_chunk(chunk, _filling(most_bytes - sum(map(bytes_of, chunk))), spec, effort)
+        # A small network stays in the caches, and its rows are not to be driven out of them.
+        filling = _filling(min(working_set, MOST_BYTES) - sum(map(bytes_of, chunk)))
+        rows += _measure_chunk(chunk, filling, spec, effort)
         if progress is not None:
             progress(len(rows), len(operators))
     return tuple(rows)

@@ -77,8 +77,10 @@ def test_every_file_holds_as_many_bytes_as_the_network(monkeypatch: pytest.Monke
     spec = RuntimeSpec(kind="onnxruntime")
     rows = measure_operators(operators[:2], spec, effort=effort, working_set=24 * 2**20)
     rows += measure_operators(operators[2:], spec, effort=effort, working_set=5 * 2**20)
-    assert [row.operator for row in rows] == operators
-    assert made == pytest.approx([24 * 2**20, 5 * 2**20], abs=2 * 2**20)
+    rows += measure_operators(operators[2:], spec, effort=effort, working_set=2**10)
+    assert [row.operator for row in rows] == [*operators, operators[2]]
+    assert made[:2] == pytest.approx([24 * 2**20, 5 * 2**20], abs=2 * 2**20)
+    assert made[2] < 2**10  # a small network has its caches to itself
 
 
 def test_a_straight_line_needs_few_measurements_and_a_bent_one_more() -> None:
