@@ -29,7 +29,7 @@ import onnx
 
 from hwprune.files import TEMPORARY_FILES
 from hwprune.output_folder import CHECKPOINTS, MARKER, MODEL_FILE, SLIM_FOLDER
-from hwprune.surgery.artifact import WEIGHTS_FILE
+from hwprune.surgery.structure import WEIGHTS_FILE
 from hwprune.train.checkpoint import load_checkpoint
 
 #: A target in groups: a latency is settled by measuring, which no two runs do alike.

@@ -42,7 +42,8 @@ def as_markdown(
     exported = {(outcome.family, outcome.name): outcome for outcome in onnx}
     peers = {(outcome.family, outcome.name): outcome for outcome in peer}
     judged = [outcome for outcome in cut if outcome.verdict not in UNJUDGED]
-    lines = [*_front(judged, exported.values(), peers.values(), versions), "", HOW]
+    unjudged = len(cut) - len(judged)
+    lines = [*_front(judged, unjudged, exported.values(), peers.values(), versions), "", HOW]
     lines += [
         "| network | result | gone | axes cut | why the others stay | ONNX Runtime | torch-pruning | gone |",
         "|---|---|---|---|---|---|---|---|",
@@ -54,15 +55,21 @@ def as_markdown(
 
 
 def _front(
-    cut: Sequence[Outcome], onnx: Collection[Outcome], peer: Collection[Outcome], versions: str
+    cut: Sequence[Outcome],
+    unjudged: int,
+    onnx: Collection[Outcome],
+    peer: Collection[Outcome],
+    versions: str,
 ) -> list[str]:
-    """The counts, and the versions they hold for."""
+    """The counts, how many networks each was asked of, and the versions they hold for."""
     pruned = sum(outcome.verdict == "pruned" for outcome in cut)
     return [
         "# The zoo",
         "",
-        f"{len(cut)} networks: {_counts(cut, 'WRONG')}; {pruned / len(cut):.1%} pruned.",
-        f"In ONNX Runtime: {_counts(onnx, 'WRONG')}. torch-pruning: {_counts(peer)}.",
+        f"{len(cut)} networks: {_counts(cut, 'WRONG')}; {pruned / len(cut):.1%} pruned. Another {unjudged} "
+        "could not be built or gave no answer in time.",
+        f"ONNX Runtime, asked about {len(onnx)} of them: {_counts(onnx, 'WRONG')}.",
+        f"torch-pruning, given {len(peer)} of them: {_counts(peer)}.",
         "",
         f"Versions: {versions}.",
     ]
