@@ -20,6 +20,7 @@ from torch import nn
 
 from hwprune.device.predict import WidthPredictor
 from hwprune.device.profile import DeviceProfile
+from hwprune.errors import TargetError
 from hwprune.files import write_json
 from hwprune.graph.axes import BoolArray, ChannelAxis
 from hwprune.graph.record import ExampleInputs
@@ -166,7 +167,13 @@ def settle_on_device(
     turns: list[Turn] = []
     best: tuple[Widths, float] | None = None
     while len(turns) < MAX_TURNS:
-        widths = choose(budget)
+        try:
+            widths = choose(budget)
+        except TargetError:
+            if not turns:
+                raise
+            break  # corrected out of reach: training is not lost for that, the report tells of the miss
+        tried = (widths, budget)
         timings = loop.measure({"dense": {}, "slim": loop.kept(widths)})
         allowed = allowed_us(timings["dense"].median_us)
         measured = timings["slim"].median_us

@@ -69,7 +69,7 @@ def test_the_page_counts(zoo):
     absent = cut.Outcome("random", "2", "not built", reasons={"ImportError": 1})
     text = page.as_markdown([good, absent], [cut.Outcome("random", "1", "equal")], [], "torch 2")
     assert "1 networks: 1 pruned, 0 WRONG; 100.0% pruned." in text
-    assert "In ONNX Runtime: 1 equal, 0 WRONG." in text
+    assert "ONNX Runtime, asked about 1 of them: 1 equal, 0 WRONG." in text
     assert "| random/1 | pruned | 60% | 2/3 | a softmax (2) | equal |  |  |" in text
     assert "| random/2 | not built |" in text
 
