@@ -173,7 +173,7 @@ def settle_on_device(
             if not turns:
                 raise
             break  # corrected out of reach: training is not lost for that, the report tells of the miss
-        tried = (widths, budget)
+        tried = (widths, budget.limit)
         timings = loop.measure({"dense": {}, "slim": loop.kept(widths)})
         allowed = allowed_us(timings["dense"].median_us)
         measured = timings["slim"].median_us
@@ -185,4 +185,4 @@ def settle_on_device(
             ):
                 break
         budget = replace(budget, limit=turns[-1].predicted_us * allowed / measured * (1 - MARGIN / 2))
-    return *(best or (widths, budget.limit)), tuple(turns)
+    return *(best or tried), tuple(turns)

@@ -1,0 +1,64 @@
+"""The closed loop on a device that is slower than predicted."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from hwprune.closed_loop import settle_on_device
+from hwprune.errors import TargetError
+from hwprune.groups.costs import LatencyBudget, Widths
+
+DENSE = np.array([64])
+
+
+class Device:
+    """Takes a time of its own for every network."""
+
+    def __init__(self, offset_us: float) -> None:
+        self._offset_us = offset_us
+
+    def kept(self, widths: Widths) -> Widths:
+        return widths
+
+    def measure(self, networks: dict[str, Any]) -> dict[str, SimpleNamespace]:
+        return {
+            name: SimpleNamespace(median_us=self._offset_us + float(DENSE[0] if name == "dense" else kept[0]))
+            for name, kept in networks.items()
+        }
+
+
+def choose(budget: LatencyBudget) -> Widths:
+    """The widest multiple of 8 within a budget of a microsecond per channel."""
+    width = int(budget.limit // 8) * 8
+    if width < 8:
+        raise TargetError("out of reach")
+    return np.array([width])
+
+
+def settle(offset_us: float, first_limit: float) -> tuple[Widths, float, Any]:
+    budget = LatencyBudget(lambda widths: np.asarray(widths).sum(-1).astype(float), first_limit)
+    device: Any = Device(offset_us)
+    return settle_on_device(device, budget, lambda dense_us: dense_us / 2, choose)
+
+
+def test_a_prediction_that_is_too_low_is_corrected() -> None:
+    widths, limit, turns = settle(offset_us=8.0, first_limit=32.0)
+    assert len(turns) > 1
+    assert turns[-1].measured_us <= turns[-1].allowed_us
+    assert widths[0] == 24
+    assert limit >= 24
+
+
+def test_a_correction_out_of_reach_leaves_the_last_network_that_was_measured() -> None:
+    widths, limit, turns = settle(offset_us=1000.0, first_limit=32.0)
+    assert turns
+    assert all(turn.measured_us > turn.allowed_us for turn in turns)
+    assert limit == turns[-1].limit_us
+    assert widths[0] == int(limit // 8) * 8
+
+
+def test_a_first_budget_out_of_reach_is_an_error() -> None:
+    with pytest.raises(TargetError):
+        settle(offset_us=0.0, first_limit=4.0)
