@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,7 @@ def in_two(tmp_path_factory: pytest.TempPathFactory) -> list[Outcomes]:
     running = [
         subprocess.Popen(
             [*command, str(rank), "2", str(folder / "init"), str(folder / "out")],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},  # threads of two processes would wait for each other
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
