@@ -1,0 +1,155 @@
+"""The benchmark against peers: how it lands on a latency, resumes and reports."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import nn
+
+from hwprune.errors import HwpruneError
+from hwprune.runtime.timing import Timing
+
+FOLDER = Path(__file__).parent.parent / "tools" / "benchmark"
+MODULES = ("contenders", "environments", "journal", "latency", "page", "task", "worker")
+
+
+@pytest.fixture
+def tools(monkeypatch):
+    """Modules of the benchmark, by name, imported as the command imports them."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    for name in MODULES:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    modules = {name: importlib.import_module(name) for name in MODULES}
+    spec = importlib.util.spec_from_file_location("benchmark_main", FOLDER / "__main__.py")
+    modules["main"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(modules["main"])
+    yield modules
+    for name in MODULES:
+        sys.modules.pop(name, None)
+
+
+class Fractions:
+    """A stopwatch to which a network that keeps a fraction takes ``0.1 + 0.9 * fraction`` of the time."""
+
+    @staticmethod
+    def speedup(network):
+        return 1 / (0.1 + 0.9 * network.weight.item())
+
+
+def of_fraction(fraction):
+    network = nn.Linear(1, 1)
+    nn.init.constant_(network.weight, fraction)
+    return network
+
+
+def small_task(tools, left=1):
+    return tools["task"].Task("lenet5", 1.0, 64, 2, left, 32, 0.05, "x86-avx2-ort")
+
+
+def outcome_of(tools, run):
+    return tools["journal"].Outcome(0.9 - 0.01 * run.speedup + 0.001 * run.seed, 5.0, 2, 100, 2000)
+
+
+@pytest.mark.parametrize("target", [1.5, 2.0, 3.0, 5.0])
+def test_the_search_lands_on_the_target_and_never_below(tools, target):
+    network, fraction = tools["latency"].land(of_fraction, Fractions, target)
+    assert target <= Fractions.speedup(network) <= target * 1.03
+    assert network.weight.item() == pytest.approx(fraction)
+
+
+def test_a_target_out_of_reach_is_an_error(tools):
+    with pytest.raises(HwpruneError, match="12 times faster"):
+        tools["latency"].land(of_fraction, Fractions, 12.0)
+
+
+def test_uniform_widths_are_in_steps_and_never_empty(tools):
+    network = tools["task"].make_model("vgg16", in_channels=1, image_size=28, classes=10, seed=0)
+    axes = tuple(tools["task"].find_axes(network, torch.zeros(2, 1, 28, 28)))
+    steps = {axis.name: 8 for axis in axes}
+    for fraction in (0.001, 0.3, 1.0):
+        widths = tools["task"].uniform(axes, fraction, steps)
+        assert all(width % 8 == 0 and width >= 8 for width in widths.values())
+        assert len(widths) == 13
+    plain = tools["task"].uniform(axes, 0.3)
+    assert {plain[axis.name] for axis in axes if axis.width == 64} == {19}
+
+
+@pytest.mark.fashion_mnist
+def test_a_thinner_network_has_the_initialisation_of_its_own_width(tools):
+    task = tools["task"].Task("vgg16", 0.25, 64, 1, 0, 32, 0.1, "x86-avx2-ort")
+    weight = task.untrained(3).features[3].weight.detach()
+    assert weight.shape[:2] == (16, 16)
+    assert float(weight.std()) == pytest.approx((2 / (16 * 9)) ** 0.5, rel=0.1)
+
+
+@pytest.mark.fashion_mnist
+def test_the_strongest_channels_stay(tools):
+    task = small_task(tools)
+    network = task.untrained(0)
+    job = tools["task"].Job(task, 0, 2.0, network, Fractions())
+    with torch.no_grad():
+        network.conv1.weight[::2] *= 10
+    kept = tools["contenders"].strongest(job, network, {"conv1": 10, "conv2": 50, "fc1": 500})
+    np.testing.assert_array_equal(kept["conv1"], np.arange(20) % 2 == 0)
+
+
+@pytest.mark.fashion_mnist
+def test_a_training_goes_on_where_it_was_cut(tools):
+    task = small_task(tools, left=0)
+    job = tools["task"].Job(task, 0, 2.0, task.untrained(0), Fractions())
+    whole = job.trainer(job.copy_of_dense())
+    tools["task"].run_epochs(whole)
+    before = job.trainer(job.copy_of_dense())
+    tools["task"].run_epochs(before, 1)
+    after = tools["contenders"].continued(job, before, before.model)
+    after.optimizer.load_state_dict(before.optimizer.state_dict())
+    tools["task"].run_epochs(after)
+    for name, tensor in whole.model.state_dict().items():
+        torch.testing.assert_close(after.model.state_dict()[name], tensor, rtol=0, atol=0)
+
+
+def test_finished_runs_are_kept_failures_are_told_and_missed_targets_counted(tools, monkeypatch, tmp_path):
+    main, journal = tools["main"], tools["journal"]
+    done = []
+
+    def do(run, _folder):
+        done.append(run)
+        failed = run.contender == "narrow" and run.seed == 1
+        return journal.Outcome.failed("out of memory") if failed else outcome_of(tools, run)
+
+    def time_all(runs, _folder):
+        # seed 1 of hwprune is slower than was asked for
+        slow = {run: 1.1 if (run.contender, run.seed) == ("hwprune", 1) else 0.99 for run in runs}
+        return {
+            run: Timing(1000 / run.speedup * (slow[run] if run.speedup > 1 else 1), 0, 0, 9) for run in runs
+        }
+
+    monkeypatch.setattr(main, "do", do)
+    monkeypatch.setattr(main, "time_all", time_all)
+    out = tmp_path / "page.md"
+    options = ["--out", str(out), "--work", str(tmp_path / "work"), "--speedup", "2"]
+    options += ["--contender", "hwprune", "--contender", "narrow"]
+    for seeds in (1, 2, 2):
+        result = CliRunner().invoke(main.main, [*options, "--seeds", str(seeds)])
+        assert result.exit_code == 0, result.output
+    assert len(done) == len(set(done)) == 6
+    page = out.read_text()
+    assert "| hwprune | 88.05 | 0.07 | +1.00 | 522 | 1.82 to 2.02 | 1 | 2.0 | 5 | 100 | 2,000 |" in page
+    assert "- narrow, 2x, seed 1: out of memory" in page
+    assert out.with_suffix(".svg").read_text().count("<path") > 10
+    assert journal.read(tmp_path / "work" / "runs.jsonl").keys() == set(done)
+
+
+@pytest.mark.fashion_mnist
+def test_a_worker_trains_scores_and_exports(tools, tmp_path):
+    run = tools["journal"].Run(small_task(tools), "dense", 0, 1.0)
+    outcome = tools["worker"].work(run, tmp_path)
+    assert (outcome.channels, outcome.trainings) == (70, 1)
+    assert 0.05 < outcome.accuracy < 0.9
+    assert (tmp_path / f"{run.key}.onnx").is_file()
+    job = tools["worker"].job_of(tools["journal"].Run(small_task(tools), "hwprune", 0, 2.0), tmp_path)
+    assert tools["task"].score(job.dense, job.dataset) == outcome.accuracy

@@ -1,0 +1,127 @@
+"""Compares hwprune with what a user would pick instead, at the same measured latency.
+
+    python tools/benchmark --out docs/benchmark.md
+
+Every contender gets the same start and the same epochs, and is tuned until its network is as fast as was
+asked for. Finished runs are kept and not repeated; in the end all networks are timed alternately in one run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+from contenders import CONTENDERS
+from environments import python_with
+from journal import DENSE, Outcome, Run, note, read
+from page import write_pages
+from task import Task, load_device
+
+from hwprune.runtime.timing import Timing, measure_alternately
+
+
+def planned(task: Task, seeds: int, speedups: Sequence[float], names: Sequence[str]) -> Iterator[Run]:
+    """Every run, seed by seed, so that an unfinished benchmark compares all contenders."""
+    for seed in range(seeds):
+        yield Run(task, DENSE, seed, 1.0)
+        for speedup in speedups:
+            for name in names:
+                if task.left > 0 or CONTENDERS[name].scratch:
+                    yield Run(task, name, seed, speedup)
+
+
+def do(run: Run, folder: Path) -> Outcome:
+    """One run, in a process and in the environment of its contender."""
+    packages = () if run.contender == DENSE else CONTENDERS[run.contender].packages
+    python = python_with(packages, folder / "environments")
+    order = folder / f"{run.key}.json"
+    order.write_text(json.dumps(asdict(run)))
+    worker = Path(__file__).with_name("worker.py")
+    log = folder / f"{run.key}.log"
+    with log.open("w") as output:
+        done = subprocess.run(
+            [str(python), str(worker), str(order)],
+            check=False,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+    if done.returncode:
+        return Outcome.failed((log.read_text().strip().splitlines() or ["no message"])[-1][:200])
+    return Outcome(**json.loads(order.with_suffix(".outcome").read_text()))
+
+
+def time_all(runs: Sequence[Run], folder: Path) -> dict[Run, Timing]:
+    """Times all networks of a seed alternately, seed by seed."""
+    timings: dict[Run, Timing] = {}
+    for seed in sorted({run.seed for run in runs}):
+        paths = {run.key: folder / f"{run.key}.onnx" for run in runs if run.seed == seed}
+        found = measure_alternately(paths, load_device(runs[0].task.device))
+        timings |= {run: found[run.key] for run in runs if run.seed == seed}
+    return timings
+
+
+@click.command()
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="The page; a picture goes beside it."
+)
+@click.option(
+    "--work",
+    type=click.Path(path_type=Path),
+    default=Path("benchmark-work"),
+    show_default=True,
+    help="Where networks, environments and the finished runs are kept.",
+)
+@click.option("--network", default="vgg16", show_default=True)
+@click.option("--fraction", default=0.25, show_default=True, help="Of the network's channels in every layer.")
+@click.option("--images", default=6000, show_default=True, help="Training images.")
+@click.option("--epochs", default=20, show_default=True, help="Of the dense network.")
+@click.option(
+    "--left", default=2, show_default=True, help="From the trained network; 0: all start from scratch."
+)
+@click.option("--batch-size", default=64, show_default=True)
+@click.option("--learning-rate", default=0.1, show_default=True)
+@click.option("--device", default="x86-avx2-ort", show_default=True)
+@click.option("--seeds", default=3, show_default=True)
+@click.option("--speedup", "speedups", type=float, multiple=True, default=(2.0, 3.0, 5.0), show_default=True)
+@click.option("--contender", "names", type=click.Choice(list(CONTENDERS)), multiple=True, help="Only these.")
+@click.option("--page-only", is_flag=True, help="Train nothing more; time and show what there is.")
+def main(
+    out: Path,
+    work: Path,
+    network: str,
+    fraction: float,
+    images: int,
+    epochs: int,
+    left: int,
+    batch_size: int,
+    learning_rate: float,
+    device: str,
+    seeds: int,
+    speedups: tuple[float, ...],
+    names: tuple[str, ...],
+    page_only: bool,
+) -> None:
+    """Runs what is missing, times everything and writes the page."""
+    task = Task(network, fraction, images, epochs, left, batch_size, learning_rate, device)
+    work.mkdir(parents=True, exist_ok=True)
+    journal = work / "runs.jsonl"
+    known = read(journal)
+    wanted = list(planned(task, seeds, speedups, names or tuple(CONTENDERS)))
+    for run in wanted:
+        if run not in known and not page_only:
+            known[run] = do(run, work)
+            note(journal, run, known[run])
+            click.echo(f"{run.contender} x{run.speedup:g} seed {run.seed}: {known[run]}")
+    outcomes = {run: known[run] for run in wanted if run in known}
+    timings = time_all([run for run, outcome in outcomes.items() if not outcome.error], work)
+    write_pages(out, outcomes, timings)
+
+
+if __name__ == "__main__":
+    main()

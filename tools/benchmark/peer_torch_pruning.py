@@ -1,0 +1,73 @@
+"""Torch-Pruning as a contender; imported only in the environment that has it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch_pruning
+from torch import Tensor, nn
+
+from hwprune.train.loop import Wrap
+
+#: Strength of the regularisers, the package's own default.
+REGULARISATION = 1e-4
+IMPORTANCES: dict[str, Callable[[], Any]] = {
+    "magnitude": lambda: torch_pruning.importance.GroupMagnitudeImportance(p=2),
+    "isomorphic": lambda: torch_pruning.importance.GroupMagnitudeImportance(p=2),
+    "bn-scale": torch_pruning.importance.BNScaleImportance,
+    "group-norm": lambda: torch_pruning.importance.GroupMagnitudeImportance(p=2, normalizer="max"),
+}
+PRUNERS = {
+    "magnitude": torch_pruning.pruner.BasePruner,
+    "isomorphic": torch_pruning.pruner.BasePruner,
+    "bn-scale": torch_pruning.pruner.BNScalePruner,
+    "group-norm": torch_pruning.pruner.GroupNormPruner,
+}
+
+
+def cut(network: nn.Module, example: Tensor, method: str, ratio: float, step: int) -> nn.Module:
+    """A copy of ``network`` without a part of its channels.
+
+    Args:
+        network: Not touched.
+        example: Images.
+        method: A key of :data:`IMPORTANCES`.
+        ratio: Part of the channels that goes, over all layers together.
+        step: Widths become multiples of it.
+    """
+    pruned = copy.deepcopy(network).eval()
+    pruner(pruned, example, method, ratio, step).step()
+    return pruned.train()
+
+
+def pruner(network: nn.Module, example: Tensor, method: str, ratio: float, step: int) -> Any:
+    """The package's pruner for ``network``, which it will change."""
+    heads = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    extra = {} if method in ("magnitude", "isomorphic") else {"reg": REGULARISATION}
+    return PRUNERS[method](
+        network,
+        example,
+        importance=IMPORTANCES[method](),
+        global_pruning=True,
+        isomorphic=method == "isomorphic",
+        pruning_ratio=ratio,
+        max_pruning_ratio=0.95,
+        round_to=step,
+        ignored_layers=heads[-1:],
+        **extra,
+    )
+
+
+def regularised(network: nn.Module, example: Tensor, method: str) -> Wrap:
+    """Adds the gradient of the method's regulariser before every step of the optimiser."""
+    regulariser = pruner(network, example, method, 0.5, 1)
+    regulariser.update_regularizer()
+
+    def wrap(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+        optimizer.register_step_pre_hook(lambda *_args: regulariser.regularize(network))
+        return optimizer
+
+    return wrap
