@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -17,6 +19,10 @@ from hwprune.train.checkpoint import load_checkpoint, save_checkpoint
 #: Marks a folder as ours and says which run it belongs to.
 MARKER = "run.json"
 MODEL_FILE, SLIM_FOLDER, CHECKPOINTS = "model.onnx", "slim", "checkpoints"
+#: In the name of the checkpoint before the last one.
+BEFORE = "-before"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +31,11 @@ class OutputFolder:
 
     Attributes:
         path: The folder.
+        run: Hash of the run's settings; checkpoints of other runs are refused.
     """
 
     path: Path
+    run: str
 
     @classmethod
     def check(cls, path: Path, *, resume: bool) -> None:
@@ -82,16 +90,52 @@ class OutputFolder:
             left_by_a_killed_run.unlink()
         write_json(marker, {"hwprune": "prune", "settings": settings})
         (path / CHECKPOINTS).mkdir(exist_ok=True)
-        return cls(path)
+        return cls(path, hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest())
 
-    def load_checkpoint(self, phase: str) -> Any | None:
-        """The checkpoint of a phase, ``None`` where there is none."""
-        path = self._checkpoint(phase)
-        return load_checkpoint(path) if path.is_file() else None
+    def load_checkpoint(self, phase: str, notify: Callable[[str], None] = logger.warning) -> Any | None:
+        """The last good checkpoint of a phase, ``None`` where there is none.
+
+        Args:
+            phase: ``dense`` or ``prune``.
+            notify: Told where the last checkpoint is damaged and the one before it is taken.
+
+        Raises:
+            ArtifactError: If there are checkpoints and none is good, or they are another run's.
+        """
+        last, before = self._checkpoint(phase), self._checkpoint(phase, BEFORE)
+        if not last.is_file():  # never written, or killed between moving one away and writing the next
+            return self._own(before) if before.is_file() else None
+        try:
+            return self._own(last)
+        except ArtifactError as error:
+            if not before.is_file():
+                raise
+            state = self._own(before)
+            notify(f"{error.what}, going on from the one before it: {last}")
+            return state
 
     def save_checkpoint(self, phase: str, state: Any) -> None:
-        """Replaces the checkpoint of a phase."""
-        save_checkpoint(self._checkpoint(phase), state)
+        """Adds a checkpoint of a phase; the one before it is kept.
+
+        Raises:
+            OSError: If there is no room; what was the last checkpoint is then the one before.
+        """
+        last = self._checkpoint(phase)
+        if last.is_file():
+            last.replace(self._checkpoint(phase, BEFORE))
+        save_checkpoint(last, {"run": self.run, "state": state})
+
+    def _own(self, path: Path) -> Any:
+        """The state in a checkpoint of this very run."""
+        content = load_checkpoint(path)
+        if not isinstance(content, dict) or content.get("run") != self.run:
+            raise ArtifactError(
+                "the checkpoint belongs to another run",
+                where=path,
+                expected="one that this folder's run has written",
+                hint="start again without --resume",
+            )
+        return content["state"]
 
     def write_result(self, onnx_file: Path, write_slim: Callable[[Path], None]) -> None:
         """Puts the exported model and the slim folder in place.
@@ -108,8 +152,8 @@ class OutputFolder:
         """Drops the checkpoints of a run that is complete."""
         shutil.rmtree(self.path / CHECKPOINTS)
 
-    def _checkpoint(self, phase: str) -> Path:
-        return self.path / CHECKPOINTS / f"{phase}.safetensors"
+    def _checkpoint(self, phase: str, age: str = "") -> Path:
+        return self.path / CHECKPOINTS / f"{phase}{age}.safetensors"
 
 
 def _check_same(marker: Path, settings: dict[str, Any]) -> None:

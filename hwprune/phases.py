@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from hwprune.compressor import Compressor
+from hwprune.errors import ArtifactError
 from hwprune.output_folder import OutputFolder
 from hwprune.processes import from_first, on_first
 from hwprune.train.loop import EpochStats, Trainer
@@ -46,11 +47,14 @@ def run_phase(
 
     Returns:
         The phase's rows of the history, those of the epochs before an interruption included.
+
+    Raises:
+        ArtifactError: If the checkpoint is not one of this training.
     """
     columns = dense_columns if phase == "dense" else _pruned_columns
-    saved = from_first(lambda: folder.load_checkpoint(phase))
+    saved = from_first(lambda: folder.load_checkpoint(phase, observer.note))
     if saved is not None:
-        trainer.load_state_dict(saved["trainer"])
+        _go_on(trainer, saved["trainer"], folder)
     per_epoch = trainer.total_steps // trainer.recipe.epochs
     observer.phase(phase, trainer.total_steps, trainer.epoch * per_epoch)
     rows: list[dict[str, Any]] = list(saved["history"]) if saved is not None else []
@@ -63,6 +67,20 @@ def run_phase(
         on_first(partial(folder.save_checkpoint, phase, state))
         observer.epoch(row, compressor.members_alive)
     return rows
+
+
+def _go_on(trainer: Trainer, state: Mapping[str, Any], folder: OutputFolder) -> None:
+    """Takes back the state of a training; a network whose code has changed since does not fit it."""
+    try:
+        trainer.load_state_dict(state)
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ArtifactError(
+            "the checkpoint does not fit the network",
+            where=folder.path,
+            expected="the network that it was written for",
+            got=str(error).strip().splitlines()[0],
+            hint="start again without --resume",
+        ) from error
 
 
 def _history_row(phase: str, stats: EpochStats, rate: float, columns: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from hwprune.errors import TrainingError
+
 Value = TypeVar("Value")
 #: How long the others wait for what the first process measures; a network's rows can take an hour.
 PATIENCE = datetime.timedelta(hours=12)
@@ -105,13 +107,25 @@ def on_first(compute: Callable[[], Value]) -> Value | None:
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """Within the context this process trains with the others that ``torchrun`` started; else with none."""
+    """Within the context this process trains with the others that ``torchrun`` started; else with none.
+
+    Raises:
+        TrainingError: If one of the others has gone.
+    """
     if distributed() or not os.environ.keys() >= _LAUNCHED:
         yield
         return
     dist.init_process_group("gloo")
     try:
         yield
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        raise TrainingError(
+            "another process of this run has gone",
+            got=str(error).strip().splitlines()[0],
+            hint="start all of them again with --resume",
+        ) from error
     finally:
         dist.destroy_process_group()
 

@@ -1,15 +1,18 @@
 """Checkpoints: one safetensors file, no pickle, replaced atomically.
 
-Tensors are stored as such; everything around them is a JSON skeleton in the file's metadata. The file is
-whole or it is not there.
+Tensors are stored as such; everything around them is a JSON skeleton in the file's metadata, with a hash of
+both: a file that was changed in a single bit is refused. The file is whole or it is not there.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -17,7 +20,7 @@ from torch import Tensor
 from hwprune.errors import ArtifactError
 from hwprune.files import replacing
 
-SCHEMA = 1
+SCHEMA = 2
 _METADATA_KEY = "hwprune"
 
 
@@ -27,12 +30,18 @@ def save_checkpoint(path: Path, state: Any) -> None:
     Args:
         path: Replaced atomically.
         state: What to keep.
+
+    Raises:
+        OSError: If there is no room, or the folder has gone; the file at ``path`` is then what it was.
     """
     tensors: dict[str, Tensor] = {}
-    skeleton = _encode(state, tensors)
-    metadata = {_METADATA_KEY: json.dumps({"schema": SCHEMA, "state": skeleton})}
+    skeleton = json.dumps(_encode(state, tensors))
+    content = {"schema": SCHEMA, "state": skeleton, "sha256": _digest(skeleton, tensors)}
     with replacing(path) as temporary:
-        save_file(tensors, str(temporary), metadata=metadata)
+        try:
+            save_file(tensors, str(temporary), metadata={_METADATA_KEY: json.dumps(content)})
+        except SafetensorError as error:  # what the library makes of an OSError
+            raise OSError(None, f"the checkpoint cannot be written: {error}", str(path)) from error
 
 
 def load_checkpoint(path: Path) -> Any:
@@ -49,14 +58,26 @@ def load_checkpoint(path: Path) -> Any:
             if not isinstance(content, dict) or content.get("schema") != SCHEMA:
                 raise ArtifactError("not a checkpoint of this version", where=path)
             tensors = {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118
-        return _decode(content["state"], tensors)
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        if _digest(content["state"], tensors) != content["sha256"]:
+            raise ValueError("its content is not what was written")
+        return _decode(json.loads(content["state"]), tensors)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise ArtifactError(
             "the checkpoint is damaged",
             where=path,
             got=f"{type(error).__name__}: {error}",
             hint="start again without --resume",
         ) from error
+
+
+def _digest(skeleton: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of everything that a checkpoint holds."""
+    digest = hashlib.sha256(skeleton.encode())
+    for key in sorted(tensors):
+        tensor = tensors[key]
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _encode(value: Any, tensors: dict[str, Tensor]) -> Any:

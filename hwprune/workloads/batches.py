@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from hwprune.errors import InputError
+from hwprune.errors import InputError, WorkloadError
 from hwprune.workloads.data import Dataset
 
 #: Pixels that an image may be moved by along each axis.
@@ -54,14 +54,29 @@ def iterate_batches(
 
     Raises:
         InputError: If the batch size is below 1.
+        WorkloadError: If the augmentation fails.
     """
     batches = batches_per_epoch(dataset, batch_size)
     order = torch.randperm(len(dataset.train_labels), generator=generator)
     for index in torch.tensor_split(order, batches):
         images = dataset.train_images[index]
         if augment and dataset.augment is not None:
-            images = dataset.augment(images, generator)
+            images = _augmented(dataset, images, generator)
         yield images, dataset.train_labels[index]
+
+
+def _augmented(dataset: Dataset, images: Tensor, generator: torch.Generator) -> Tensor:
+    """A batch changed at random; whatever the data set's function raises is told as an error of the data."""
+    assert dataset.augment is not None  # asked for only where there is one
+    try:
+        return dataset.augment(images, generator)
+    except Exception as error:
+        raise WorkloadError(
+            "the data set's augmentation failed",
+            where=dataset.name,
+            expected=f"images like those it was given, shape {tuple(images.shape)}",
+            got=f"{type(error).__name__}: {error}",
+        ) from error
 
 
 def batches_per_epoch(dataset: Dataset, batch_size: int) -> int:
