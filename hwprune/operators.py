@@ -40,6 +40,7 @@ class Operator:
         groups: Convolution groups; a depthwise convolution has ``groups == in_channels``.
         fused: What runs inside this operator besides an activation: ``""`` or ``"add"``.
         name: The layer it came from; not part of its price.
+        density: The part of the weights that are not zero.
     """
 
     kind: str
@@ -55,6 +56,7 @@ class Operator:
     groups: int = 1
     fused: str = ""
     name: str = ""
+    density: float = 1.0
 
     @property
     def depthwise(self) -> bool:

@@ -78,7 +78,9 @@ def describe(operator: Operator) -> str:
     text += f" on {operator.height}x{operator.width}"
     if (operator.kernel_h, operator.kernel_w) != (1, 1):
         text += f", kernel {operator.kernel_h}x{operator.kernel_w}"
-    for name, default in (("stride", 1), ("padding", 0), ("dilation", 1), ("groups", 1), ("fused", "")):
+    for name, default in (("stride", 1), ("padding", 0), ("dilation", 1), ("groups", 1), ("fused", ""),
+        ("density", 1.0),
+    ):  # fmt: skip
         value = getattr(operator, name)
         if value != default:
             text += f", {name} {value}"

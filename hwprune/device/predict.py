@@ -58,8 +58,7 @@ def table_of(profile: DeviceProfile) -> LatencyTable:
             f"the profile {profile.name} is a template without a latency table",
             where=profile.folder,
             expected="measured rows",
-            hint=f"measure them on the device with: hwprune profile build --runtime {profile.runtime.kind} "
-            "--for MODEL --out DIR",
+            hint=f"measure them on the device with: {profile.build_command()}",
         )
     return profile.table
 

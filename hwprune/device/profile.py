@@ -110,7 +110,14 @@ class LatencySpec(_Section):
 
 
 class Provenance(_Section):
-    """Where the numbers come from."""
+    """Where the numbers come from.
+
+    Attributes:
+        noise: ``p90 / p10 - 1`` of the rows, their median.
+        reference_us: What the reference kernel of the builder took; rows that are added later must be
+            measured while it takes as long.
+        busy: Whether the machine was busy, and the numbers were wanted regardless.
+    """
 
     source: Literal["measured", "estimated", "template"]
     command: str = ""
@@ -119,6 +126,8 @@ class Provenance(_Section):
     versions: dict[str, str] = Field(default_factory=dict)
     runs: int = Field(default=0, ge=0)
     noise: float | None = Field(default=None, ge=0)
+    reference_us: float | None = Field(default=None, gt=0)
+    busy: bool = False
 
 
 class DeviceProfile(_Section):
@@ -156,7 +165,11 @@ class DeviceProfile(_Section):
         if self.rows is not None or self.latency.table is None or self.folder is None:
             return self.rows
         path = self.folder / self.latency.table
-        table = _read_once(path)
+        command = self.build_command()
+        try:
+            table = _read_once(path, path.stat().st_mtime_ns, command)
+        except OSError as error:
+            raise ProfileError("the latency table cannot be read", where=path, got=error) from error
         wanted, got = (self.runtime.batch, self.runtime.precision), (table.batch, table.precision)
         if wanted != got:
             raise ProfileError(
@@ -166,6 +179,22 @@ class DeviceProfile(_Section):
                 got=f"batch {got[0]}, {got[1]}",
             )
         return table
+
+    def build_command(self) -> str:
+        """The command that measures what the table lacks."""
+        spec, defaults = self.runtime, RuntimeSpec(kind=self.runtime.kind)
+        options = [
+            f" --{name} {getattr(spec, name)}"
+            for name in ("precision", "threads", "batch")
+            if getattr(spec, name) != getattr(defaults, name)
+        ]
+        out = self.folder or self.name
+        return f"hwprune profile build --runtime {spec.kind}{''.join(options)} --for MODEL:CxHxW --out {out}"
+
+    @property
+    def prices_zeros(self) -> bool:
+        """Whether weights of zero cost less: a rule says so, and the table has rows at several densities."""
+        return any(rule.granularity == "weight" for rule in self.rule)
 
     def rule_for(self, operator: Operator) -> Rule | None:
         """The first rule that matches ``operator``; rules for depthwise operators come before the others."""
@@ -191,9 +220,9 @@ class DeviceProfile(_Section):
 
 
 @lru_cache(maxsize=32)
-def _read_once(path: Path) -> LatencyTable:
-    """A table is read when it is first needed, and once per process."""
-    return LatencyTable.read(path)
+def _read_once(path: Path, changed: int, command: str) -> LatencyTable:
+    """A table is read when it is first needed, and again only where the file has changed since."""
+    return LatencyTable.read(path, command)
 
 
 def shipped_folder() -> Path:
@@ -287,7 +316,7 @@ def read_profile(folder: Path) -> DeviceProfile:
         profile = DeviceProfile.model_validate({**content, "folder": folder.resolve()})
     except ValidationError as error:
         raise _told(path, content, error) from error
-    if not _NAME.fullmatch(profile.name) or profile.name != folder.resolve().name:
+    if not is_name(profile.name) or profile.name != folder.resolve().name:
         raise ProfileError(
             "the profile's name is not that of its folder",
             where=f"{path}, key name",
@@ -310,6 +339,15 @@ def read_profile(folder: Path) -> DeviceProfile:
             got=table,
         )
     return profile
+
+
+def is_name(text: str) -> bool:
+    """Whether a profile may have this name.
+
+    >>> is_name("x86-avx2-ort"), is_name(".hidden")
+    (True, False)
+    """
+    return _NAME.fullmatch(text) is not None
 
 
 def _told(path: Path, content: dict[str, Any], error: ValidationError) -> ProfileError:

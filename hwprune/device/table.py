@@ -16,6 +16,9 @@ from hwprune.device.steps import Bracket, FloatArray, IntArray, Steps, bracket
 from hwprune.errors import MissingRowError
 from hwprune.operators import Operator
 
+#: What measures missing rows of a table without a profile.
+BUILD_COMMAND = "hwprune profile build --for MODEL:CxHxW --out DIR"
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Surface:
@@ -58,6 +61,7 @@ class LatencyTable:
         batch: Images per run that they were measured with.
         precision: Precision that they were measured in.
         origin: Where they come from, for messages.
+        command: What measures missing rows, for messages.
 
     >>> conv = Operator("conv", 8, 16, 4, 4, 3, 3, padding=1)
     >>> table = LatencyTable((Row(conv, 10.0), Row(replace(conv, out_channels=32), 14.0)))
@@ -69,16 +73,21 @@ class LatencyTable:
     batch: int = 1
     precision: str = "fp32"
     origin: str = field(default="this table", compare=False)
+    command: str = field(default=BUILD_COMMAND, compare=False)
 
     @classmethod
-    def read(cls, path: Path) -> LatencyTable:
+    def read(cls, path: Path, command: str = BUILD_COMMAND) -> LatencyTable:
         """Reads and validates a table.
+
+        Args:
+            path: The file.
+            command: What measures rows that are missing.
 
         Raises:
             ProfileError: If it is missing or malformed; the message names file, line and column.
         """
         content = table_file.read(path)
-        return cls(content.rows, content.batch, content.precision, str(path))
+        return cls(content.rows, content.batch, content.precision, str(path), command)
 
     def write(self, path: Path, header: Mapping[str, object]) -> None:
         """Writes the table, sorted, atomically.
@@ -101,6 +110,19 @@ class LatencyTable:
         for row in self.rows:
             found.setdefault(configuration(row.operator), []).append(row)
         return found
+
+    @cached_property
+    def _densities(self) -> dict[Operator, set[float]]:
+        """Configuration with all weights to the densities that have rows."""
+        found: dict[Operator, set[float]] = {}
+        for key in self._by_configuration:
+            found.setdefault(replace(key, density=1.0), set()).add(key.density)
+        return found
+
+    @property
+    def prices_zeros(self) -> bool:
+        """Whether there are rows of operators some of whose weights are zero."""
+        return any(key.density < 1 for key in self._by_configuration)
 
     @cached_property
     def operators(self) -> frozenset[Operator]:
@@ -152,12 +174,28 @@ class LatencyTable:
             raise self.missing(template, int(inputs.ravel()[first]), int(outputs.ravel()[first]), steps)
         return latencies
 
+    def densities(self, operator: Operator, steps: Steps) -> tuple[float, ...]:
+        """The densities at which the operator was measured, ascending."""
+        whole = replace(configuration(operator), density=1.0)
+        found = self._densities.get(whole, ())
+        return tuple(sorted(d for d in found if self.covers(replace(operator, density=d), steps)))
+
     def latency_us(self, operator: Operator, steps: Steps = Steps()) -> float:  # noqa: B008 - frozen
         """Latency of one operator in microseconds.
+
+        Between two densities that were measured it is interpolated. Fewer weights than the least density cost
+        as much as that.
 
         Raises:
             MissingRowError: If the table cannot price it.
         """
+        if operator.density < 1:
+            known = self.densities(operator, steps)
+            if len(known) < 2:
+                raise self._missing(operator, "no rows at several densities")
+            if operator.density not in known:
+                prices = [self.latency_us(replace(operator, density=density), steps) for density in known]
+                return float(np.interp(operator.density, known, prices))
         channels = np.array([operator.in_channels]), np.array([operator.out_channels])
         return float(self.latencies_us(operator, *channels, steps)[0])
 
@@ -171,11 +209,31 @@ class LatencyTable:
 
     def covers_narrower(self, operator: Operator, steps: Steps) -> bool:
         """Whether the operator has a price, and has one at every smaller number of whole steps."""
-        if not self.covers(operator, steps):
-            return False
+        if operator.density < 1 or not self.covers(operator, steps):
+            return self.covers(operator, steps)  # zeros are priced at the width of the network alone
         first = max(steps.align, 2) if operator.depthwise else steps.align
         inputs = np.array([*range(first, operator.in_channels, steps.align), operator.in_channels])
         outputs = np.array([*range(first, operator.out_channels, steps.align), operator.out_channels])
+        inputs = inputs[:, None] if operator.matrix else outputs
+        return not bool(np.isnan(self.surface(operator, steps).latencies_us(inputs, outputs)).any())
+
+    def covers_unaligned(self, operator: Operator, steps: Steps, least: float) -> bool:
+        """Whether the operator has a price at every width, on a step or off it, from a fraction of its own.
+
+        Args:
+            operator: At its full width.
+            steps: The staircase of the device.
+            least: The fraction.
+        """
+        if not self.covers(operator, steps):
+            return False
+        unit = 1 if operator.depthwise else operator.groups
+        inputs, outputs = (
+            np.arange(max(-int(-channels * least // unit), 1) * unit, channels + 1, unit)
+            for channels in (operator.in_channels, operator.out_channels)
+        )
+        if operator.depthwise:
+            outputs = outputs[outputs > 1]
         inputs = inputs[:, None] if operator.matrix else outputs
         return not bool(np.isnan(self.surface(operator, steps).latencies_us(inputs, outputs)).any())
 
@@ -194,7 +252,7 @@ class LatencyTable:
             f"the latency table cannot price {describe(operator)}",
             where=where,
             got=got,
-            hint="measure what a model needs with: hwprune profile build --for MODEL",
+            hint=f"measure what a model needs with: {self.command}",
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import difflib
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,7 @@ COLUMNS: dict[str, bool] = {
     "p10_us": True,
     "p90_us": True,
     "runs": True,
+    "density": False,
 }
 FUSED = ("", "add")
 
@@ -58,7 +59,8 @@ def read(path: Path) -> Content:
     """Reads and validates a table.
 
     A file without the column ``padding`` means the padding that keeps the map's size at stride 1, one
-    without ``fused`` means that nothing is fused besides an activation.
+    without ``fused`` means that nothing is fused besides an activation, one without ``density`` that no
+    weight is zero.
 
     Raises:
         ProfileError: If it is missing or malformed; the message names file, line and column.
@@ -88,9 +90,13 @@ def read(path: Path) -> Content:
 
 
 def write(path: Path, content: Content, header: Mapping[str, object]) -> None:
-    """Writes rows sorted by configuration, with ``# name: value`` lines on top, atomically."""
+    """Writes rows sorted by configuration, with ``# name: value`` lines on top, atomically.
+
+    Densities have a column only where there are others than 1.
+    """
     lines = [f"# {name}: {' '.join(str(value).split())}" for name, value in header.items()]
-    lines.append(",".join(COLUMNS))
+    sparse = any(row.operator.density != 1 for row in content.rows)
+    lines.append(",".join(name for name in COLUMNS if sparse or name != "density"))
     for row in sorted(content.rows, key=_order):
         operator = row.operator
         cells = [
@@ -98,6 +104,7 @@ def write(path: Path, content: Content, header: Mapping[str, object]) -> None:
             operator.dilation, operator.groups, operator.fused, operator.in_channels,
             operator.out_channels, operator.height, operator.width, content.batch, content.precision,
             *(f"{value:.{DECIMALS}f}" for value in (row.median_us, row.p10_us, row.p90_us)), row.runs,
+            *([f"{operator.density:g}"] if sparse else []),
         ]  # fmt: skip
         lines.append(",".join(map(str, cells)))
     write_text(path, "\n".join(lines) + "\n")
@@ -108,7 +115,7 @@ def _order(row: Row) -> tuple[object, ...]:
     return (
         operator.kind, operator.kernel_h, operator.kernel_w, operator.stride, operator.padding,
         operator.dilation, operator.groups, operator.fused, operator.height, operator.width,
-        operator.in_channels, operator.out_channels,
+        operator.in_channels, operator.out_channels, -operator.density,
     )  # fmt: skip
 
 
@@ -135,12 +142,17 @@ class _Line:
         return value
 
     def microseconds(self, column: str) -> float:
-        expected = "a positive number of microseconds"
+        return self._positive(column, "a positive number of microseconds", sys.float_info.max)
+
+    def fraction(self, column: str) -> float:
+        return self._positive(column, "a number above 0 and at most 1", 1.0)
+
+    def _positive(self, column: str, expected: str, most: float) -> float:
         try:
             value = float(self.cells[column])
         except ValueError as error:
             raise self.error("a table row is malformed", column, expected) from error
-        if not (math.isfinite(value) and value > 0):
+        if not 0 < value <= most:
             raise self.error("a table row is malformed", column, expected)
         return value
 
@@ -220,6 +232,7 @@ def _row(line: _Line) -> Row:
         dilation,
         line.integer("groups", 1),
         fused,
+        density=line.fraction("density") if "density" in line.cells else 1.0,
     )
     low, median, high = (line.microseconds(name) for name in ("p10_us", "median_us", "p90_us"))
     if low > median:

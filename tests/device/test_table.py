@@ -62,6 +62,54 @@ def test_a_broken_table_is_told_with_file_line_and_what_was_expected(tmp_path: P
     assert "latency.csv, line " in str(caught.value)
 
 
+def test_zeros_are_priced_by_density(tmp_path: Path) -> None:
+    sparse = [
+        Row(replace(CONV, density=density), price) for density, price in ((1.0, 9.0), (0.5, 8.0), (0.1, 2.0))
+    ]
+    path = tmp_path / "latency.csv"
+    LatencyTable((*sparse, row(8, 16, 3.0))).write(path, {})
+    assert path.read_text().splitlines()[0].endswith(",runs,density")
+    found = LatencyTable.read(path)
+    assert {row.operator for row in found} == {row.operator for row in sparse} | {
+        replace(CONV, in_channels=8)
+    }
+    priced = {0.5: 8.0, 0.3: 5.0, 0.75: 8.5, 0.01: 2.0, 1.0: 9.0}
+    for density, price in priced.items():
+        assert found.latency_us(replace(CONV, density=density)) == pytest.approx(price), density
+    with pytest.raises(MissingRowError, match=r"density 0\.3"):
+        found.latency_us(replace(CONV, in_channels=8, density=0.3))
+    path.write_text(path.read_text().replace(",1,0.5\n", ",1,1.5\n"))
+    with pytest.raises(ProfileError, match=r"column density.*at most 1"):
+        LatencyTable.read(path)
+
+
+def test_a_dense_table_has_no_column_for_densities(tmp_path: Path) -> None:
+    table().write(tmp_path / "latency.csv", {})
+    assert "density" not in (tmp_path / "latency.csv").read_text()
+
+
+def test_a_missing_row_names_itself_and_the_command_that_adds_it() -> None:
+    import hwprune
+
+    profile = hwprune.load_profile("x86-avx2-ort")
+    assert profile.table is not None
+    with pytest.raises(MissingRowError) as caught:
+        profile.table.latency_us(replace(CONV, height=17, width=19, name="stem"))
+    told = str(caught.value)
+    assert "conv 16->16 on 17x19, kernel 3x3, padding 1 (in layer stem" in told
+    assert f"hwprune profile build --runtime onnxruntime --for MODEL:CxHxW --out {profile.folder}" in told
+
+
+def test_widths_off_the_steps_are_covered_only_where_the_other_kernel_was_measured() -> None:
+    steps = Steps(align=8, divisor=4)
+    aligned = table()
+    assert aligned.covers_narrower(replace(CONV, in_channels=32, out_channels=32), steps)
+    wide = replace(CONV, in_channels=32, out_channels=32)
+    assert not aligned.covers_unaligned(wide, steps, 0.5)
+    others = aligned.merged(row(i, o, 2.0 + i * o / 64) for i in (1, 15, 31) for o in (8, 16, 32))
+    assert others.covers_unaligned(wide, steps, 0.5)
+
+
 def test_two_rows_of_one_operator_are_told(tmp_path: Path) -> None:
     path = tmp_path / "latency.csv"
     table().write(path, {})
