@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec
@@ -42,6 +44,22 @@ def profiles_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--profiles", type=click.Path(path_type=Path), help="Look for profiles in this folder first."
     )(command)
+
+
+@contextmanager
+def telling_how_to_go_on(*, without: str, with_: Sequence[str] = ()) -> Iterator[None]:
+    """Ends an interrupted command with the command that goes on with it.
+
+    Args:
+        without: An option that the further command must not have.
+        with_: Options that it must have.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        again = [argument for argument in sys.argv[1:] if argument != without]
+        click.echo(f"Interrupted. Go on with: hwprune {shlex.join([*again, *with_])}", err=True)
+        sys.exit(INTERRUPTED)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")

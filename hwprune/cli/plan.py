@@ -10,7 +10,7 @@ from rich.console import Console
 
 from hwprune.channel_scope import ChannelScope
 from hwprune.cli.common import json_option, profiles_option, told
-from hwprune.cli.profile import make_networks
+from hwprune.cli.profile_networks import make_networks
 from hwprune.cli.progress import Lines
 from hwprune.device.profile import load_profile
 from hwprune.plan import PlanRow

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -11,12 +12,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from hwprune.processes import is_first
 
+#: Seconds between two lines about the rows of a table.
+ROWS_INTERVAL = 30.0
+
 
 class Lines:
     """Plain lines, for logs and pipes."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
+        self._next_rows = time.monotonic() + ROWS_INTERVAL
 
     def note(self, line: str) -> None:
         """Something the user should know."""
@@ -34,7 +39,10 @@ class Lines:
         self.note(epoch_line(row))
 
     def rows(self, done: int, total: int) -> None:
-        """Rows make no lines."""
+        """Rows of a table make a line now and then."""
+        if time.monotonic() >= self._next_rows:
+            self.note(f"{done} rows measured, {total - done} more known to be needed so far")
+            self._next_rows = time.monotonic() + ROWS_INTERVAL
 
 
 class Bar(Lines):

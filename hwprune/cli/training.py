@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields, replace
 from functools import wraps
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 import click
 
-from hwprune.cli.common import INTERRUPTED
+from hwprune.cli.common import telling_how_to_go_on
 from hwprune.compressor import granularity_names
 from hwprune.device.profile import DeviceProfile
 from hwprune.penalties import penalty_names
@@ -190,12 +189,6 @@ class Training:
         )
 
 
-@contextmanager
-def telling_how_to_resume() -> Iterator[None]:
+def telling_how_to_resume() -> AbstractContextManager[None]:
     """Ends an interrupted command with the command that goes on with it."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        again = " ".join(argument for argument in sys.argv[1:] if argument != "--resume")
-        click.echo(f"Interrupted. Go on with: hwprune {again} --resume", err=True)
-        sys.exit(INTERRUPTED)
+    return telling_how_to_go_on(without="--resume", with_=("--resume",))

@@ -94,6 +94,9 @@ REGISTRY = {
     "openvino": ("hwprune.runtime.openvino", "OpenVino", "openvino", "hwprune[openvino]"),
 }
 
+#: Runtime kinds whose kernels skip weights of zero: their tables have rows at several densities.
+SKIPPING_ZEROS = frozenset({"mnn-sparse"})
+
 
 def get_runtime(kind: str) -> Runtime:
     """The runtime of a profile.

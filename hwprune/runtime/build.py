@@ -4,55 +4,70 @@ from __future__ import annotations
 
 import json
 import statistics
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor, nn
 
 from hwprune.device.predict import predict_operators
-from hwprune.device.profile import PROFILE_FILE, DeviceProfile, LatencySpec, Provenance
+from hwprune.device.profile import PROFILE_FILE, DeviceProfile, LatencySpec, Provenance, read_profile
 from hwprune.device.table import LatencyTable
 from hwprune.errors import ProfileError
 from hwprune.files import write_text
 from hwprune.graph.trace import trace_operators
 from hwprune.operators import Operator
-from hwprune.runtime.environment import environment, versions
-from hwprune.runtime.export import export
+from hwprune.runtime.base import get_runtime
+from hwprune.runtime.environment import environment, same_hardware, versions
 from hwprune.runtime.local import for_this_machine
-from hwprune.runtime.rows import measure_rows, working_set
-from hwprune.runtime.sampling import Progress, measure_operators
+from hwprune.runtime.partial import PartialBuild, partial_file
+from hwprune.runtime.processor import machine
+from hwprune.runtime.rows import measure_rows, measure_with_zeros, with_zeros, working_set
+from hwprune.runtime.sampling import Progress
 from hwprune.runtime.staircase import PROBES
-from hwprune.runtime.timing import measure
+from hwprune.runtime.steady import Watch, reference_kernel
+from hwprune.runtime.workbench import Workbench
 
 TABLE_FILE = "latency.csv"
-#: A machine whose reference kernel differs by more than this between start, middle and end is busy.
-STEADY = 0.05
-_REFERENCE = Operator("conv", 64, 64, 28, 28, 3, 3, padding=1)
-
 
 Networks = Mapping[str, tuple[nn.Module, Tensor]]
 
 
-def build_profile(
-    template: DeviceProfile,
-    networks: Networks,
-    samples: Callable[[DeviceProfile], Networks],
-    out: Path,
-    *,
-    command: str,
-    notify: Callable[[str], None],
-    progress: Progress | None = None,
-) -> DeviceProfile:
-    """Measures this machine and writes a profile that covers networks and everything narrower.
+@dataclass(frozen=True, slots=True, eq=False)
+class BuildRequest:
+    """What to build.
 
-    Args:
+    Attributes:
         template: Runtime, precision, threads, batch and rules; its steps are found anew.
         networks: Name to a network and an example input.
         samples: From the profile with its steps to networks, no wider, that the calibration is fitted to.
         out: The profile's folder; its last part is the profile's name.
         command: How it was built, for the record.
+        anew: Forget an unfinished build, and replace a profile instead of adding to it.
+        allow_busy: Measure although the machine is busy; the profile says so.
+    """
+
+    template: DeviceProfile
+    networks: Networks
+    samples: Callable[[DeviceProfile], Networks]
+    out: Path
+    command: str
+    anew: bool = False
+    allow_busy: bool = False
+
+
+def build_profile(
+    request: BuildRequest, notify: Callable[[str], None], progress: Progress | None = None
+) -> DeviceProfile:
+    """Measures this machine and writes a profile that covers networks and everything narrower.
+
+    A profile of this machine that is there already gets the rows that it lacks and keeps its
+    calibration. What is measured is kept beside the folder until the profile is complete: an interrupted
+    build goes on with it.
+
+    Args:
+        request: What to build.
         notify: Called with one line for every stage.
         progress: Called with the number of rows done and known to be needed so far.
 
@@ -60,97 +75,189 @@ def build_profile(
         The profile.
 
     Raises:
-        ProfileError: If the machine is busy: then nothing is written.
+        ProfileError: If the machine is busy, or the folder holds a profile of another device.
+        ArtifactError: If an unfinished build of something else is there.
     """
-    traced = {name: trace_operators(*network) for name, network in networks.items()}
-    operators = [operator for network in traced.values() for operator in network]
-    reference = [_reference_us(template)]
-    notify("looking for the steps of the latency staircase")
-    local = for_this_machine(template, [*operators, *PROBES.values()], notify, cached=False)
-    table = _measure_table(local, traced, notify, progress)
-    local = local.model_copy(update={"rows": table, "name": out.name})
-    reference.append(_reference_us(template))
-    fitted_to = samples(local)
-    notify(f"{len(table)} rows; fitting the calibration to {len(fitted_to)} networks")
-    factor, overhead = _calibrate(local, fitted_to)
-    reference.append(_reference_us(template))
-    _check_steady(reference)
-    finished = _with_provenance(local, table, factor, overhead, command)
-    out.mkdir(parents=True, exist_ok=True)
-    noise = ", ".join(f"{value:.1f}" for value in reference)
-    table.write(
-        out / TABLE_FILE,
-        {**environment(), "command": command, "reference kernel at start, middle and end (us)": noise},
+    traced = {name: trace_operators(*network) for name, network in request.networks.items()}
+    partial = PartialBuild.open(partial_file(request.out), _settings(request), anew=request.anew)
+    begun = bool(partial.first_us)
+    replacing = not partial.extends if begun else request.anew
+    before = None if replacing else measured_profile(request.out, request.template)
+    partial.extends = before is not None
+    if begun:
+        notify(f"going on with {len(partial.rows)} rows of an unfinished build ({partial.path.name})")
+    if before is not None and not _uncovered(before, traced):
+        notify("the profile covers these networks already; --anew measures everything again")
+        return before
+    with reference_kernel(request.template.runtime) as look_us:
+        watch = Watch(look_us, notify, request.allow_busy)
+        bench = Workbench(partial, watch, progress)
+        try:
+            watch.begin(partial.first_us or (before.provenance.reference_us if before else None))
+            partial.first_us = watch.first_us
+            if before is None:
+                built = _from_nothing(request, traced, bench, notify)
+            else:
+                notify(f"adding to {len(before.table or ())} rows of {before.name}; its calibration stays")
+                built = before.model_copy(update={"rows": _measure_table(before, traced, bench, notify)})
+        finally:
+            partial.save(now=True)
+    return _written(_with_provenance(built, before, request, watch), request.out, watch, partial)
+
+
+def measured_profile(out: Path, template: DeviceProfile) -> DeviceProfile | None:
+    """The measured profile in a folder, ``None`` where there is none.
+
+    Raises:
+        ProfileError: If it is malformed, of another machine, or of another way of running networks.
+    """
+    if not (out / PROFILE_FILE).is_file():
+        return None
+    profile = read_profile(out)
+    if profile.table is None:
+        return None
+    same, difference = same_hardware(profile)
+    wanted, got = (
+        spec.model_dump(include={"kind", "precision", "threads", "batch"})
+        for spec in (template.runtime, profile.runtime)
     )
-    write_text(out / PROFILE_FILE, to_toml(finished))
-    return finished
+    if wanted != got:
+        difference = _told(got) + " in the profile"
+    if not same or wanted != got:
+        raise ProfileError(
+            "the folder holds the profile of another device, to which nothing measured here can be added",
+            where=out,
+            expected=f"one of this machine with {_told(wanted)}",
+            got=difference,
+            hint="name another folder with --out, or replace it with --anew",
+        )
+    return profile
+
+
+def _settings(request: BuildRequest) -> dict[str, str]:
+    """What measurements must have in common to be of one profile."""
+    spec = request.template.runtime
+    return {
+        **{name: str(value) for name, value in machine().items() if name != "python"},
+        "runtime": f"{spec.kind} {get_runtime(spec.kind).version()}",
+        "precision": spec.precision,
+        "threads": str(spec.threads),
+        "batch": str(spec.batch),
+        "networks": ", ".join(request.networks),
+    }
+
+
+def _told(spec: Mapping[str, object]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in spec.items())
+
+
+def _uncovered(profile: DeviceProfile, networks: Mapping[str, Sequence[Operator]]) -> list[Operator]:
+    """The operators of networks that the profile does not price at every narrower width."""
+    table = profile.table
+    return [
+        operator
+        for operators in networks.values()
+        for operator in operators
+        if table is None or not table.covers_narrower(operator, profile.steps_for(operator))
+    ]
+
+
+def _from_nothing(
+    request: BuildRequest,
+    traced: Mapping[str, Sequence[Operator]],
+    bench: Workbench,
+    notify: Callable[[str], None],
+) -> DeviceProfile:
+    """Steps, rows and calibration of this machine."""
+    notify("looking for the steps of the latency staircase")
+    operators = [operator for network in traced.values() for operator in network]
+    local = for_this_machine(request.template, [*operators, *PROBES.values()], notify, bench.steps)
+    table = _measure_table(local, traced, bench, notify)
+    local = local.model_copy(update={"rows": table, "name": request.out.absolute().name})
+    fitted_to = request.samples(local)
+    notify(f"{len(table)} rows; fitting the calibration to {len(fitted_to)} networks")
+    factor, overhead = _calibrate(local, fitted_to, bench)
+    latency = LatencySpec(table=TABLE_FILE, calibration=factor, overhead_us=overhead)
+    return local.model_copy(update={"latency": latency})
 
 
 def _measure_table(
     profile: DeviceProfile,
     networks: Mapping[str, Sequence[Operator]],
+    bench: Workbench,
     notify: Callable[[str], None],
-    progress: Progress | None,
 ) -> LatencyTable:
-    """Rows for networks and everything narrower, one network after the other."""
-    table = LatencyTable((), profile.runtime.batch, profile.runtime.precision)
-    for name, operators in networks.items():
-        while missing := [op for op in operators if not table.covers_narrower(op, profile.steps_for(op))]:
-            notify(f"{name}: measuring rows for {len(missing)} of {len(operators)} operators")
-            fresh = measure_rows(missing, profile, progress=progress, working_set=working_set(operators))
+    """The profile's rows and those that networks and everything narrower need besides, network by network."""
+    table = profile.table or LatencyTable((), profile.runtime.batch, profile.runtime.precision)
+    for place, (name, operators) in enumerate(networks.items(), start=1):
+        while missing := _uncovered(profile.model_copy(update={"rows": table}), {name: operators}):
+            notify(
+                f"{name} (network {place} of {len(networks)}): measuring rows for {len(missing)} of "
+                f"{len(operators)} operators"
+            )
+            size = working_set(operators)
+            fresh = measure_rows(
+                missing, profile, working_set=size, unaligned=True, time_operators=bench.rows
+            )
             if not {row.operator for row in fresh} - table.operators:
                 break  # nothing new to learn; a prediction will name what is missing
             table = table.merged(fresh)
+        if profile.prices_zeros:
+            sparse = [operator for operator in with_zeros(operators) if not table.covers(operator)]
+            notify(f"{name}: measuring {len(sparse)} operators with weights of zero")
+            size = working_set(operators)
+            table = table.merged(
+                measure_with_zeros(sparse, profile, working_set=size, time_operators=bench.rows)
+            )
     return table
 
 
-def _check_steady(reference: Sequence[float]) -> None:
-    """Raises where the reference kernel did not take the same time throughout."""
-    if max(reference) > (1 + STEADY) * min(reference):
-        raise ProfileError(
-            "the machine is busy: a reference kernel did not take the same time throughout",
-            expected=f"within {STEADY:.0%}",
-            got=", ".join(f"{value:.1f} us" for value in reference),
-            hint="stop what else is running and build again; nothing was written",
-        )
-
-
 def _with_provenance(
-    profile: DeviceProfile, table: LatencyTable, factor: float, overhead: float, command: str
+    profile: DeviceProfile, before: DeviceProfile | None, request: BuildRequest, watch: Watch
 ) -> DeviceProfile:
-    facts = environment()
-    noise = statistics.median(row.p90_us / row.p10_us - 1 for row in table.rows)
-    return profile.model_copy(
-        update={
-            "latency": LatencySpec(table=TABLE_FILE, calibration=factor, overhead_us=overhead),
-            "provenance": Provenance(
-                source="measured",
-                command=command,
-                date=str(facts["date"]),
-                host=str(facts["cpu"]),
-                versions=versions(),
-                runs=int(statistics.median(row.runs for row in table.rows)),
-                noise=round(noise, 4),
-            ),
-        }
+    facts, rows = environment(), profile.rows or ()
+    earlier = before.provenance if before else None
+    noise = statistics.median(row.p90_us / row.p10_us - 1 for row in rows)
+    provenance = Provenance(
+        source="measured",
+        command=f"{earlier.command} && {request.command}" if earlier else request.command,
+        date=str(facts["date"]),
+        host=str(facts["cpu"]),
+        versions=versions(),
+        runs=int(statistics.median(row.runs for row in rows)),
+        noise=round(noise, 4),
+        reference_us=round(watch.first_us, 2),
+        busy=watch.busy or (earlier is not None and earlier.busy),
     )
+    return profile.model_copy(update={"provenance": provenance})
 
 
-def _reference_us(template: DeviceProfile) -> float:
-    (row,) = measure_operators([_REFERENCE], template.runtime)
-    return row.median_us
+def _written(profile: DeviceProfile, out: Path, watch: Watch, partial: PartialBuild) -> DeviceProfile:
+    """Writes table and profile, then forgets what was kept of the build."""
+    seen = [watch.first_us, *watch.seen_us]
+    header = {
+        **environment(),
+        "command": profile.provenance.command,
+        "reference kernel (us)": f"{watch.first_us:.1f} at first, {min(seen):.1f} to {max(seen):.1f} in "
+        f"{len(seen)} looks, {seen[-1]:.1f} at the end",
+    }
+    table = profile.rows
+    assert table is not None  # it was just measured
+    out.mkdir(parents=True, exist_ok=True)
+    table.write(out / TABLE_FILE, header)
+    write_text(out / PROFILE_FILE, to_toml(profile))
+    partial.remove()
+    return profile
 
 
-def _calibrate(profile: DeviceProfile, networks: Networks) -> tuple[float, float]:
+def _calibrate(profile: DeviceProfile, networks: Networks, bench: Workbench) -> tuple[float, float]:
     """Factor and overhead that fit whole networks best, in relative terms."""
     raw = profile.model_copy(update={"latency": LatencySpec()})
     predicted, measured = [], []
-    with tempfile.TemporaryDirectory(prefix="hwprune-") as folder:
-        for model, example in networks.values():
-            path = Path(folder) / "network.onnx"
-            export(model, path, example)
-            predicted.append(predict_operators(trace_operators(model, example), raw).total_us)
-            measured.append(measure(path, profile).median_us)
+    for model, example in networks.values():
+        operators = trace_operators(model, example)
+        predicted.append(predict_operators(operators, raw).total_us)
+        measured.append(bench.network_us(model, example, operators, profile))
     return fit_calibration(predicted, measured)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from hwprune.device.profile import DeviceProfile, Hardware, Provenance, Rule
+from hwprune.device.profile import DeviceProfile, Hardware, Provenance, Rule, RuntimeSpec
 from hwprune.device.rows import Row
 from hwprune.device.steps import Steps
 from hwprune.device.table import LatencyTable
@@ -19,8 +19,11 @@ from hwprune.files import write_json
 from hwprune.operators import Operator
 from hwprune.runtime.base import get_runtime
 from hwprune.runtime.environment import environment, same_hardware
-from hwprune.runtime.rows import measure_rows, working_set
+from hwprune.runtime.rows import measure_rows, measure_with_zeros, working_set
 from hwprune.runtime.staircase import PROBES, find_steps
+
+#: From a probe and the way of running it to its staircase.
+FindSteps = Callable[[Operator, RuntimeSpec], Steps]
 
 
 def localize(
@@ -34,7 +37,7 @@ def localize(
 
     Args:
         profile: The device asked for.
-        operators: Fused operators of the dense network.
+        operators: Fused operators of the dense network, and those with weights of zero that are to be priced.
         notify: Called with one line for everything the user should know.
 
     Raises:
@@ -60,7 +63,7 @@ def localize(
     # first layer's single channel) can be missing still: it is the widest of the next pass.
     while missing := _missing(operators, local, table):
         notify(f"measuring rows for {len(missing)} operators on this machine; they are kept for next time")
-        fresh = measure_rows(missing, local, working_set=working_set(operators))
+        fresh = _measured(missing, local, working_set([op for op in operators if op.density == 1]))
         if not set(fresh) - set(table.rows):
             break  # nothing new to learn; the prediction will name what is missing
         table = table.merged(fresh)
@@ -68,6 +71,16 @@ def localize(
         kept = LatencyTable((), table.batch, table.precision).merged([*_cached_rows(cache), *fresh])
         kept.write(cache, environment())
     return local.model_copy(update={"rows": table})
+
+
+def _measured(missing: Sequence[Operator], profile: DeviceProfile, size: int) -> tuple[Row, ...]:
+    """Rows for operators that the table lacks, with and without weights of zero."""
+    whole = [operator for operator in missing if operator.density == 1]
+    zeros = [operator for operator in missing if operator.density < 1]
+    return (
+        *(measure_rows(whole, profile, working_set=size) if whole else ()),
+        *measure_with_zeros(zeros, profile, working_set=size),
+    )
 
 
 def _missing(operators: Sequence[Operator], profile: DeviceProfile, table: LatencyTable) -> list[Operator]:
@@ -81,8 +94,7 @@ def for_this_machine(
     profile: DeviceProfile,
     operators: Sequence[Operator],
     notify: Callable[[str], None],
-    *,
-    cached: bool = True,
+    find: FindSteps | None = None,
 ) -> DeviceProfile:
     """The profile with this machine's hardware and channel steps, and no rows.
 
@@ -90,13 +102,12 @@ def for_this_machine(
         profile: Runtime, precision, threads, batch and rules.
         operators: Only the steps of rules that decide for one of them are looked for.
         notify: Called with one line for every rule.
-        cached: Whether steps that were found earlier on this machine may be used.
+        find: Finds a staircase; by default it is found once per machine and kept in the user's cache.
     """
     facts = environment()
     deciding = [profile.rule_for(operator) for operator in operators]
     rules = tuple(
-        _rule_here(rule, profile, notify, cached=cached) if rule in deciding else rule
-        for rule in profile.rule
+        _rule_here(rule, profile, notify, find) if rule in deciding else rule for rule in profile.rule
     )
     version = get_runtime(profile.runtime.kind).version()
     return profile.model_copy(
@@ -117,21 +128,29 @@ def for_this_machine(
     )
 
 
-def _rule_here(rule: Rule, profile: DeviceProfile, notify: Callable[[str], None], *, cached: bool) -> Rule:
-    """A rule with the staircase of this machine, measured once and kept in the user's cache."""
+def _rule_here(
+    rule: Rule, profile: DeviceProfile, notify: Callable[[str], None], find: FindSteps | None
+) -> Rule:
+    """A rule with the staircase of this machine."""
     probe = PROBES.get((rule.op, rule.groups))
     if probe is None or rule.granularity != "channel":
         return rule
     name = f"{rule.groups} {rule.op}" if rule.groups else rule.op
+    steps = find(probe, profile.runtime) if find else _cached_steps(name, probe, profile)
+    notify(f"channels of {name} leave in groups of {steps.align}: the step measured on this machine")
+    period = steps.period if steps.period > steps.align else None
+    return rule.model_copy(update={**asdict(steps), "period": period})
+
+
+def _cached_steps(name: str, probe: Operator, profile: DeviceProfile) -> Steps:
+    """The staircase of a rule, measured once and kept in the user's cache."""
     path = cache_folder(profile) / f"steps {name}.json"
-    steps = _read_steps(path) if cached else None
+    steps = _read_steps(path)
     if steps is None:
         steps = find_steps(probe, profile.runtime)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json(path, asdict(steps))
-    notify(f"channels of {name} leave in groups of {steps.align}: the step measured on this machine")
-    period = steps.period if steps.period > steps.align else None
-    return rule.model_copy(update={**asdict(steps), "period": period})
+    return steps
 
 
 def _read_steps(path: Path) -> Steps | None:

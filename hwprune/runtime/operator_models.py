@@ -108,12 +108,15 @@ def make_operator_model(operators: Sequence[Operator], batch: int, seed: int = 0
 Builder = Callable[[Operator, int, int, np.random.Generator], _Branch]
 
 
-def _weight(name: str, shape: tuple[int, ...], generator: np.random.Generator) -> Any:
+def _weight(name: str, shape: tuple[int, ...], generator: np.random.Generator, density: float = 1.0) -> Any:
     # Latency does not depend on the values, as long as none is denormal; drawing them one by one would
     # take longer than timing them.
     size = int(np.prod(shape))
     few = generator.uniform(-0.05, 0.05, size=min(size, 4099)).astype(np.float32)
-    return numpy_helper.from_array(np.resize(few, size).reshape(shape), name)
+    weights = np.resize(few, size)
+    if density < 1:
+        weights[generator.random(size, dtype=np.float32) >= density] = 0.0
+    return numpy_helper.from_array(weights.reshape(shape), name)
 
 
 def _map_shape(operator: Operator, batch: int) -> tuple[int, ...]:
@@ -164,7 +167,7 @@ def _convolution(operator: Operator, index: int, batch: int, generator: np.rando
     branch = _Branch(
         [node],
         [
-            _weight(f"w{index}", (first, second // operator.groups, *kernel), generator),
+            _weight(f"w{index}", (first, second // operator.groups, *kernel), generator, operator.density),
             _weight(f"b{index}", (operator.out_channels,), generator),
         ],
         {f"x{index}": _map_shape(operator, batch)},
@@ -196,7 +199,7 @@ def _linear(operator: Operator, index: int, batch: int, generator: np.random.Gen
     branch = _Branch(
         [node],
         [
-            _weight(f"w{index}", (operator.out_channels, operator.in_channels), generator),
+            _weight(f"w{index}", (operator.out_channels, operator.in_channels), generator, operator.density),
             _weight(f"b{index}", (operator.out_channels,), generator),
         ],
         {f"x{index}": (rows, operator.in_channels)},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from hwprune.device.kinds import configuration, with_channels
@@ -12,7 +12,47 @@ from hwprune.device.rows import Row
 from hwprune.device.steps import Steps
 from hwprune.operators import Operator
 from hwprune.runtime.knots import Curve, bisect, curves
-from hwprune.runtime.sampling import Progress, bytes_of, measure_operators
+from hwprune.runtime.sampling import Progress, TimeOperators, bytes_of, measure_operators
+
+#: Gaps between the widths at which another kernel is measured.
+OTHER_KERNEL_GAPS = 3
+
+
+#: Parts of the weights that are left, at which kernels that skip zeros are measured.
+DENSITIES = (0.5, 0.3, 0.2, 0.1, 0.05, 0.02)
+
+
+def with_zeros(operators: Iterable[Operator]) -> list[Operator]:
+    """Operators with weights, at every density that is measured besides all of them.
+
+    Args:
+        operators: Of a network, none of whose weights is zero.
+    """
+    weighted = [operator for operator in operators if operator.matrix and operator.groups == 1]
+    return [replace(operator, density=density) for density in DENSITIES for operator in weighted]
+
+
+def measure_with_zeros(
+    operators: Sequence[Operator],
+    profile: DeviceProfile,
+    *,
+    working_set: int,
+    time_operators: TimeOperators = measure_operators,
+) -> tuple[Row, ...]:
+    """Rows for operators some of whose weights are zero, at their own widths.
+
+    Args:
+        operators: From :func:`with_zeros`.
+        profile: Runtime, precision, threads and batch.
+        working_set: Bytes that the network without zeros moves; as much less as there are zeros share a file.
+        time_operators: See :func:`measure_rows`.
+    """
+    rows: list[Row] = []
+    for density in dict.fromkeys(operator.density for operator in operators):
+        alike = [replace(operator, name="") for operator in operators if operator.density == density]
+        size = round(working_set * density)
+        rows += time_operators(list(dict.fromkeys(alike)), profile.runtime, working_set=size)
+    return tuple(rows)
 
 
 def measure_rows(
@@ -22,6 +62,8 @@ def measure_rows(
     working_set: int,
     progress: Progress | None = None,
     seconds: float | None = None,
+    unaligned: bool = False,
+    time_operators: TimeOperators = measure_operators,
 ) -> tuple[Row, ...]:
     """Rows for a network and everything narrower, at widths found by bisection.
 
@@ -34,12 +76,15 @@ def measure_rows(
         working_set: Bytes that the whole network moves; see :func:`working_set`.
         progress: Called with the number of rows done and known to be needed so far.
         seconds: No interval is split any further after this time; what was begun is completed.
+        unaligned: Whether rows are wanted for widths, too, that run another kernel (see
+            :class:`~hwprune.device.steps.Steps`) and that pruning avoids: a few of them, less exact.
+        time_operators: Measures rows; whoever keeps them brings another one.
 
     Raises:
         RuntimeUnavailableError: If the runtime is missing or refuses an operator.
         MissingRowError: If an operator is of a kind that cannot be measured.
     """
-    search = _Search(operators, profile, progress, working_set)
+    search = _Search(operators, profile, progress, working_set, time_operators)
     deadline = None if seconds is None else time.monotonic() + seconds
     found = {
         (template, side, place): curve
@@ -61,6 +106,10 @@ def measure_rows(
             for out_width in _measured(found, template, "out")
         ]
     )
+    if unaligned:
+        search.measure(
+            [operator for template in search.widest for operator in search.other_kernel(template, found)]
+        )
     return tuple(search.rows.values())
 
 
@@ -72,7 +121,24 @@ def working_set(operators: Sequence[Operator]) -> int:
 _Key = tuple[Operator, str, int]
 
 
-def _measured(found: dict[_Key, Curve], template: Operator, side: str) -> list[int]:
+def other_kernel_widths(template: Operator, steps: Steps) -> list[int]:
+    """Numbers of input channels that the divisor of the staircase does not divide, spread over all of them.
+
+    >>> other_kernel_widths(Operator("conv", 16, 16, 4, 4), Steps(align=8, divisor=4))
+    [1, 5, 10, 15]
+    """
+    unit = 1 if template.depthwise else template.groups
+    least = 2 if template.depthwise else 1  # a single channel is no depthwise convolution
+    others = [
+        width for width in range(unit, template.in_channels, unit) if width % steps.divisor and width >= least
+    ]
+    if not others:
+        return []
+    last = len(others) - 1
+    return sorted({others[last * part // OTHER_KERNEL_GAPS] for part in range(OTHER_KERNEL_GAPS + 1)})
+
+
+def _measured(found: Mapping[_Key, Curve], template: Operator, side: str) -> list[int]:
     return sorted(
         width for key, curve in found.items() if key[:2] == (template, side) for width in curve.widths
     )
@@ -87,8 +153,9 @@ class _Search:
         profile: DeviceProfile,
         progress: Progress | None,
         working_set: int,
+        time_operators: TimeOperators,
     ) -> None:
-        self.profile, self.progress = profile, progress
+        self.profile, self.progress, self.time_operators = profile, progress, time_operators
         self.widest = _widest(operators)
         self.working_set = working_set
         self.rows: dict[Operator, Row] = {}
@@ -108,6 +175,26 @@ class _Search:
                 curve.lattice = [channels for channels in curve.lattice if channels > 1]
         return [curve for curve in found if curve.lattice]
 
+    def other_kernel(self, template: Operator, found: Mapping[_Key, Curve]) -> list[Operator]:
+        """Operators at widths that run another kernel: the least, the most and two between.
+
+        Across such inputs the outputs are as good as straight within a place of the period, so that its ends
+        are enough.
+        """
+        widths = other_kernel_widths(template, self.steps(template, "in"))
+        if not template.matrix:
+            return [
+                self.at(template, "out", width * template.out_channels // template.in_channels)
+                for width in widths
+            ]
+        ends = {
+            width
+            for key, curve in found.items()
+            if key[:2] == (template, "out")
+            for width in (curve.widths[0], curve.widths[-1])
+        }
+        return [with_channels(template, inputs, outputs) for inputs in widths for outputs in sorted(ends)]
+
     def at(self, template: Operator, side: str, width: int) -> Operator:
         if not template.matrix:
             return with_channels(template, width * template.in_channels // template.out_channels, width)
@@ -124,7 +211,7 @@ class _Search:
             if self.progress is not None:
                 self.progress(done + count, done + total)
 
-        rows = measure_operators(fresh, self.profile.runtime, report, working_set=self.working_set)
+        rows = self.time_operators(fresh, self.profile.runtime, report, working_set=self.working_set)
         for row in rows:
             self.rows[row.operator] = row
         return [self.rows[operator].median_us for operator in wanted]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,22 @@ from hwprune.runtime.base import Effort, get_runtime
 from hwprune.runtime.operator_models import make_operator_model
 
 Progress = Callable[[int, int], None]
+
+
+class TimeOperators(Protocol):
+    """What :func:`measure_operators` does, or somebody who keeps what it returns."""
+
+    def __call__(
+        self,
+        operators: Sequence[Operator],
+        spec: RuntimeSpec,
+        progress: Progress | None = None,
+        *,
+        working_set: int,
+    ) -> tuple[Row, ...]:
+        """Times operators; see :func:`measure_operators`."""
+        ...
+
 
 #: Operators that share a file.
 MOST_OPERATORS = 48
@@ -52,8 +69,7 @@ def measure_operators(
         RuntimeUnavailableError: If the runtime is missing, refuses a file or hides an operator.
     """
     rows: list[Row] = []
-    most_bytes = min(max(working_set, LEAST_BYTES), MOST_BYTES)
-    for chunk in _chunks(operators, most_bytes):
+    for chunk in files(operators, working_set):
         # A small network stays in the caches, and its rows are not to be driven out of them.
         filling = _filling(min(working_set, MOST_BYTES) - sum(map(bytes_of, chunk)))
         rows += _measure_chunk(chunk, filling, spec, effort)
@@ -62,7 +78,9 @@ def measure_operators(
     return tuple(rows)
 
 
-def _chunks(operators: Iterable[Operator], most_bytes: int) -> Iterator[list[Operator]]:
+def files(operators: Iterable[Operator], working_set: int) -> Iterator[list[Operator]]:
+    """The operators that share a file, file by file; see :func:`measure_operators`."""
+    most_bytes = min(max(working_set, LEAST_BYTES), MOST_BYTES)
     chunk: list[Operator] = []
     used = 0
     for operator in operators:
@@ -77,9 +95,9 @@ def _chunks(operators: Iterable[Operator], most_bytes: int) -> Iterator[list[Ope
 
 
 def bytes_of(operator: Operator) -> int:
-    """Bytes of its weights and maps in single precision, for one image."""
+    """Bytes of its weights that are not zero and of its maps in single precision, for one image."""
     kernel = operator.kernel_h * operator.kernel_w
-    weights = operator.in_channels * operator.out_channels // operator.groups * kernel
+    weights = int(operator.density * operator.in_channels * operator.out_channels) // operator.groups * kernel
     maps = (operator.in_channels + operator.out_channels) * operator.height * operator.width
     return 4 * ((weights if operator.matrix or operator.depthwise else 0) + 2 * maps)
 

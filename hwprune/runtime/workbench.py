@@ -1,0 +1,91 @@
+"""Where a profile is built: what is measured counts only on a quiet machine, and is kept at once."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from hwprune.device.profile import DeviceProfile, RuntimeSpec
+from hwprune.device.rows import Row
+from hwprune.device.steps import Steps
+from hwprune.operators import Operator
+from hwprune.runtime.export import export
+from hwprune.runtime.partial import PartialBuild
+from hwprune.runtime.sampling import Progress, files, measure_operators
+from hwprune.runtime.staircase import find_steps
+from hwprune.runtime.steady import Watch
+from hwprune.runtime.timing import measure
+
+
+class Workbench:
+    """Measures what is not measured yet, and remembers it.
+
+    Args:
+        partial: What is measured already; filled in place.
+        watch: Says what counts.
+        progress: Called with the number of rows done and known to be needed so far, over the whole build.
+    """
+
+    def __init__(self, partial: PartialBuild, watch: Watch, progress: Progress | None = None) -> None:
+        self._partial, self._watch, self._progress = partial, watch, progress
+
+    def rows(
+        self,
+        operators: Sequence[Operator],
+        spec: RuntimeSpec,
+        progress: Progress | None = None,
+        *,
+        working_set: int,
+    ) -> tuple[Row, ...]:
+        """Rows as :func:`~hwprune.runtime.sampling.measure_operators` gives them, file by file."""
+        known, operators = self._partial.rows, [replace(operator, name="") for operator in operators]
+        missing = [operator for operator in dict.fromkeys(operators) if (working_set, operator) not in known]
+        left = len(missing)
+        for chunk in files(missing, working_set):
+            fresh = self._watch.measure(measuring(chunk, spec, working_set))
+            known.update(((working_set, row.operator), row) for row in fresh)
+            self._partial.save()
+            left -= len(chunk)
+            if self._progress is not None:
+                self._progress(len(known), len(known) + left)
+        return tuple(known[working_set, operator] for operator in operators)
+
+    def steps(self, probe: Operator, spec: RuntimeSpec) -> Steps:
+        """The staircase of a probe."""
+        if probe not in self._partial.steps:
+            self._partial.steps[probe] = self._watch.measure(lambda: find_steps(probe, spec))
+            self._partial.save()
+        return self._partial.steps[probe]
+
+    def network_us(
+        self, model: nn.Module, example: Tensor, operators: Sequence[Operator], profile: DeviceProfile
+    ) -> float:
+        """The measured latency of a whole network in microseconds.
+
+        Args:
+            model: The network.
+            example: An example input.
+            operators: Its operators, by which it is known again.
+            profile: Runtime, threads and batch.
+        """
+        digest = hashlib.sha256(repr(tuple(operators)).encode()).hexdigest()
+        if digest not in self._partial.networks:
+            with tempfile.TemporaryDirectory(prefix="hwprune-") as folder:
+                path = Path(folder) / "network.onnx"
+                export(model, path, example)
+                timing = self._watch.measure(lambda: measure(path, profile))
+            self._partial.networks[digest] = timing.median_us
+            self._partial.save()
+        return self._partial.networks[digest]
+
+
+def measuring(
+    chunk: Sequence[Operator], spec: RuntimeSpec, working_set: int
+) -> Callable[[], tuple[Row, ...]]:
+    """A function that measures the operators of one file."""
+    return lambda: measure_operators(chunk, spec, working_set=working_set)

@@ -1,0 +1,225 @@
+"""Building a profile: what counts on a busy machine, and what an interrupted build leaves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import hwprune
+from hwprune.device.profile import DeviceProfile, RuntimeSpec
+from hwprune.device.rows import Row
+from hwprune.errors import ArtifactError, ProfileError
+from hwprune.operators import Operator
+from hwprune.runtime import steady, workbench
+from hwprune.runtime.build import BuildRequest, build_profile
+from hwprune.runtime.partial import PartialBuild, partial_file
+from hwprune.runtime.sampling import Progress
+from hwprune.runtime.steady import Watch
+
+CONV = Operator("conv", 8, 16, 6, 6, 3, 3, padding=1)
+
+
+def watch(looks: Sequence[float], *, allow_busy: bool = False) -> tuple[Watch, list[str]]:
+    """A watch over a machine that is given, waiting for nothing, and what it said."""
+    said: list[str] = []
+    left = iter(looks)
+    made = Watch(lambda: next(left), said.append, allow_busy, first_us=100.0, wait=lambda seconds: None)
+    return made, said
+
+
+def test_what_is_measured_on_a_steady_machine_counts_at_once() -> None:
+    steadily, said = watch([103.0])
+    assert steadily.measure(lambda: "result") == "result"
+    assert (steadily.seen_us, steadily.busy, said) == ([103.0], False, [])
+
+
+def test_what_is_measured_on_a_busy_machine_is_measured_again_when_it_is_calm() -> None:
+    results = iter(["slow", "true"])
+    steadily, said = watch([120.0, 118.0, 101.0, 99.0])
+    assert steadily.measure(lambda: next(results)) == "true"
+    assert steadily.seen_us == [99.0]
+    assert len(said) == 1
+    assert "120.0 us instead of 100.0 us" in said[0]
+
+
+@pytest.mark.parametrize("look", [110.0, 90.0])
+def test_a_machine_that_stays_busy_or_was_busy_at_first_is_refused(look: float) -> None:
+    steadily, _ = watch([look] * 100)
+    with pytest.raises(ProfileError, match="machine is busy") as caught:
+        steadily.measure(lambda: None)
+    assert "--allow-busy" in str(caught.value)
+
+
+def test_a_busy_machine_is_measured_where_that_is_asked_for_and_it_is_recorded() -> None:
+    steadily, _ = watch([150.0], allow_busy=True)
+    assert steadily.measure(lambda: "result") == "result"
+    assert steadily.busy
+
+
+def test_the_first_looks_must_agree_with_those_of_the_build_that_is_continued() -> None:
+    steadily, _ = watch([100.0] * 9)
+    steadily.begin(104.0)
+    assert steadily.first_us == 104.0
+    steadily, _ = watch([100.0] * 100)
+    with pytest.raises(ProfileError, match="machine is busy"):
+        steadily.begin(112.0)
+
+
+SETTINGS = {"cpu": "a machine", "runtime": "onnxruntime 1.31.1", "networks": "small"}
+
+
+def partial(path: Path) -> PartialBuild:
+    found = PartialBuild.open(path, SETTINGS)
+    found.first_us = 55.5
+    found.rows[1024, CONV] = Row(CONV, 3.0, 2.5, 4.25, 50)
+    found.save(now=True)
+    return found
+
+
+def test_an_unfinished_build_is_read_as_it_was_left(tmp_path: Path) -> None:
+    left = partial(tmp_path / "mine.partial.json")
+    found = PartialBuild.open(left.path, SETTINGS)
+    assert (found.first_us, found.rows, found.steps) == (left.first_us, left.rows, left.steps)
+    assert not PartialBuild.open(left.path, SETTINGS, anew=True).rows
+    found.remove()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unfinished_build_with_other_settings_is_refused_with_the_difference(tmp_path: Path) -> None:
+    path = partial(tmp_path / "mine.partial.json").path
+    with pytest.raises(ArtifactError, match="other settings") as caught:
+        PartialBuild.open(path, {**SETTINGS, "runtime": "onnxruntime 1.32.0"})
+    assert "expected runtime onnxruntime 1.31.1, got runtime onnxruntime 1.32.0" in str(caught.value)
+    assert path.exists()
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"mark": "something else"}', '{"mark": "hwprune profile build"}']
+)
+def test_a_file_that_is_no_unfinished_build_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "mine.partial.json"
+    path.write_text(content)
+    with pytest.raises(ArtifactError, match="unfinished build"):
+        PartialBuild.open(path, SETTINGS)
+
+
+def small_network(channels: int = 16) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, channels, 3, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(channels, 4),
+    )
+
+
+class Machine:
+    """A machine on which everything takes as long as a formula says; it may break off."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, breaks_after: int | None = None) -> None:
+        self.measured: list[Operator] = []
+        self.breaks_after = breaks_after
+        monkeypatch.setattr(workbench, "measure_operators", self.rows)
+        monkeypatch.setattr(workbench, "find_steps", lambda probe, spec: building_steps())
+        monkeypatch.setattr(workbench, "measure", lambda path, profile: hwprune.Timing(50.0, 49.0, 51.0, 9))
+        monkeypatch.setattr(steady, "RUNS", 1)
+        monkeypatch.setattr(steady, "STEADY", float("inf"))
+
+    def rows(
+        self,
+        operators: Sequence[Operator],
+        spec: RuntimeSpec,
+        progress: Progress | None = None,
+        *,
+        working_set: int,
+    ) -> tuple[Row, ...]:
+        if self.breaks_after is not None and len(self.measured) >= self.breaks_after:
+            raise KeyboardInterrupt
+        self.measured += operators
+        return tuple(
+            Row(operator, float(operator.in_channels * operator.out_channels)) for operator in operators
+        )
+
+
+def building_steps() -> object:
+    from hwprune.device.steps import Steps
+
+    return Steps(align=8)
+
+
+def request(out: Path, model: nn.Module | None = None, *, anew: bool = False) -> BuildRequest:
+    template = hwprune.load_profile("x86-avx512-ort")
+    network = (model or small_network(), torch.zeros(2, 1, 8, 8))
+
+    def samples(local: DeviceProfile) -> dict[str, tuple[nn.Module, torch.Tensor]]:
+        return {"narrower": (small_network(8), torch.zeros(2, 1, 8, 8))}
+
+    return BuildRequest(template, {"small": network}, samples, out, "hwprune profile build", anew=anew)
+
+
+def test_an_interrupted_build_goes_on_with_what_it_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Machine(monkeypatch)
+    build_profile(request(tmp_path / "whole"), lambda line: None)
+    interrupted = Machine(monkeypatch, breaks_after=1)
+    out = tmp_path / "mine"
+    with pytest.raises(KeyboardInterrupt):
+        build_profile(request(out), lambda line: None)
+    assert not out.exists()
+    kept = json.loads(partial_file(out).read_text())["rows"]
+    assert 0 < len(kept) == len(interrupted.measured) < len(whole.measured)
+
+    rest, said = Machine(monkeypatch), list[str]()
+    build_profile(request(out), said.append)
+    assert f"going on with {len(kept)} rows" in said[0]
+    assert sorted(map(str, interrupted.measured + rest.measured)) == sorted(map(str, whole.measured))
+    assert not partial_file(out).exists()
+    tables = [hwprune.load_profile(tmp_path / name).table for name in ("whole", "mine")]
+    assert all(table is not None for table in tables)
+    assert set(tables[0] or ()) == set(tables[1] or ())
+
+
+def test_a_profile_is_extended_and_keeps_its_calibration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Machine(monkeypatch)
+    out = tmp_path / "mine"
+    before = build_profile(request(out), lambda line: None)
+    again, said = Machine(monkeypatch), list[str]()
+    build_profile(request(out), said.append)
+    assert again.measured == []
+    assert "covers these networks already" in said[0]
+
+    wider = Machine(monkeypatch)
+    build_profile(request(out, small_network(40)), lambda line: None)
+    after = hwprune.load_profile(out)
+    assert wider.measured
+    assert after.latency == before.latency
+    assert set(before.table or ()) < set(after.table or ())
+    assert after.provenance.command == "hwprune profile build && hwprune profile build"
+
+    anew = Machine(monkeypatch)
+    replaced = build_profile(request(out, anew=True), lambda line: None)
+    assert anew.measured
+    assert set(replaced.table or ()) == set(before.table or ())
+
+
+def test_nothing_is_added_to_the_profile_of_another_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Machine(monkeypatch)
+    out = tmp_path / "mine"
+    build_profile(request(out), lambda line: None)
+    file = out / "profile.toml"
+    file.write_text(file.read_text().replace("threads = 1", "threads = 2"))
+    with pytest.raises(ProfileError, match="another device") as caught:
+        build_profile(request(out), lambda line: None)
+    assert "threads 1" in str(caught.value)
+    assert "threads 2" in str(caught.value)
+    assert "--anew" in str(caught.value)
