@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,9 @@ from hwprune.runtime.export import export
 from hwprune.runtime.timing import measure
 from hwprune.sampled_networks import Network
 
+#: Networks at widths that the profile's rules allow, and at any.
+ALIGNED, UNALIGNED = "aligned", "unaligned"
+
 
 @dataclass(frozen=True, slots=True)
 class NetworkError:
@@ -27,12 +30,14 @@ class NetworkError:
         predicted_us: From the table, the calibration and the overhead of the profile.
         measured_us: Median on this machine.
         noise: ``p90 / p10 - 1`` of the measurement.
+        widths: ``aligned`` where the network has widths that the profile's rules allow, else ``unaligned``.
     """
 
     name: str
     predicted_us: float
     measured_us: float
     noise: float
+    widths: str = ALIGNED
 
     @property
     def error(self) -> float:
@@ -44,6 +49,7 @@ def compare_networks(
     profile: DeviceProfile,
     networks: Iterable[tuple[str, Network]],
     done: Callable[[NetworkError], None],
+    widths: str = ALIGNED,
 ) -> tuple[NetworkError, ...]:
     """Predicts and measures networks one after the other.
 
@@ -51,6 +57,7 @@ def compare_networks(
         profile: A profile with a table, of this machine.
         networks: Names and networks.
         done: Called after each of them.
+        widths: What kind of widths they have, for the record.
 
     Raises:
         MissingRowError: If the table lacks an operator.
@@ -62,9 +69,8 @@ def compare_networks(
             path = Path(folder) / "network.onnx"
             export(network.model, path, network.example)
             timing = measure(path, profile)
-            errors.append(
-                NetworkError(name, predicted.total_us, timing.median_us, timing.p90_us / timing.p10_us - 1)
-            )
+            noise = timing.p90_us / timing.p10_us - 1
+            errors.append(NetworkError(name, predicted.total_us, timing.median_us, noise, widths))
             done(errors[-1])
     return tuple(errors)
 
@@ -80,8 +86,50 @@ def summarise(errors: Sequence[NetworkError]) -> dict[str, Any]:
         "networks": len(errors),
         "median": round(float(np.median(sizes)), 4),
         "p95": round(float(np.percentile(sizes, 95)), 4),
+        "p99": round(float(np.percentile(sizes, 99)), 4),
         "worst": round(float(sizes.max()), 4),
         "bias": round(float(np.median([error.error for error in errors])), 4),
         "within_5_percent": round(float((sizes <= 0.05).mean()), 4),
         "within_10_percent": round(float((sizes <= 0.10).mean()), 4),
     }
+
+
+def by_widths(errors: Sequence[NetworkError]) -> dict[str, dict[str, Any]]:
+    """Statistics of the networks of each kind of widths that there are, and of all of them."""
+    kinds = {kind: [error for error in errors if error.widths == kind] for kind in (ALIGNED, UNALIGNED)}
+    return {kind: summarise(chosen) for kind, chosen in {**kinds, "all": list(errors)}.items() if chosen}
+
+
+def markdown_table(summaries: Mapping[str, Mapping[str, Any]]) -> str:
+    """Statistics per kind of widths as a table in Markdown.
+
+    >>> print(markdown_table({"all": summarise([NetworkError("a", 101.0, 100.0, 0.0)])}))
+    | widths | networks | median error | 95 % within | 99 % within | worst | median signed |
+    |---|---|---|---|---|---|---|
+    | all | 1 | 1.0 % | 1.0 % | 1.0 % | 1.0 % | +1.0 % |
+    <BLANKLINE>
+    """
+    lines = [
+        "| widths | networks | median error | 95 % within | 99 % within | worst | median signed |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for kind, summary in summaries.items():
+        sizes = " | ".join(f"{100 * summary[key]:.1f} %" for key in ("median", "p95", "p99", "worst"))
+        lines.append(f"| {kind} | {summary['networks']} | {sizes} | {100 * summary['bias']:+.1f} % |")
+    return "\n".join(lines) + "\n"
+
+
+def markdown_page(title: str, about: str, errors: Sequence[NetworkError]) -> str:
+    """The errors of one profile as a piece of documentation in Markdown.
+
+    Args:
+        title: Its heading.
+        about: One paragraph: what was measured when on what, and by which command.
+        errors: One per network.
+    """
+    rows = [
+        f"| {error.name} | {error.predicted_us:.1f} | {error.measured_us:.1f} | {100 * error.error:+.1f} % |"
+        for error in errors
+    ]
+    head = ["| network (image) | predicted, us | measured, us | error |", "|---|---|---|---|"]
+    return "\n".join([f"## {title}", "", about, "", markdown_table(by_widths(errors)), *head, *rows, ""])

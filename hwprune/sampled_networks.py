@@ -40,16 +40,17 @@ class Narrower:
     Args:
         network: The dense network; not touched.
         profile: Says how many channels leave together.
+        aligned: Whether channels leave as the profile says, or one by one wherever the network allows it.
 
     Raises:
         GraphError: If nothing can be pruned.
     """
 
-    def __init__(self, network: Network, profile: DeviceProfile) -> None:
+    def __init__(self, network: Network, profile: DeviceProfile, *, aligned: bool = True) -> None:
         self._network = network
         axes = find_axes(network.model, network.example)
         operators = trace_operators(network.model, network.example)
-        aligns = axis_aligns(axes, operators, profile)
+        aligns = axis_aligns(axes, operators, profile if aligned else without_steps(profile))
         self._groups = ChannelGroups(
             network.model, prove(network.model, axes, network.example, aligns).axes, aligns
         )
@@ -71,22 +72,38 @@ class Narrower:
         return Network(rebuild(self._network.model, groups.axes, kept), self._network.example)
 
 
+def without_steps(profile: DeviceProfile) -> DeviceProfile:
+    """The profile with channels that leave one by one."""
+    one_by_one = {"align": 1, "period": None, "divisor": 1}
+    return profile.model_copy(
+        update={"rule": tuple(rule.model_copy(update=one_by_one) for rule in profile.rules)}
+    )
+
+
 def at_random_widths(
-    networks: Mapping[str, Network], profile: DeviceProfile, count: int, seed: int
+    networks: Mapping[str, Network],
+    profile: DeviceProfile,
+    count: int,
+    seed: int,
+    *,
+    aligned: bool = True,
 ) -> Iterator[tuple[str, Network]]:
-    """Narrower versions of networks, taking turns, at widths that the profile's rules allow.
+    """Narrower versions of networks, taking turns, at random widths.
 
     Args:
         networks: Name to dense network.
         profile: Says how many channels leave together.
         count: How many to make in all.
         seed: Seed of the widths.
+        aligned: Whether the widths are those that the profile's rules allow, or any.
 
     Yields:
         A name that says which network it is, and the network.
     """
-    generator = np.random.default_rng(seed)
-    makers = {name: Narrower(network, profile) for name, network in networks.items()}
+    generator = np.random.default_rng(seed if aligned else [seed, 1])
+    makers = {
+        name: Narrower(network, profile, aligned=aligned) for name, network in networks.items() if count
+    }
     for index in range(count):
         turn, place = divmod(index, len(makers))
         name = list(makers)[place]

@@ -9,14 +9,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 from torch import nn
 
 import hwprune
 from hwprune.cli import main, profile_build
 from hwprune.device.profile import shipped_folder
+from hwprune.profile_check import UNALIGNED, NetworkError, by_widths
 from hwprune.runtime import steady
 from hwprune.runtime.build import to_toml
+from hwprune.sampled_networks import Network, at_random_widths
 
 
 def run(*arguments: object) -> Result:
@@ -64,14 +67,39 @@ def test_a_built_profile_says_what_was_measured(built: tuple[Path, str]) -> None
     assert "mine" in {device["name"] for device in json.loads(listed.stdout)["devices"]}
 
 
-def test_a_built_profile_is_checked(built: tuple[Path, str]) -> None:
+def test_a_built_profile_is_checked(built: tuple[Path, str], tmp_path: Path) -> None:
     out, spec = built
-    checked = run("profile", "check", out, "--for", spec, "--count", 3, "--json")
+    page = tmp_path / "errors.md"
+    checked = run("profile", "check", out, "--for", spec, "--count", 3, "--json", "--markdown", page)
     assert checked.exit_code == 0, checked.output
     record = json.loads(checked.stdout)
     assert record["networks"] == len(record["errors"]) == 3
     for entry in record["errors"]:
         assert entry["error"] == pytest.approx(entry["predicted_us"] / entry["measured_us"] - 1)
+    # On a busy machine no steps may be found, and then no width is off them.
+    stepped = any(rule.align > 1 for rule in hwprune.load_profile(out).rules)
+    kinds = ["aligned", "aligned", "unaligned" if stepped else "aligned"]
+    assert [entry["widths"] for entry in record["errors"]] == kinds
+    counts = {kind: kinds.count(kind) for kind in kinds}
+    assert {kind: summary["networks"] for kind, summary in record["widths"].items()} == {**counts, "all": 3}
+    told = page.read_text()
+    assert told.startswith("## mine\n")
+    assert f"| aligned | {counts['aligned']} | {100 * record['widths']['aligned']['median']:.1f} % |" in told
+    assert all(entry["name"] in told for entry in record["errors"])
+
+
+def test_unaligned_widths_are_drawn_off_the_steps() -> None:
+    profile = hwprune.load_profile("x86-avx512-ort")  # steps of 16
+    networks = {"small": Network(small_network(1), torch.zeros(2, 1, 12, 12))}
+
+    def widths(*, aligned: bool) -> list[int]:
+        made = at_random_widths(networks, profile, 6, 0, aligned=aligned)
+        return [network.model[0].out_channels for _, network in made]
+
+    assert set(widths(aligned=True)) == {16}
+    assert any(width % 16 for width in widths(aligned=False))
+    again = at_random_widths(networks, profile, 6, 0, aligned=False)
+    assert [network.model[0].out_channels for _, network in again] == widths(aligned=False)
 
 
 def test_a_network_that_is_not_covered_is_told(built: tuple[Path, str]) -> None:
@@ -149,3 +177,14 @@ def test_a_profile_is_written_as_it_is_read(tmp_path: Path) -> None:
     (folder / "profile.toml").write_text(template)
     shutil.copy(shipped_folder() / "x86-avx2-ort" / "latency.csv", folder)
     assert hwprune.load_profile(folder).rules == hwprune.load_profile("x86-avx2-ort").rules
+
+
+def test_errors_are_counted_for_both_kinds_of_widths_apart() -> None:
+    errors = [NetworkError("a", 101.0, 100.0, 0.0), NetworkError("b", 90.0, 100.0, 0.0, UNALIGNED)]
+    found = by_widths(errors)
+    assert {kind: summary["worst"] for kind, summary in found.items()} == {
+        "aligned": 0.01,
+        "unaligned": 0.1,
+        "all": 0.1,
+    }
+    assert "unaligned" not in by_widths(errors[:1])

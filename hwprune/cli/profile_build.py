@@ -95,7 +95,7 @@ def build(
         built = build_profile(request, observer.note, observer.rows)
     _draw_staircases(built, out, console)
     console.print(
-        f"written to {out}/: {len(table_of(built))} rows, calibration {built.latency.calibration:g}, "
+        f"{out}/: {len(table_of(built))} rows, calibration {built.latency.calibration:g}, "
         f"overhead {built.latency.overhead_us:g} us, noise {built.provenance.noise:.1%}\n"
         f"next: hwprune profile check {out}",
         markup=False,

@@ -18,10 +18,18 @@ from hwprune.device.profile import DeviceProfile, load_profile
 from hwprune.errors import InputError, MissingRowError, ProfileError
 from hwprune.files import write_text
 from hwprune.graph.trace import trace_operators
-from hwprune.profile_check import NetworkError, compare_networks, summarise
+from hwprune.profile_check import (
+    ALIGNED,
+    UNALIGNED,
+    NetworkError,
+    by_widths,
+    compare_networks,
+    markdown_page,
+    summarise,
+)
 from hwprune.profile_pictures import agreement
 from hwprune.runtime.environment import environment, same_hardware
-from hwprune.sampled_networks import Network, at_random_widths
+from hwprune.sampled_networks import LEAST_WIDTH, Network, at_random_widths
 
 
 @click.command("check")
@@ -35,6 +43,9 @@ from hwprune.sampled_networks import Network, at_random_widths
 @click.option(
     "--plot", type=click.Path(path_type=Path), help="Draw predicted against measured into this SVG file."
 )
+@click.option(
+    "--markdown", type=click.Path(path_type=Path), help="Write the errors into this Markdown file, as tables."
+)
 @json_option
 @told
 def check(
@@ -44,17 +55,18 @@ def check(
     count: int,
     seed: int,
     plot: Path | None,
+    markdown: Path | None,
     as_json: bool,
 ) -> None:
     """Validate a profile and compare its predictions with measurements of this machine.
 
     The networks are narrower versions of the covered ones, at random widths that the calibration has not
-    seen.
+    seen: two in three at widths that pruning chooses (aligned), one in three at any (unaligned), which are
+    reported apart.
 
     Example: hwprune profile check profiles/x86-avx2-ort --count 48
     """
-    if plot is not None:
-        _check_drawable(plot)
+    _check_writable(plot, markdown)
     checked = load_profile(folder, profiles)
     console = Console(stderr=as_json, highlight=False)
     if checked.table is None:
@@ -71,39 +83,73 @@ def check(
             hint="build one for this machine with: hwprune profile build --out DIR",
         )
     covered = _covered(make_networks(networks or DEFAULT_NETWORKS), checked, required=bool(networks))
-    errors = compare_networks(
-        checked,
-        at_random_widths(covered, checked, count, seed),
-        lambda error: console.print(_error_line(error), markup=False, soft_wrap=True),
-    )
+    errors = _compare(checked, covered, count, seed, console)
     if plot is not None:
         write_text(plot, agreement(errors))
-    summary = summarise(errors)
+    if markdown is not None:
+        about = _about(checked, f"hwprune profile check {checked.name} --count {count} --seed {seed}")
+        write_text(markdown, markdown_page(checked.name, about, errors))
     if as_json:
         record = {
             "profile": checked.name,
             "environment": environment(),
             "seed": seed,
-            **summary,
+            **summarise(errors),
+            "widths": by_widths(errors),
             "errors": [{**asdict(error), "error": error.error} for error in errors],
         }
         click.echo(json.dumps(record, indent=2))
         return
-    console.print(
-        f"{summary['networks']} networks: median error {summary['median']:.1%}, 95 % within "
-        f"{summary['p95']:.1%}, worst {summary['worst']:.1%}, median signed {summary['bias']:+.1%}",
-        soft_wrap=True,
+    for kind, summary in by_widths(errors).items():
+        console.print(
+            f"{kind}: {summary['networks']} networks, median error {summary['median']:.1%}, 95 % within "
+            f"{summary['p95']:.1%}, 99 % within {summary['p99']:.1%}, worst {summary['worst']:.1%}, "
+            f"median signed {summary['bias']:+.1%}",
+            soft_wrap=True,
+        )
+
+
+def _compare(
+    profile: DeviceProfile, covered: dict[str, Network], count: int, seed: int, console: Console
+) -> list[NetworkError]:
+    """Errors at aligned widths, and at any where the table prices them: a third of the networks."""
+    unaligned = _with_any_width(covered, profile)
+    if unaligned.keys() < covered.keys():
+        absent = ", ".join(sorted(covered.keys() - unaligned.keys()))
+        console.print(f"not at unaligned widths, which the table does not price: {absent}", markup=False)
+    has_steps = any(rule.align > 1 for rule in profile.rules)
+    apart = count // 3 if unaligned and has_steps else 0
+
+    def done(error: NetworkError) -> None:
+        console.print(_error_line(error), markup=False, soft_wrap=True)
+
+    at_steps = at_random_widths(covered, profile, count - apart, seed)
+    anywhere = at_random_widths(unaligned, profile, apart, seed, aligned=False)
+    return [
+        *compare_networks(profile, at_steps, done, ALIGNED),
+        *compare_networks(profile, anywhere, done, UNALIGNED),
+    ]
+
+
+def _about(profile: DeviceProfile, command: str) -> str:
+    facts, runtime, table = environment(), profile.runtime, table_of(profile)
+    threads = f"{runtime.threads} thread{'s' if runtime.threads > 1 else ''}"
+    return (
+        f"{runtime.kind} {runtime.version}, {runtime.precision}, {threads}, batch {runtime.batch}; "
+        f"{len(table)} rows of {profile.provenance.date}. `{command}` on {facts['cpu']} ({facts['isa']}), "
+        f"{facts['date']}: networks at random widths that the calibration has not seen."
     )
 
 
-def _check_drawable(plot: Path) -> None:
-    """Raises where a picture could not be drawn or written, before anything is measured."""
-    if not charts.available():
+def _check_writable(plot: Path | None, markdown: Path | None) -> None:
+    """Raises where a file could not be drawn or written, before anything is measured."""
+    if plot is not None and not charts.available():
         raise InputError("pictures need matplotlib", where="--plot", hint="pip install 'hwprune[report]'")
-    if not plot.absolute().parent.is_dir():
-        raise InputError(
-            "the folder of the picture does not exist", where=plot, expected="an existing folder"
-        )
+    for path in (plot, markdown):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise InputError(
+                "the folder of the file does not exist", where=path, expected="an existing folder"
+            )
 
 
 def _covered(networks: dict[str, Network], profile: DeviceProfile, *, required: bool) -> dict[str, Network]:
@@ -127,8 +173,21 @@ def _covered(networks: dict[str, Network], profile: DeviceProfile, *, required: 
     return covered
 
 
+def _with_any_width(networks: dict[str, Network], profile: DeviceProfile) -> dict[str, Network]:
+    """The networks that the table prices at every width that is drawn, on a step or off it."""
+    table = table_of(profile)
+    return {
+        name: network
+        for name, network in networks.items()
+        if all(
+            table.covers_unaligned(operator, profile.steps_for(operator), LEAST_WIDTH)
+            for operator in trace_operators(network.model, network.example)
+        )
+    }
+
+
 def _error_line(error: NetworkError) -> str:
     return (
-        f"{error.name:32s} predicted {error.predicted_us:9.1f} us, measured {error.measured_us:9.1f} us, "
-        f"error {error.error:+6.1%}"
+        f"{error.name:24s} {error.widths:9s} predicted {error.predicted_us:9.1f} us, "
+        f"measured {error.measured_us:9.1f} us, error {error.error:+6.1%}"
     )
