@@ -15,6 +15,7 @@ from hwprune.device.rows import DECIMALS, Row
 from hwprune.errors import RuntimeUnavailableError
 from hwprune.operators import Operator
 from hwprune.runtime.base import Effort, get_runtime
+from hwprune.runtime.interrupts import finishing
 from hwprune.runtime.operator_models import make_operator_model
 
 Progress = Callable[[int, int], None]
@@ -111,7 +112,9 @@ def _measure_chunk(
     operators: Sequence[Operator], filling: Sequence[Operator], spec: RuntimeSpec, effort: Effort
 ) -> list[Row]:
     model = make_operator_model([*operators, *filling], spec.batch)
-    samples = get_runtime(spec.kind).operator_samples(model.content, spec, model.feed, effort)
+    runtime = get_runtime(spec.kind)
+    with finishing():
+        samples = runtime.operator_samples(model.content, spec, model.feed, effort)
     totals: dict[int, npt.NDArray[np.float64]] = {}
     for kernel, durations in samples.items():
         index = model.operator_of(kernel)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,10 +14,11 @@ from torch import nn
 import hwprune
 from hwprune.device.profile import DeviceProfile, RuntimeSpec
 from hwprune.device.rows import Row
-from hwprune.errors import ArtifactError, ProfileError
+from hwprune.errors import ArtifactError, ProfileError, RuntimeUnavailableError
 from hwprune.operators import Operator
 from hwprune.runtime import steady, workbench
 from hwprune.runtime.build import BuildRequest, build_profile
+from hwprune.runtime.interrupts import finishing
 from hwprune.runtime.partial import PartialBuild, partial_file
 from hwprune.runtime.sampling import Progress
 from hwprune.runtime.steady import Watch
@@ -68,6 +70,35 @@ def test_the_first_looks_must_agree_with_those_of_the_build_that_is_continued() 
     steadily, _ = watch([100.0] * 100)
     with pytest.raises(ProfileError, match="machine is busy"):
         steadily.begin(112.0)
+
+
+def interrupted(times: int, done: list[str], error: Exception | None = None) -> None:
+    """A measurement during which somebody presses Ctrl-C."""
+    with finishing():
+        for _ in range(times):
+            signal.raise_signal(signal.SIGINT)
+        if error is not None:
+            raise error
+        done.append("measured")
+
+
+def test_an_interrupt_waits_until_the_measurement_is_complete_and_a_second_one_does_not() -> None:
+    done: list[str] = []
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(1, done)
+    assert done == ["measured"]
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(2, done)
+    assert done == ["measured"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_what_an_interrupt_made_go_wrong_is_an_interrupt() -> None:
+    died = RuntimeUnavailableError("the converter was interrupted, too")
+    with pytest.raises(KeyboardInterrupt):
+        interrupted(1, [], died)
+    with pytest.raises(RuntimeUnavailableError):
+        interrupted(0, [], died)
 
 
 SETTINGS = {"cpu": "a machine", "runtime": "onnxruntime 1.31.1", "networks": "small"}
