@@ -188,3 +188,20 @@ def test_errors_are_counted_for_both_kinds_of_widths_apart() -> None:
         "all": 0.1,
     }
     assert "unaligned" not in by_widths(errors[:1])
+
+
+@pytest.mark.slow
+def test_a_profile_of_8_bits_is_built_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copy(__file__, tmp_path / "user_networks_8.py")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(steady, "STEADY", float("inf"))
+    spec, out = "user_networks_8:small_network:1x12x12", tmp_path / "profiles" / "mine"
+    result = run("profile", "build", "--precision", "int8", "--for", spec, "--out", out)
+    assert result.exit_code == 0, result.output
+    profile = hwprune.load_profile(out)
+    assert profile.runtime.precision == "int8"
+    assert profile.table is not None
+    assert profile.table.precision == "int8"
+    checked = run("profile", "check", out, "--for", spec, "--count", 3, "--json")
+    assert checked.exit_code == 0, checked.output
+    assert json.loads(checked.stdout)["networks"] == 3

@@ -47,7 +47,13 @@ _ZERO_RULES = (Rule(op="conv", granularity="weight"), Rule(op="linear", granular
 
 @click.command("build")
 @click.option("--runtime", type=click.Choice(sorted(REGISTRY)), default="onnxruntime", show_default=True)
-@click.option("--precision", type=click.Choice(["fp32"]), default="fp32", show_default=True)
+@click.option(
+    "--precision",
+    type=click.Choice(["fp32", "int8"]),
+    default="fp32",
+    show_default=True,
+    help="int8: operators and networks are quantised (ONNX Runtime, OpenVINO).",
+)
 @click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Images per run.")
 @networks_option

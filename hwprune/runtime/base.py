@@ -93,6 +93,41 @@ REGISTRY = {
     "onnxruntime": ("hwprune.runtime.onnxruntime", "OnnxRuntime", "onnxruntime", "hwprune"),
     "openvino": ("hwprune.runtime.openvino", "OpenVino", "openvino", "hwprune[openvino]"),
 }
+#: Runtime kind to the precisions that it runs here; single precision alone where nothing is said.
+PRECISIONS = {"onnxruntime": ("fp32", "int8"), "openvino": ("fp32", "int8")}
+
+
+def runtime_for(spec: RuntimeSpec) -> Runtime:
+    """The runtime of a profile, which must run the profile's precision.
+
+    Raises:
+        RuntimeUnavailableError: If it does not, there is no such runtime, or its package is missing.
+    """
+    runtime = get_runtime(spec.kind)
+    check_precision(spec)
+    return runtime
+
+
+def check_precision(spec: RuntimeSpec) -> None:
+    """Raises where a runtime does not run the precision that is asked of it.
+
+    Raises:
+        RuntimeUnavailableError: In that case.
+    """
+    precisions = PRECISIONS.get(spec.kind, ("fp32",))
+    if spec.precision not in precisions:
+        raise RuntimeUnavailableError(
+            f"the runtime {spec.kind} does not run {spec.precision} here",
+            where="runtime.precision of the profile",
+            expected=" or ".join(precisions),
+            got=spec.precision,
+            hint=f"for {spec.precision} there is {_offering(spec.precision)}",
+        )
+
+
+def _offering(precision: str) -> str:
+    kinds = [kind for kind, precisions in PRECISIONS.items() if precision in precisions]
+    return ", ".join(kinds) or "no runtime yet"
 
 #: Runtime kinds whose kernels skip weights of zero: their tables have rows at several densities.
 SKIPPING_ZEROS = frozenset({"mnn-sparse"})

@@ -17,7 +17,7 @@ from hwprune.device.table import LatencyTable
 from hwprune.errors import ProfileError
 from hwprune.files import write_json
 from hwprune.operators import Operator
-from hwprune.runtime.base import get_runtime
+from hwprune.runtime.base import runtime_for
 from hwprune.runtime.environment import environment, same_hardware
 from hwprune.runtime.rows import measure_rows, measure_with_zeros, working_set
 from hwprune.runtime.staircase import PROBES, find_steps
@@ -44,7 +44,7 @@ def localize(
         RuntimeUnavailableError: If the runtime is not on this machine.
         ProfileError: If the profile's table is malformed.
     """
-    get_runtime(profile.runtime.kind)
+    runtime_for(profile.runtime)
     shipped = profile.table  # read, and so checked, even where it was measured on another machine
     same, difference = same_hardware(profile)
     if same and shipped is not None:
@@ -109,7 +109,7 @@ def for_this_machine(
     rules = tuple(
         _rule_here(rule, profile, notify, find) if rule in deciding else rule for rule in profile.rule
     )
-    version = get_runtime(profile.runtime.kind).version()
+    version = runtime_for(profile.runtime).version()
     return profile.model_copy(
         update={
             "rule": rules,
@@ -164,7 +164,7 @@ def _read_steps(path: Path) -> Steps | None:
 def cache_folder(profile: DeviceProfile) -> Path:
     """Where rows measured on this machine for this way of running networks are kept."""
     facts = environment()
-    version = get_runtime(profile.runtime.kind).version()
+    version = runtime_for(profile.runtime).version()
     spec = profile.runtime.model_copy(update={"version": version})
     key = json.dumps([spec.model_dump(mode="json"), *(facts[name] for name in ("cpu", "isa", "cores"))])
     digest = hashlib.sha256(key.encode()).hexdigest()[:16]

@@ -41,6 +41,8 @@ SHAPED = {
     "Squeeze": "identity",
     "Unsqueeze": "identity",
     "Identity": "identity",
+    "QuantizeLinear": "identity",
+    "DequantizeLinear": "identity",
     "Dropout": "identity",
     "Cast": "identity",
 }

@@ -20,11 +20,12 @@ from typing import Any
 from hwprune.device.profile import DeviceProfile
 from hwprune.errors import HostError, InputError
 from hwprune.runtime import board, processor, stopwatch
+from hwprune.runtime.base import check_precision
 from hwprune.runtime.board import LOADERS, PLAN_FILE
 from hwprune.runtime.environment import environment
 from hwprune.runtime.formats import convert
 from hwprune.runtime.onnx_values import read_values
-from hwprune.runtime.timing import Timing, check_request, timing_of
+from hwprune.runtime.timing import Timing, as_run, check_request, timing_of
 
 #: Runtimes whose own format is made here, because what converts to it is not on the other machine.
 CONVERTED = frozenset({"mnn", "mnn-sparse", "ncnn"})
@@ -80,13 +81,18 @@ def measure_on(
         InputError: If a file is missing, or the host's name is an option.
         HostError: If the host cannot be reached, lacks Python or the runtime, refuses a model, or leaves
             before it is done.
-        RuntimeUnavailableError: If a converter that is needed here is missing.
+        RuntimeUnavailableError: If a converter that is needed here is missing, or the runtime does not run
+            the profile's precision.
     """
     check_request(paths, runs)
     if not host.name or host.name.startswith("-"):
         raise InputError("no such host", where="--host", expected="user@host", got=repr(host.name))
-    with tempfile.TemporaryDirectory(prefix="hwprune-") as folder:
-        archive = _archive(paths, profile, runs, Path(folder))
+    check_precision(profile.runtime)
+    with (
+        as_run(paths, profile.runtime) as files,
+        tempfile.TemporaryDirectory(prefix="hwprune-") as folder,
+    ):
+        archive = _archive(files, profile, runs, Path(folder))
     told, complaint, code = _talk(host, archive)
     _check(host, profile, told, complaint, code)
     facts = {

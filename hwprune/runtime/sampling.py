@@ -14,9 +14,10 @@ from hwprune.device.profile import RuntimeSpec
 from hwprune.device.rows import DECIMALS, Row
 from hwprune.errors import RuntimeUnavailableError
 from hwprune.operators import Operator
-from hwprune.runtime.base import Effort, get_runtime
+from hwprune.runtime.base import Effort, runtime_for
 from hwprune.runtime.interrupts import finishing
 from hwprune.runtime.operator_models import make_operator_model
+from hwprune.runtime.quantized_operators import quantized, without_edges
 
 Progress = Callable[[int, int], None]
 
@@ -112,9 +113,13 @@ def _measure_chunk(
     operators: Sequence[Operator], filling: Sequence[Operator], spec: RuntimeSpec, effort: Effort
 ) -> list[Row]:
     model = make_operator_model([*operators, *filling], spec.batch)
-    runtime = get_runtime(spec.kind)
+    runtime = runtime_for(spec)
     with finishing():
-        samples = runtime.operator_samples(model.content, spec, model.feed, effort)
+        if spec.precision == "int8":
+            model = quantized(model)
+            samples = without_edges(runtime.operator_samples(model.content, spec, model.feed, effort))
+        else:
+            samples = runtime.operator_samples(model.content, spec, model.feed, effort)
     totals: dict[int, npt.NDArray[np.float64]] = {}
     for kernel, durations in samples.items():
         index = model.operator_of(kernel)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -10,11 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from hwprune.device.profile import DeviceProfile
+from hwprune.device.profile import DeviceProfile, RuntimeSpec
 from hwprune.errors import InputError
-from hwprune.runtime.base import Array, InputInfo, get_runtime
+from hwprune.runtime.base import Array, InputInfo, runtime_for
 from hwprune.runtime.environment import environment
+from hwprune.runtime.onnx_values import read_values
+from hwprune.runtime.quantize import is_quantized, quantize
 from hwprune.runtime.stopwatch import sample
+
+#: Files that tell whether they are quantised.
+_TOLD_APART = (".onnx", ".xml")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +73,7 @@ def measure_alternately(
     """Times several ONNX files in alternation, so that a drift of the machine meets all of them alike.
 
     Args:
-        paths: Name to file.
+        paths: Name to file; see :func:`as_run`.
         profile: Says runtime, threads, batch and precision.
         runs: Timed runs of each; see :func:`measure`.
 
@@ -74,19 +81,54 @@ def measure_alternately(
         Name to timing.
     """
     check_request(paths, runs)
-    runtime = get_runtime(profile.runtime.kind)
-    sessions = {name: runtime.open(path, profile.runtime) for name, path in paths.items()}
+    runtime = runtime_for(profile.runtime)
+    with as_run(paths, profile.runtime) as files:
+        sessions = {name: runtime.open(path, profile.runtime) for name, path in files.items()}
     feeds = {name: random_feed(session.inputs, profile.runtime.batch) for name, session in sessions.items()}
     networks = {name: partial(session.run, feeds[name]) for name, session in sessions.items()}
     facts = {
         **environment(),
         "runtime": profile.runtime.kind,
         "runtime_version": runtime.version(),
-        "precision": profile.runtime.precision,
         "threads": profile.runtime.threads,
         "batch": profile.runtime.batch,
     }
-    return {name: timing_of(values, facts) for name, values in sample(networks, runs).items()}
+    samples = sample(networks, runs)
+    return {
+        name: timing_of(samples[name], {**facts, **_precision(path, files[name], profile.runtime)})
+        for name, path in paths.items()
+    }
+
+
+@contextmanager
+def as_run(paths: Mapping[str, Path], spec: RuntimeSpec) -> Iterator[dict[str, Path]]:
+    """Files as a device of that precision runs them.
+
+    For one of 8 bits, files in single precision are quantised: on random inputs, because what a kernel takes
+    does not depend on the values. What such a file computes is of no use.
+
+    Args:
+        paths: Name to ONNX file.
+        spec: Says the precision.
+
+    Yields:
+        Name to file; the quantised ones are gone afterwards.
+    """
+    with tempfile.TemporaryDirectory(prefix="hwprune-") as folder:
+        files = dict(paths)
+        for index, (name, path) in enumerate(paths.items()):
+            if spec.precision == "int8" and not is_quantized(path):
+                files[name] = Path(folder) / f"{index}.onnx"
+                quantize(path, files[name], [random_feed(read_values(path).inputs, spec.batch)])
+        yield files
+
+
+def _precision(path: Path, run: Path, spec: RuntimeSpec) -> dict[str, str]:
+    """What a file ran in: a quantised one on 8 bits, whatever the profile says."""
+    if run != path:
+        return {"precision": spec.precision, "quantised": "for this measurement, on random inputs"}
+    quantized = path.suffix in _TOLD_APART and is_quantized(path)
+    return {"precision": "int8" if quantized else spec.precision}
 
 
 def check_request(paths: Mapping[str, Path], runs: int | None) -> None:
