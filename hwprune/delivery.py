@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from hwprune.device.profile import DeviceProfile
+from hwprune.device.profile import DeviceProfile, RuntimeSpec
 from hwprune.errors import VerificationError
 from hwprune.graph.trace import trace_operators
 from hwprune.operators import Operator, multiply_accumulates
+from hwprune.quantization import accuracy_in_runtime, quantize_on
 from hwprune.runtime.base import get_runtime
 from hwprune.runtime.timing import Timing
 from hwprune.surgery.verify import compare, outputs_of
@@ -27,14 +29,15 @@ def verify_exported(masked: nn.Module, path: Path, images: torch.Tensor, profile
 
     Args:
         masked: The full-width network.
-        path: The exported slim network.
+        path: The exported slim network, in single precision whatever the device runs.
         images: Inputs to compare on.
         profile: Names the runtime.
 
     Raises:
         VerificationError: If they differ by more than :data:`RUNTIME_TOLERANCE`.
     """
-    session = get_runtime(profile.runtime.kind).open(path, profile.runtime)
+    spec = profile.runtime.model_copy(update={"precision": "fp32"})
+    session = get_runtime(spec.kind).open(path, spec)
     (item,) = session.inputs
     # A file with a fixed batch size is fed as many images as it takes.
     batch = item.shape[0] or len(images)
@@ -57,11 +60,51 @@ def verify_exported(masked: nn.Module, path: Path, images: torch.Tensor, profile
     return difference.absolute
 
 
-def describe_network(model: nn.Module, path: Path, timing: Timing, dataset: Dataset) -> dict[str, Any]:
-    """Accuracy, latency and size of one network, as the report carries them."""
+def as_deployed(paths: Mapping[str, Path], spec: RuntimeSpec, dataset: Dataset) -> dict[str, Path]:
+    """Exported networks as the device runs them: quantised on training images where it runs 8 bits.
+
+    Args:
+        paths: Name to file in single precision.
+        spec: Says the precision.
+        dataset: The data.
+
+    Returns:
+        Name to file: the same one, or the quantised one beside it.
+
+    Raises:
+        RuntimeUnavailableError: If a network cannot be quantised.
+    """
+    if spec.precision != "int8":
+        return dict(paths)
+    deployed = {name: path.with_suffix(".int8.onnx") for name, path in paths.items()}
+    for name, path in paths.items():
+        quantize_on(dataset, path, deployed[name])
+    return deployed
+
+
+def describe_network(
+    model: nn.Module, path: Path, timing: Timing, dataset: Dataset, spec: RuntimeSpec
+) -> dict[str, Any]:
+    """Accuracy, latency and size of one network, as the report carries them.
+
+    Args:
+        model: In PyTorch.
+        path: What the device runs.
+        timing: Of that file.
+        dataset: The data.
+        spec: The runtime. Where it runs 8 bits the accuracy is that of the file in the runtime, and that of
+            PyTorch stands beside it.
+    """
     operators: tuple[Operator, ...] = trace_operators(model, dataset.test_images[:1])
+    in_single_precision = accuracy(model, dataset.test_images, dataset.test_labels)
+    scores = {"accuracy": in_single_precision}
+    if spec.precision == "int8":
+        scores = {
+            "accuracy": accuracy_in_runtime(path, spec, dataset),
+            "accuracy_fp32": in_single_precision,
+        }
     return {
-        "accuracy": accuracy(model, dataset.test_images, dataset.test_labels),
+        **scores,
         "latency_us": timing.summary(),
         "params": sum(parameter.numel() for parameter in model.parameters()),
         "macs": sum(multiply_accumulates(operator) for operator in operators),

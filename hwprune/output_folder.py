@@ -19,6 +19,8 @@ from hwprune.train.checkpoint import load_checkpoint, save_checkpoint
 #: Marks a folder as ours and says which run it belongs to.
 MARKER = "run.json"
 MODEL_FILE, SLIM_FOLDER, CHECKPOINTS = "model.onnx", "slim", "checkpoints"
+#: The network in single precision, where the device runs another one.
+SINGLE_FILE = "model.fp32.onnx"
 #: In the name of the checkpoint before the last one.
 BEFORE = "-before"
 
@@ -137,15 +139,20 @@ class OutputFolder:
             )
         return content["state"]
 
-    def write_result(self, onnx_file: Path, write_slim: Callable[[Path], None]) -> None:
+    def write_result(self, deployed: Path, single: Path, write_slim: Callable[[Path], None]) -> None:
         """Puts the exported model and the slim folder in place.
 
         Args:
-            onnx_file: The exported model, copied.
+            deployed: The model as the device runs it, copied.
+            single: The model in single precision, copied too where it is another file.
             write_slim: Writes the slim network into the folder it is given.
         """
         with replacing(self.path / MODEL_FILE) as temporary:
-            shutil.copyfile(onnx_file, temporary)
+            shutil.copyfile(deployed, temporary)
+        (self.path / SINGLE_FILE).unlink(missing_ok=True)
+        if single != deployed:
+            with replacing(self.path / SINGLE_FILE) as temporary:
+                shutil.copyfile(single, temporary)
         write_slim(self.path / SLIM_FOLDER)
 
     def remove_checkpoints(self) -> None:
@@ -154,6 +161,23 @@ class OutputFolder:
 
     def _checkpoint(self, phase: str, age: str = "") -> Path:
         return self.path / CHECKPOINTS / f"{phase}{age}.safetensors"
+
+
+def single_precision_file(run: Path) -> Path:
+    """The slim network of a finished run in single precision, whatever its device runs.
+
+    Raises:
+        ArtifactError: If there is no finished run.
+    """
+    for name in (SINGLE_FILE, MODEL_FILE):
+        if (run / name).is_file():
+            return run / name
+    raise ArtifactError(
+        "no finished run is here",
+        where=run,
+        expected=f"a folder of hwprune prune with {MODEL_FILE}",
+        hint="finish the run with: hwprune prune ... --resume",
+    )
 
 
 def _check_same(marker: Path, settings: dict[str, Any]) -> None:

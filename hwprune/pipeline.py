@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from hwprune.compressor import Compressor, Result
-from hwprune.delivery import describe_network, verify_exported
+from hwprune.delivery import as_deployed, describe_network, verify_exported
 from hwprune.device.profile import DeviceProfile
 from hwprune.output_folder import OutputFolder
 from hwprune.phases import Observer, dense_columns, run_phase
@@ -223,15 +223,18 @@ class _Job:
             for name, network in networks.items():
                 export(network, paths[name], self.dataset.test_images[:2])
             gap = verify_exported(self.pruned, paths["slim"], images, profile)
+            deployed = as_deployed(paths, profile.runtime, self.dataset)
             self.observer.note("timing dense and slim alternately")
-            timings = measure_alternately(paths, profile)
+            timings = measure_alternately(deployed, profile)
             report = RunReport(
                 settings=self.settings.as_record(),
                 seconds=time.perf_counter() - started,
                 versions=versions(),
                 environment=dict(timings["slim"].environment),
                 networks={
-                    name: describe_network(networks[name], paths[name], timings[name], self.dataset)
+                    name: describe_network(
+                        networks[name], deployed[name], timings[name], self.dataset, profile.runtime
+                    )
                     for name in networks
                 },
                 result=result,
@@ -240,6 +243,7 @@ class _Job:
                 history=history,
             )
             folder.write_result(
+                deployed["slim"],
                 paths["slim"],
                 lambda path: save_slim(path, result.model, result.axes, result.kept, versions()),
             )

@@ -13,6 +13,7 @@ Record = Mapping[str, Any]
 #: Label, path into a network's record and format of every row of the comparison.
 COMPARISON = (
     ("accuracy", ("accuracy",), "{:.2%}"),
+    ("accuracy in single precision", ("accuracy_fp32",), "{:.2%}"),
     ("latency, median (us)", ("latency_us", "median"), "{:.1f}"),
     ("latency, p10 (us)", ("latency_us", "p10"), "{:.1f}"),
     ("latency, p90 (us)", ("latency_us", "p90"), "{:.1f}"),
@@ -27,6 +28,8 @@ def comparison_rows(record: Record) -> list[tuple[str, str, str, str]]:
     """Dense against slim: label, dense, slim and their ratio, as text."""
     rows = []
     for label, path, form in COMPARISON:
+        if path[0] not in record["dense"]:  # only a device of 8 bits has two accuracies
+            continue
         values = []
         for name in ("dense", "slim"):
             value: Any = record[name]

@@ -16,7 +16,8 @@ from click.testing import CliRunner, Result
 from hwprune import charts
 from hwprune.cli import main
 from hwprune.device.profile import RuntimeSpec
-from hwprune.errors import RuntimeUnavailableError, VerificationError
+from hwprune.errors import InputError, RuntimeUnavailableError, VerificationError
+from hwprune.quantized_export import INT8_FORMATS
 from hwprune.runtime import formats
 from hwprune.runtime.base import REGISTRY, get_runtime
 from hwprune.runtime.timing import random_feed
@@ -146,3 +147,34 @@ def test_a_damaged_report_is_told(finished: Path, tmp_path: Path) -> None:
         result = run("report", copy)
         assert result.exit_code == 1
         assert "report.json" in result.stderr
+
+
+@pytest.mark.parametrize("name", sorted(INT8_FORMATS))
+def test_a_network_is_quantised_on_the_data_of_its_run(finished: Path, tmp_path: Path, name: str) -> None:
+    kind = INT8_FORMATS[name]
+    pytest.importorskip(REGISTRY[kind][2])
+    result = run(
+        "export", finished, "--format", name, "--out", tmp_path, "--calibration-images", 100, "--json"
+    )
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert told["calibration_images"] == 100
+    slim = json.loads((finished / "report.json").read_text())["slim"]
+    assert told["accuracy"]["before"] == pytest.approx(slim["accuracy"])
+    assert told["accuracy"]["after"] == pytest.approx(slim["accuracy"], abs=0.05)
+    assert set(told["files"]) == {str(path) for path in tmp_path.iterdir()}
+    assert sum(told["files"].values()) < 0.5 * (finished / "model.onnx").stat().st_size
+    spec = RuntimeSpec(kind=kind, precision="int8")
+    (path,) = (path for path in tmp_path.iterdir() if path.suffix in (".onnx", ".xml"))
+    session = get_runtime(kind).open(path, spec)
+    assert session.run(random_feed(session.inputs, 3))[0].shape == (3, 10)
+    again = run("export", finished, "--format", name, "--out", tmp_path)
+    assert "on 8 bits (512 calibration images)" in again.stdout
+
+
+def test_a_quantised_file_is_not_converted_to_what_cannot_hold_it(finished: Path, tmp_path: Path) -> None:
+    assert run("export", finished, "--format", "onnx-int8", "--out", tmp_path).exit_code == 0
+    for name in ("onnx", "mnn", "ncnn"):
+        with pytest.raises(InputError, match="does not hold quantised networks"):
+            formats.convert(tmp_path / "model.int8.onnx", name, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -1,40 +1,71 @@
-"""The command ``hwprune export``: the slim network in the format of another runtime."""
+"""The command ``hwprune export``: the slim network for another runtime, or on 8 bits."""
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 
-from hwprune.cli.common import told
-from hwprune.errors import ArtifactError
-from hwprune.output_folder import MODEL_FILE
+from hwprune.cli.common import json_option, told
+from hwprune.output_folder import single_precision_file
+from hwprune.quantization import CALIBRATION_IMAGES
+from hwprune.quantized_export import INT8_FORMATS, export_quantized
 from hwprune.runtime.formats import FORMATS, convert
 
 
 @click.command("export")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--format", "name", type=click.Choice(sorted(FORMATS)), default="onnx", show_default=True)
+@click.option(
+    "--format",
+    "name",
+    type=click.Choice(sorted([*FORMATS, *INT8_FORMATS])),
+    default="onnx",
+    show_default=True,
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write to; default: RUN/FORMAT.")
+@click.option(
+    "--calibration-images",
+    type=click.IntRange(min=1),
+    default=CALIBRATION_IMAGES,
+    show_default=True,
+    help="For 8 bits: training images of the run that the ranges of activations are taken from.",
+)
+@json_option
 @told
-def export_command(run: Path, name: str, out: Path | None) -> None:
+def export_command(run: Path, name: str, out: Path | None, calibration_images: int, as_json: bool) -> None:
     """Convert the slim network of a finished run, and compare it with the file it came from.
 
     onnx simplifies the file (constants and batch norms folded), openvino writes its intermediate
     representation, mnn and ncnn the files of these runtimes; mnn-sparse has MNN store layers of many
-    zeros as sparse ones.
+    zeros as sparse ones. onnx-int8 and openvino-int8 quantise the network to 8 bits, calibrated on the
+    training images of the run, and tell its test accuracy before and after, both in that runtime.
 
     Example: hwprune export hwprune-run --format openvino
     """
-    source = run / MODEL_FILE
-    if not source.is_file():
-        raise ArtifactError(
-            "no finished run is here",
-            where=run,
-            expected=f"a folder of hwprune prune with {MODEL_FILE}",
-            hint="finish the run with: hwprune prune ... --resume",
+    out = out or run / name
+    if name in INT8_FORMATS:
+        exported = export_quantized(run, name, out, calibration_images)
+        files, scored = exported.files, exported.scores
+        facts: dict[str, Any] = {
+            "calibration_images": scored.calibration_images,
+            "accuracy": {"before": scored.before, "after": scored.after},
+        }
+        line = (
+            f"test accuracy {scored.before:.2%} in single precision, {scored.after:.2%} on 8 bits "
+            f"({scored.calibration_images} calibration images)"
         )
-    conversion = convert(source, name, out or run / name)
-    for file in conversion.files:
-        click.echo(f"{file}  {file.stat().st_size:,} bytes")
-    click.echo(f"equal to {source} within {conversion.max_abs_difference:.1e}")
+    else:
+        source = single_precision_file(run)
+        conversion = convert(source, name, out)
+        files, facts = conversion.files, asdict(conversion)
+        line = f"equal to {source} within {conversion.max_abs_difference:.1e}"
+    sizes = {str(file): file.stat().st_size for file in files}
+    if as_json:
+        click.echo(json.dumps({"format": name, **facts, "files": sizes}, indent=2))
+        return
+    for file, size in sizes.items():
+        click.echo(f"{file}  {size:,} bytes")
+    click.echo(line)

@@ -18,6 +18,7 @@ from hwprune.cli.tensorboard import drawing
 from hwprune.cli.training import Training, telling_how_to_resume, training_options
 from hwprune.cli.variants import run_grid
 from hwprune.device.profile import load_profile
+from hwprune.output_folder import MODEL_FILE, SINGLE_FILE
 from hwprune.pipeline import Settings, compress
 from hwprune.processes import joined
 from hwprune.report import RunReport
@@ -127,7 +128,9 @@ def _print_report(console: Console, report: RunReport, out: Path) -> None:
         console.print("warning: the measured network misses the target; see the turns in report.json")
     for line in unchanged_lines(record["layers"]):
         console.print(line, markup=False)
-    console.print(f"written to {out}/: model.onnx, slim/, report.json, report.html, history.csv")
+    on_8_bits = record["environment"]["precision"] == "int8"
+    models = f"{MODEL_FILE} (8 bits), {SINGLE_FILE}" if on_8_bits else MODEL_FILE
+    console.print(f"written to {out}/: {models}, slim/, report.json, report.html, history.csv")
 
 
 def unchanged_lines(layers: Sequence[dict[str, Any]]) -> list[str]:

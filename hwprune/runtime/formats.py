@@ -13,7 +13,8 @@ import onnx
 from hwprune.device.profile import RuntimeSpec
 from hwprune.errors import InputError, RuntimeUnavailableError, VerificationError
 from hwprune.files import replacing
-from hwprune.runtime.base import Array, get_runtime
+from hwprune.runtime.base import PRECISIONS, Array, get_runtime
+from hwprune.runtime.quantize import is_quantized
 from hwprune.runtime.timing import random_feed
 
 #: Largest difference allowed from the file it came from, as a fraction of the largest output.
@@ -95,7 +96,8 @@ def convert(source: Path, name: str, out: Path) -> Conversion:
     """Converts an ONNX file and compares the outputs of both on random inputs.
 
     Args:
-        source: The ONNX file.
+        source: The ONNX file. A quantised one is converted for runtimes that run 8 bits, and both files are
+            compared there: runtimes round differently.
         name: A key of :data:`FORMATS`.
         out: The folder to write into; made where it is missing.
 
@@ -103,7 +105,7 @@ def convert(source: Path, name: str, out: Path) -> Conversion:
         The files, and the difference.
 
     Raises:
-        InputError: If there is no such file or format.
+        InputError: If there is no such file or format, or it does not hold quantised networks.
         RuntimeUnavailableError: If the format's package is missing.
         VerificationError: If the outputs differ; what was written is removed.
     """
@@ -112,9 +114,17 @@ def convert(source: Path, name: str, out: Path) -> Conversion:
     if name not in FORMATS:
         raise InputError("unknown format", expected=f"one of {', '.join(FORMATS)}", got=name)
     ending, write, reader = FORMATS[name]
+    # The simplifier computes what it can beforehand: weights would come back in single precision.
+    quantized, holding = is_quantized(source), [kind for kind in PRECISIONS if kind in FORMATS]
+    if quantized and name not in holding:
+        raise InputError(
+            f"the format {name} does not hold quantised networks",
+            where=source,
+            expected=f"single precision, or one of the formats {', '.join(holding)}",
+        )
     out.mkdir(parents=True, exist_ok=True)
     files = write(source, out / f"{source.stem}{ending}")
-    pairs = list(zip(*_outputs(source, files[0], reader), strict=True))
+    pairs = list(zip(*_outputs(source, files[0], reader, quantized=quantized), strict=True))
     largest = max(float(np.abs(a).max()) for a, _ in pairs)
     difference = max(float(np.abs(a - b).max()) for a, b in pairs)
     if not difference <= TOLERANCE * max(largest, float(np.finfo(np.float32).tiny)):
@@ -130,12 +140,15 @@ def convert(source: Path, name: str, out: Path) -> Conversion:
     return Conversion(files, difference)
 
 
-def _outputs(source: Path, converted: Path, reader: str) -> tuple[Sequence[Array], Sequence[Array]]:
+def _outputs(
+    source: Path, converted: Path, reader: str, *, quantized: bool
+) -> tuple[Sequence[Array], Sequence[Array]]:
     """Outputs of the ONNX file and of the one it was converted to, fed the same images.
 
     Inputs are matched by their order: some formats rename them, and some forget that the batch is open.
     """
-    original = get_runtime("onnxruntime").open(source, RuntimeSpec(kind="onnxruntime"))
+    kind = reader if quantized else "onnxruntime"
+    original = get_runtime(kind).open(source, RuntimeSpec(kind=kind))
     session = get_runtime(reader).open(converted, RuntimeSpec(kind=reader))
     feed = random_feed(original.inputs, COMPARED_IMAGES)
     names = [item.name for item in session.inputs]

@@ -1,0 +1,123 @@
+"""The slim network of a finished run on 8 bits: quantised, converted, scored and, for variants, timed."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hwprune.device.profile import DeviceProfile
+from hwprune.errors import InputError
+from hwprune.files import replacing
+from hwprune.output_folder import single_precision_file
+from hwprune.quantization import CALIBRATION_IMAGES, Scores, quantize_on, scores
+from hwprune.report import REPORT_FILE, read_json
+from hwprune.runtime.base import get_runtime
+from hwprune.runtime.formats import convert
+from hwprune.runtime.timing import measure_alternately
+from hwprune.workloads import load_dataset
+
+#: Format to the runtime that runs it.
+INT8_FORMATS = {"onnx-int8": "onnxruntime", "openvino-int8": "openvino"}
+#: Where a variant's quantised network is, and what the file is called without its ending.
+INT8_FOLDER, INT8_STEM = "int8", "model.int8"
+
+
+@dataclass(frozen=True, slots=True)
+class QuantizedExport:
+    """A network on 8 bits.
+
+    Attributes:
+        files: The main file first.
+        scores: Accuracy before and after.
+    """
+
+    files: tuple[Path, ...]
+    scores: Scores
+
+
+def export_quantized(run: Path, name: str, out: Path, images: int = CALIBRATION_IMAGES) -> QuantizedExport:
+    """Quantises the slim network of a run on the training images of the run, and scores it.
+
+    Args:
+        run: The folder of a finished run.
+        name: A key of :data:`INT8_FORMATS`.
+        out: The folder to write into; made where it is missing.
+        images: Training images to calibrate on.
+
+    Returns:
+        The files, and test accuracy before and after in the runtime.
+
+    Raises:
+        ArtifactError: If there is no finished run.
+        InputError: If there is no such format, or not an image.
+        WorkloadError: If the run's data cannot be found.
+        RuntimeUnavailableError: If the runtime is missing, or the network cannot be quantised.
+    """
+    if name not in INT8_FORMATS:
+        raise InputError("unknown format", expected=f"one of {', '.join(INT8_FORMATS)}", got=name)
+    kind, source = INT8_FORMATS[name], single_precision_file(run)
+    get_runtime(kind)  # before anything is computed
+    record = read_json(run / REPORT_FILE, "hwprune prune, finished")
+    dataset = load_dataset(record["data"]).first(record["train_images"])
+    with tempfile.TemporaryDirectory(prefix="hwprune-") as folder:
+        quantized = Path(folder) / f"{INT8_STEM}.onnx"
+        used = quantize_on(dataset, source, quantized, images)
+        scored = scores(dataset, source, quantized, kind, used)
+        out.mkdir(parents=True, exist_ok=True)
+        if kind != "onnxruntime":
+            return QuantizedExport(convert(quantized, kind, out).files, scored)
+        target = out / quantized.name
+        with replacing(target) as temporary:
+            shutil.copyfile(quantized, temporary)
+        return QuantizedExport((target,), scored)
+
+
+def add_quantized(run: Path, profile: DeviceProfile) -> dict[str, Any]:
+    """Quantises a variant and times it against the network it came from.
+
+    Args:
+        run: The folder of a finished run for a device in single precision; the network on 8 bits is
+            written into a folder below.
+        profile: The device.
+
+    Returns:
+        What the manifest says of it: accuracy in single precision and on 8 bits, latencies of both, timed
+        alternately, speed-up over the slim network, bytes of the main file and calibration images.
+
+    Raises:
+        RuntimeUnavailableError: If the device's runtime has no 8 bits, or the network cannot be quantised.
+    """
+    exported = export_quantized(run, format_for(profile), run / INT8_FOLDER)
+    paths = {"fp32": single_precision_file(run), "int8": exported.files[0]}
+    timings = measure_alternately(paths, profile)
+    return {
+        "accuracy": exported.scores.after,
+        "accuracy_fp32": exported.scores.before,
+        "latency_us": timings["int8"].summary(),
+        "latency_us_fp32": timings["fp32"].summary(),
+        "speedup_over_slim": round(timings["fp32"].median_us / timings["int8"].median_us, 4),
+        "file_bytes": sum(file.stat().st_size for file in exported.files),
+        "calibration_images": exported.scores.calibration_images,
+    }
+
+
+def format_for(profile: DeviceProfile) -> str:
+    """The format on 8 bits that a device in single precision runs.
+
+    Raises:
+        InputError: If it is on 8 bits already, or its runtime has none.
+    """
+    by_kind: Mapping[str, str] = {kind: name for name, kind in INT8_FORMATS.items()}
+    if profile.runtime.precision != "fp32" or profile.runtime.kind not in by_kind:
+        raise InputError(
+            "variants for this device cannot be quantised besides",
+            where=f"device {profile.name}",
+            expected=f"single precision in {' or '.join(by_kind)}",
+            got=f"{profile.runtime.precision} in {profile.runtime.kind}",
+            hint="leave --int8 out, or the device",
+        )
+    return by_kind[profile.runtime.kind]
