@@ -144,23 +144,31 @@ class RunFolder:
 
 
 def network_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Dense and slim of a run as flat rows."""
+    """Dense and slim of a run as flat rows, and the slim network on 8 bits where a variant has one."""
     shared = {
         **{key: record[key] for key in ("model", "data", "device")},
         "target": record["target"]["kind"],
         "value": record["target"]["value"],
     }
+    networks: list[tuple[str, Mapping[str, Any], float | None, float]] = [
+        ("dense", record["dense"], record["predicted_us"]["dense"], 1.0),
+        ("slim", record["slim"], record["predicted_us"]["slim"], record["speedup"]),
+    ]
+    if "int8" in record:  # both factors were measured alternately, each in a run of its own
+        on_8_bits = {**record["slim"], **record["int8"]}
+        speedup = round(record["speedup"] * on_8_bits["speedup_over_slim"], 4)
+        networks.append(("slim-int8", on_8_bits, None, speedup))
     return [
         {
             **shared,
             "network": name,
-            "accuracy": record[name]["accuracy"],
-            **{f"latency_us_{key}": value for key, value in record[name]["latency_us"].items()},
-            "predicted_us": record["predicted_us"][name],
-            "speedup": record["speedup"] if name == "slim" else 1.0,
-            **{key: record[name][key] for key in ("params", "macs", "file_bytes")},
+            "accuracy": network["accuracy"],
+            **{f"latency_us_{key}": value for key, value in network["latency_us"].items()},
+            "predicted_us": predicted,
+            "speedup": speedup,
+            **{key: network[key] for key in ("params", "macs", "file_bytes")},
         }
-        for name in ("dense", "slim")
+        for name, network, predicted, speedup in networks
     ]
 
 

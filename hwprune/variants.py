@@ -16,6 +16,7 @@ from hwprune.files import write_json
 from hwprune.output_folder import MARKER
 from hwprune.phases import Observer
 from hwprune.pipeline import Settings, Shared, compress
+from hwprune.quantized_export import INT8_FOLDER, add_quantized, format_for
 from hwprune.report import REPORT_FILE, read_json
 from hwprune.runtime.environment import environment, versions
 from hwprune.shipping import file_hashes, make_shippable
@@ -25,6 +26,8 @@ from hwprune.train.loop import Recipe
 from hwprune.variants_page import MANIFEST_FILE, VariantsFolder
 
 SCHEMA = 1
+#: What is known of a variant on 8 bits, beside its files.
+INT8_FILE = "int8.json"
 #: What variants hand to each other: dense trainings, and masked networks that others start from.
 SHARED_FOLDER = ".shared"
 
@@ -47,9 +50,11 @@ class Grid:
         fine_tune: How every variant is trained that starts from trained weights: the loosest target of a
             kind from the dense network, a tighter one from what the looser left. ``None``: every variant
             is trained from scratch.
+        int8: Whether every variant is quantised besides, and measured and scored on 8 bits.
 
     Raises:
-        InputError: If there is no variant, two would share a folder, or weights have several models to go to.
+        InputError: If there is no variant, two would share a folder, weights have several models to go to, or
+            a device cannot run what is quantised.
     """
 
     models: Sequence[str]
@@ -63,6 +68,7 @@ class Grid:
     weights: str | None = None
     fine_tune: Recipe | None = None
     distillation: Distillation | None = None
+    int8: bool = False
 
     def __post_init__(self) -> None:
         names = [variant.name for variant in self.variants()]
@@ -76,6 +82,9 @@ class Grid:
             raise InputError(
                 "weights are those of one model", expected="one model", got=", ".join(self.models)
             )
+        if self.int8:
+            for profile in self.devices.values():
+                format_for(profile)
 
     def variants(self) -> list[Variant]:
         """Every variant, those of one model together and a looser target before a tighter one."""
@@ -97,6 +106,7 @@ class Grid:
                     self.distillation,
                 ),
                 profile,
+                self.int8,
             )
             for model in self.models
             for device, profile in self.devices.items()
@@ -112,11 +122,13 @@ class Variant:
         name: Of its folder.
         settings: What its run is asked to do.
         profile: Its device.
+        int8: Whether it is quantised besides.
     """
 
     name: str
     settings: Settings
     profile: DeviceProfile
+    int8: bool = False
 
 
 def _chained(targets: Sequence[Target]) -> Iterator[tuple[Target | None, Target]]:
@@ -175,11 +187,13 @@ def _make_one(variant: Variant, out: Path, observer: Observer, *, resume: bool) 
     try:
         record = _finished(out / name) if resume else None
         if record is None:
+            shutil.rmtree(out / name / INT8_FOLDER, ignore_errors=True)  # of another run
             begun = resume and (out / name / MARKER).is_file()
             settings, shared = _what_is_shared(variant, out / SHARED_FOLDER)
             compress(settings, profile, out / name, observer, resume=begun, shared=shared)
             record = read_json(out / name / REPORT_FILE, "hwprune prune")
         make_shippable(out / name, record, profile.runtime)
+        quantized = {"int8": _quantized(out / name, profile, observer)} if variant.int8 else {}
     except HwpruneError as error:
         observer.note(f"variant {name} failed: {error}")
         return {**entry, "status": "failed", "error": str(error)}
@@ -187,8 +201,18 @@ def _make_one(variant: Variant, out: Path, observer: Observer, *, resume: bool) 
         **entry,
         "status": "done" if record["target_met"] else "missed",
         **{key: record[key] for key in ("dense", "slim", "speedup", "predicted_us", "environment")},
+        **quantized,
         "files": file_hashes(out / name),
     }
+
+
+def _quantized(folder: Path, profile: DeviceProfile, observer: Observer) -> dict[str, Any]:
+    """What the manifest says of a variant on 8 bits, made where it is not there yet."""
+    path = folder / INT8_FOLDER / INT8_FILE
+    if not path.is_file():
+        observer.note("quantising the slim network and timing it against single precision")
+        write_json(path, add_quantized(folder, profile))
+    return read_json(path, "hwprune variants --int8")
 
 
 def _what_is_shared(variant: Variant, folder: Path) -> tuple[Settings, Shared]:

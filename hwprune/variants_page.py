@@ -101,6 +101,7 @@ def render_variants(folder: VariantsFolder) -> str:
         lead.append(paragraph(NO_CHARTS))
     sections: list[tuple[str, Sequence[object]]] = [
         ("Variants", [_overview(entries)]),
+        *((("On 8 bits", [_on_8_bits(entries)]),) if any("int8" in entry for entry in entries) else ()),
         *((f"Accuracy against latency: {device}", _fronts(folder, device)) for device in devices),
         ("Predicted against measured", _predictions(folder)),
         ("What was missed, and why", _misses(missed)),
@@ -142,6 +143,24 @@ def _overview(entries: Sequence[Mapping[str, Any]]) -> Markup:
     return table(header, rows)
 
 
+def _on_8_bits(entries: Sequence[Mapping[str, Any]]) -> Markup:
+    """Every slim network against the quantised one, timed alternately in its runtime."""
+    rows = [
+        (
+            entry["name"],
+            f"{entry['int8']['accuracy_fp32']:.2%}",
+            f"{entry['int8']['accuracy']:.2%}",
+            f"{entry['int8']['latency_us_fp32']['median']:.1f}",
+            f"{entry['int8']['latency_us']['median']:.1f}",
+            f"{entry['int8']['speedup_over_slim']:.2f}",
+        )
+        for entry in entries
+        if "int8" in entry
+    ]
+    header = ("variant", "accuracy, fp32", "accuracy, int8", "slim fp32 (us)", "slim int8 (us)", "speed-up")
+    return table(header, rows)
+
+
 def _fronts(folder: VariantsFolder, device: str) -> list[Markup]:
     entries = [entry for entry in folder.measured if entry["device"] == device]
     if not entries or not charts.available():
@@ -151,6 +170,8 @@ def _fronts(folder: VariantsFolder, device: str) -> list[Markup]:
         for name in ("dense", "slim"):
             label = f"{entry['model']} dense" if name == "dense" else f"{entry['target']['value']:g}"
             points.append((entry[name]["latency_us"]["median"], 100 * entry[name]["accuracy"], label))
+        if "int8" in entry:
+            points.append((*_place(entry["int8"]), f"{entry['target']['value']:g} int8"))
     front = pareto_front([(x, y) for x, y, _ in points])
     lines = [
         charts.Line(
@@ -172,10 +193,20 @@ def _fronts(folder: VariantsFolder, device: str) -> list[Markup]:
                 labels=["dense", *(f"{entry['target']['value']:g}" for entry in of_model)],
             )
         )
+        quantised = [entry for entry in of_model if "int8" in entry]
+        if quantised:
+            latencies, accuracies = zip(*(_place(entry["int8"]) for entry in quantised), strict=True)
+            labels = [f"{entry['target']['value']:g}" for entry in quantised]
+            lines.append(charts.Line(f"{model}, int8", latencies, accuracies, joined=False, labels=labels))
     svg = charts.line_chart(
         lines, x_label="measured latency (us)", y_label="test accuracy (%)", title=f"Accuracy on {device}"
     )
     return [figure(svg, "Labels are targets; dense networks are the reference.")]
+
+
+def _place(network: Mapping[str, Any]) -> tuple[float, float]:
+    """Where a network stands: latency in microseconds and accuracy in percent."""
+    return network["latency_us"]["median"], 100 * network["accuracy"]
 
 
 def _predictions(folder: VariantsFolder) -> list[Markup]:

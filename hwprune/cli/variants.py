@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -21,7 +22,17 @@ from hwprune.variants import Grid, make_variants
 from hwprune.variants_page import VariantsFolder
 
 #: Columns of the closing table.
-SHOWN = ["model", "device", "target", "value", "status", "accuracy", "latency_us_median", "speedup"]
+SHOWN = [
+    "model",
+    "device",
+    "target",
+    "value",
+    "network",
+    "status",
+    "accuracy",
+    "latency_us_median",
+    "speedup",
+]
 
 
 @click.command("variants")
@@ -34,6 +45,11 @@ SHOWN = ["model", "device", "target", "value", "status", "accuracy", "latency_us
 @training_options
 @config_option
 @click.option("--out", type=click.Path(path_type=Path), default=Path("hwprune-variants"), show_default=True)
+@click.option(
+    "--int8",
+    is_flag=True,
+    help="Quantise every variant besides (ONNX Runtime, OpenVINO), measure and score it.",
+)
 @click.option("--resume", is_flag=True, help="Make only what is missing in the output folder.")
 @json_option
 @told
@@ -44,6 +60,7 @@ def variants(
     profiles: Path | None,
     training: Training,
     out: Path,
+    int8: bool,
     resume: bool,
     as_json: bool,
 ) -> None:
@@ -57,7 +74,7 @@ def variants(
     """
     found = [load_profile(name, profiles) for name in devices] or [local_profile(profiles)]
     by_name = dict(zip(devices or [found[0].name], found, strict=True))
-    run_grid(training.grid(models, data, by_name), out, resume=resume, as_json=as_json)
+    run_grid(replace(training.grid(models, data, by_name), int8=int8), out, resume=resume, as_json=as_json)
 
 
 def run_grid(grid: Grid, out: Path, *, resume: bool, as_json: bool) -> None:
@@ -93,6 +110,6 @@ def run_grid(grid: Grid, out: Path, *, resume: bool, as_json: bool) -> None:
 def _print_variants(folder: VariantsFolder, out: Path) -> None:
     networks = folder.networks()
     if len(networks):
-        slim = networks[networks["network"] == "slim"]
+        slim = networks[networks["network"] != "dense"]
         click.echo(slim[SHOWN].to_string(index=False))
     click.echo(f"written to {out}/: manifest.json, report.html and a folder per variant")
