@@ -26,7 +26,6 @@ from hwprune.groups.costs import (
 from hwprune.groups.widths import WidthAllowance
 from hwprune.plan import Plan, Staircase, axis_aligns, make_plan, pin
 from hwprune.processes import from_first
-from hwprune.runtime.local import localize
 from hwprune.scope import Finished, Request
 from hwprune.surgery.prove import prove
 from hwprune.surgery.rebuild import rebuild
@@ -57,7 +56,7 @@ class ChannelScope:
         operators = trace_operators(model, example_inputs)
         axes = pin(find_axes(model, example_inputs), request.keep)
         # Measured and tried once: what differs from process to process would make the processes differ.
-        self.profile = from_first(lambda: localize(request.profile, operators, notify=request.notify))
+        self.profile = request.localized(operators)
         aligns = axis_aligns(axes, operators, self.profile)
         proven = from_first(lambda: prove(model, axes, example_inputs, aligns))
         self._axes = proven.axes
@@ -73,8 +72,10 @@ class ChannelScope:
         )
         self._loop: DeviceLoop | None = None
         if request.measure:
-            self._loop = DeviceLoop(request.unsharded, example_inputs, self.groups.axes, self.profile)
-            request.notify("measuring the dense network and a narrower one on this machine")
+            self._loop = DeviceLoop(
+                request.unsharded, example_inputs, self.groups.axes, self.profile, request.bench
+            )
+            request.notify("measuring the dense network and a narrower one")
             self._predictor = self._predictor.with_calibration(*from_first(self._calibration))
         self.allowance = WidthAllowance(self.groups, self._budget(), self._settle)
 

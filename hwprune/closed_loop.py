@@ -26,9 +26,10 @@ from hwprune.graph.axes import BoolArray, ChannelAxis
 from hwprune.graph.record import ExampleInputs
 from hwprune.groups.costs import FloatArray, LatencyBudget, Widths
 from hwprune.operators import Operator
-from hwprune.runtime.environment import environment
+from hwprune.runtime.bench import THIS_MACHINE, Bench
+from hwprune.runtime.environment import versions
 from hwprune.runtime.export import export
-from hwprune.runtime.timing import Timing, measure_alternately
+from hwprune.runtime.timing import Timing
 from hwprune.surgery.rebuild import rebuild
 
 #: A prediction is corrected only where the measurement misses the target by more than this, or falls short
@@ -65,13 +66,15 @@ class DeviceLoop:
         model: The full-width network; not touched.
         example_inputs: What it is exported with.
         axes: The axes that widths refer to, in order.
-        profile: The device.
+        profile: The device, made true for the one that is measured on.
+        bench: What is measured on.
     """
 
     model: nn.Module
     example_inputs: ExampleInputs
     axes: Sequence[ChannelAxis]
     profile: DeviceProfile
+    bench: Bench = THIS_MACHINE
 
     def measure(self, networks: Mapping[str, Mapping[str, BoolArray]]) -> dict[str, Timing]:
         """Times networks alternately in one run.
@@ -87,7 +90,7 @@ class DeviceLoop:
             for name, kept in networks.items():
                 paths[name] = Path(folder) / f"{name}.onnx"
                 export(rebuild(self.model, self.axes, kept), paths[name], self.example_inputs)
-            return measure_alternately(paths, self.profile)
+            return self.bench.time(paths, self.profile)
 
     def kept(self, widths: Widths) -> dict[str, BoolArray]:
         """The first channels of every axis: latency does not depend on which ones stay."""
@@ -125,13 +128,13 @@ def calibrate(loop: DeviceLoop, predictor: WidthPredictor, sample: Sequence[Widt
 def _cached_measurements(
     loop: DeviceLoop, operators: Sequence[Operator], sample: Sequence[Widths]
 ) -> FloatArray:
-    facts = environment()
+    hardware = loop.profile.hardware
     key = json.dumps(
         [
             [str(replace(operator, name="")) for operator in operators],
             [widths.tolist() for widths in sample],
             loop.profile.runtime.model_dump(mode="json"),
-            [str(facts.get(name)) for name in ("cpu", "cores", "onnxruntime", "torch")],
+            [hardware.model, hardware.isa, str(hardware.cores), versions()["torch"]],
         ]
     )
     path = user_cache_path("hwprune") / "calibration" / f"{hashlib.sha256(key.encode()).hexdigest()}.json"

@@ -31,6 +31,7 @@ from hwprune.mask_scope import MaskScope
 from hwprune.penalties import make_penalty
 from hwprune.plan import Plan
 from hwprune.processes import distributed
+from hwprune.runtime.bench import THIS_MACHINE, Bench
 from hwprune.scope import Request, Scope
 from hwprune.targets import Target
 from hwprune.train.prox import ProximalStep
@@ -91,9 +92,10 @@ class Compressor:
         penalty: A name from :func:`hwprune.penalties.penalty_names`.
         schedule: Strength per step; chosen from ``total_steps`` by default.
         keep: Names of modules that must stay whole.
-        measure: Whether to measure on this machine, to correct the prediction and to settle.
-            Without it the target is met in prediction only.
+        measure: Whether to measure, to correct the prediction and to settle. Without it the target is met in
+            prediction only.
         notify: Called with one line for everything the user should know; logged by default.
+        bench: What is measured on; this machine by default.
 
     Raises:
         GraphError: If the forward pass fails or nothing can be pruned.
@@ -116,11 +118,14 @@ class Compressor:
         keep: Sequence[str] = (),
         measure: bool = True,
         notify: Callable[[str], None] = logger.info,
+        bench: Bench = THIS_MACHINE,
     ) -> None:
         self.model, self.example_inputs, self.target = model, example_inputs, target
         # The model may be sharded among the processes after this; surgery needs it whole.
         self._unsharded = copy.deepcopy(model) if distributed() else model
-        request = Request(model, self._unsharded, example_inputs, profile, target, keep, measure, notify)
+        request = Request(
+            model, self._unsharded, example_inputs, profile, target, keep, measure, notify, bench
+        )
         self._scope = _make_scope(granularity, request)
         self.proximal = ProximalStep(
             self._scope.groups,

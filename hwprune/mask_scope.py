@@ -14,8 +14,6 @@ from hwprune.graph.record import ExampleInputs
 from hwprune.graph.trace import trace_operators
 from hwprune.groups import MakeMasked
 from hwprune.plan import Plan, PlanRow
-from hwprune.processes import from_first
-from hwprune.runtime.local import localize
 from hwprune.scope import Finished, Request
 from hwprune.surgery.verify import verify
 from hwprune.targets import Groups, Keep
@@ -55,7 +53,7 @@ class MaskScope:
         self.groups = make_groups(request.model, request.keep)
         self.allowance = self.groups.allowance(target.count_of)
         operators = trace_operators(request.model, request.example_inputs)
-        self.profile = from_first(lambda: localize(request.profile, operators, notify=request.notify))
+        self.profile = request.localized(operators)
         self.dense_predicted_us = predict_operators(operators, self.profile).total_us
 
     def predicted_us(self, alive: Tensor) -> float:

@@ -33,8 +33,21 @@ class Observer(Protocol):
         ...
 
 
+def phase_line(name: str, batches: int, done: int) -> str:
+    """The begin of a training in words."""
+    return f"training {name}: {batches} batches" + (f", {done} of them done" if done else "")
+
+
+def epoch_line(row: Mapping[str, Any]) -> str:
+    """A row of the history in words."""
+    parts = [f"loss {row['loss']:.4f}", f"accuracy {row['accuracy']:.2%}"]
+    if "groups_alive" in row:  # a dense training that variants share is for no device yet
+        parts += [f"{row['groups_alive']} groups alive", f"predicted {row['predicted_us']:.0f} us"]
+    return f"{row['phase']} epoch {row['epoch']}: {', '.join(parts)}, {row['seconds']:.1f} s"
+
+
 def run_phase(
-    phase: str, trainer: Trainer, folder: OutputFolder, observer: Observer, compressor: Compressor
+    phase: str, trainer: Trainer, folder: OutputFolder, observer: Observer, compressor: Compressor | None
 ) -> list[dict[str, Any]]:
     """Runs the epochs that are left, with a checkpoint after each.
 
@@ -43,7 +56,7 @@ def run_phase(
         trainer: Trains the network of that phase.
         folder: Where the checkpoints are.
         observer: Told how it goes.
-        compressor: What the rows of the history tell of.
+        compressor: What the rows of the history tell of; ``None`` where the network is for no device yet.
 
     Returns:
         The phase's rows of the history, those of the epochs before an interruption included.
@@ -61,11 +74,11 @@ def run_phase(
     while not trainer.done:
         rate = float(trainer.scheduler.get_last_lr()[0])
         stats = trainer.run_epoch(observer.batch)
-        row = _history_row(phase, stats, rate, columns(compressor))
+        row = _history_row(phase, stats, rate, {} if compressor is None else columns(compressor))
         rows.append(row)
         state = {"trainer": trainer.state_dict(), "history": rows}
         on_first(partial(folder.save_checkpoint, phase, state))
-        observer.epoch(row, compressor.members_alive)
+        observer.epoch(row, {} if compressor is None else compressor.members_alive)
     return rows
 
 
@@ -93,6 +106,13 @@ def _history_row(phase: str, stats: EpochStats, rate: float, columns: dict[str, 
         "learning_rate": round(rate, 8),
         "seconds": round(stats.seconds, 3),
     }
+
+
+def for_device(row: Mapping[str, Any], compressor: Compressor) -> dict[str, Any]:
+    """A row of a dense training that was made for no device or another one, as one for the compressor's."""
+    columns = dense_columns(compressor)
+    first = {key: row[key] for key in ("phase", "epoch", "loss", "accuracy")}
+    return {**first, **columns, **{key: value for key, value in row.items() if key not in columns}}
 
 
 def dense_columns(compressor: Compressor) -> dict[str, Any]:

@@ -18,13 +18,13 @@ from torch import nn
 from hwprune.compressor import Compressor, Result
 from hwprune.delivery import as_deployed, describe_network, verify_exported
 from hwprune.device.profile import DeviceProfile
-from hwprune.output_folder import OutputFolder
-from hwprune.phases import Observer, dense_columns, run_phase
+from hwprune.output_folder import MARKER, OutputFolder
+from hwprune.phases import Observer, for_device, run_phase
 from hwprune.processes import from_first, on_first
 from hwprune.report import RunReport, write_report
+from hwprune.runtime.bench import THIS_MACHINE, Bench
 from hwprune.runtime.environment import versions
 from hwprune.runtime.export import export
-from hwprune.runtime.timing import measure_alternately
 from hwprune.surgery.artifact import save_slim
 from hwprune.targets import Target, describe
 from hwprune.train.checkpoint import load_checkpoint, save_checkpoint
@@ -106,6 +106,7 @@ def compress(
     *,
     resume: bool,
     shared: Shared | None = None,
+    bench: Bench = THIS_MACHINE,
 ) -> RunReport | None:
     """Trains dense and pruned, rebuilds, verifies, exports, measures and reports.
 
@@ -119,6 +120,7 @@ def compress(
         observer: Told how it goes.
         resume: Go on from the folder's checkpoints.
         shared: What is taken from other runs, and left for them.
+        bench: What is measured on.
 
     Returns:
         The report, as written to ``report.json``; ``None`` in processes that are not the first.
@@ -128,12 +130,32 @@ def compress(
     """
     started, shared = time.perf_counter(), shared or Shared()
     from_first(lambda: OutputFolder.check(out, resume=resume))
-    job = _Job.prepare(settings, profile, observer)
+    job = _Job.prepare(settings, profile, observer, bench)
     folder = from_first(lambda: OutputFolder.open(out, settings.as_record(), resume=resume))
     history = [*job.train_dense(folder, shared.dense), *job.train_pruned(folder, shared.start)]
     observer.note("rebuilding the slim network and comparing it with the masked one")
     result = job.compressor.finish([job.verification_images])
     return on_first(lambda: job.deliver(result, folder, history, started, shared.masked))
+
+
+def train_dense(settings: Settings, out: Path, observer: Observer, shared: Path) -> None:
+    """Trains the dense network of several runs, before any of them; goes on where it was interrupted.
+
+    Args:
+        settings: Of any of the runs; device, target and pruning do not matter.
+        out: Holds the checkpoints; see :class:`~hwprune.output_folder.OutputFolder`.
+        observer: Told how it goes.
+        shared: Where the training is left; see :class:`Shared`.
+
+    Raises:
+        HwpruneError: For every error of the input or the training.
+    """
+    dataset = load_dataset(settings.data).first(settings.train_images)
+    trainer = Trainer(_new_model(settings, dataset), dataset, settings.recipe)
+    begun = {key: settings.as_record()[key] for key in ("model", "data", "train_images", "recipe")}
+    folder = OutputFolder.open(out, begun, resume=(out / MARKER).is_file())
+    run_phase("dense", trainer, folder, observer, None)
+    save_checkpoint(shared, folder.load_checkpoint("dense"))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -147,6 +169,7 @@ class _Job:
         dense: The network that stays dense.
         pruned: The one that is pruned; masked in the end.
         compressor: Prunes it.
+        bench: What is measured on.
     """
 
     settings: Settings
@@ -155,9 +178,10 @@ class _Job:
     dense: nn.Module
     pruned: nn.Module
     compressor: Compressor
+    bench: Bench
 
     @classmethod
-    def prepare(cls, settings: Settings, profile: DeviceProfile, observer: Observer) -> _Job:
+    def prepare(cls, settings: Settings, profile: DeviceProfile, observer: Observer, bench: Bench) -> _Job:
         dataset = load_dataset(settings.data).first(settings.train_images)
         dense, pruned = _new_model(settings, dataset), _new_model(settings, dataset)
         recipe = settings.pruning_recipe
@@ -172,8 +196,9 @@ class _Job:
             penalty=settings.penalty,
             schedule=StrengthSchedule.from_trained(total_steps) if settings.fine_tune else None,
             notify=observer.note,
+            bench=bench,
         )
-        return cls(settings, observer, dataset, dense, pruned, compressor)
+        return cls(settings, observer, dataset, dense, pruned, compressor, bench)
 
     @property
     def verification_images(self) -> torch.Tensor:
@@ -187,7 +212,7 @@ class _Job:
         if shared is not None and taken:
             state = load_checkpoint(shared)
             # What is predicted for the dense network depends on the device.
-            history = [{**row, **dense_columns(self.compressor)} for row in state["history"]]
+            history = [for_device(row, self.compressor) for row in state["history"]]
             folder.save_checkpoint("dense", {**state, "history": history})
         trainer = Trainer(self.dense, self.dataset, self.settings.recipe)
         rows = run_phase("dense", trainer, folder, self.observer, self.compressor)
@@ -225,7 +250,7 @@ class _Job:
             gap = verify_exported(self.pruned, paths["slim"], images, profile)
             deployed = as_deployed(paths, profile.runtime, self.dataset)
             self.observer.note("timing dense and slim alternately")
-            timings = measure_alternately(deployed, profile)
+            timings = self.bench.time(deployed, profile)
             report = RunReport(
                 settings=self.settings.as_record(),
                 seconds=time.perf_counter() - started,

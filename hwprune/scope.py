@@ -13,7 +13,10 @@ from hwprune.device.profile import DeviceProfile
 from hwprune.graph.axes import BoolArray, ChannelAxis
 from hwprune.graph.record import ExampleInputs
 from hwprune.groups.base import Allowance, GroupSet
+from hwprune.operators import Operator
 from hwprune.plan import Plan
+from hwprune.processes import from_first
+from hwprune.runtime.bench import THIS_MACHINE, Bench
 from hwprune.targets import Target
 
 
@@ -29,8 +32,9 @@ class Request:
         profile: The device.
         target: What to reach.
         keep: Names of modules that must stay whole.
-        measure: Whether to measure on this machine.
+        measure: Whether to measure.
         notify: Called with one line for everything the user should know.
+        bench: What is measured on.
     """
 
     model: nn.Module
@@ -41,6 +45,15 @@ class Request:
     keep: Sequence[str]
     measure: bool
     notify: Callable[[str], None]
+    bench: Bench = THIS_MACHINE
+
+    def localized(self, operators: Sequence[Operator]) -> DeviceProfile:
+        """The profile made true for the device; measured by the first of several processes, for all of them.
+
+        Args:
+            operators: Fused operators of the dense network.
+        """
+        return from_first(lambda: self.bench.localize(self.profile, operators, notify=self.notify))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

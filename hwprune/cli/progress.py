@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from hwprune.phases import epoch_line, phase_line
 from hwprune.processes import is_first
 
 #: Seconds between two lines about the rows of a table.
@@ -29,7 +30,7 @@ class Lines:
 
     def phase(self, name: str, batches: int, done: int) -> None:
         """A training begins."""
-        self.note(f"training {name}: {batches} batches" + (f", {done} of them done" if done else ""))
+        self.note(phase_line(name, batches, done))
 
     def batch(self, loss: float) -> None:
         """Batches make no lines."""
@@ -44,6 +45,9 @@ class Lines:
             self.note(f"{done} rows measured, {total - done} more known to be needed so far")
             self._next_rows = time.monotonic() + ROWS_INTERVAL
 
+    def tasks(self, done: int, total: int) -> None:
+        """Tasks make no lines of their own."""
+
 
 class Bar(Lines):
     """A progress bar, for terminals."""
@@ -52,6 +56,7 @@ class Bar(Lines):
         super().__init__(console)
         self._progress = progress
         self._task: Any = None
+        self._all_tasks: Any = None
         self._last_epoch = ""
 
     def phase(self, name: str, batches: int, done: int) -> None:
@@ -67,10 +72,9 @@ class Bar(Lines):
     def epoch(self, row: dict[str, Any], alive: Mapping[str, int]) -> None:
         """A line above the bar, and what it says beside the bar from now on."""
         super().epoch(row, alive)
-        self._last_epoch = (
-            f", epoch {row['epoch'] + 1}, accuracy {row['accuracy']:.2%}, {row['groups_alive']} groups, "
-            f"{row['predicted_us']:.0f} us"
-        )
+        self._last_epoch = f", epoch {row['epoch'] + 1}, accuracy {row['accuracy']:.2%}"
+        if "groups_alive" in row:
+            self._last_epoch += f", {row['groups_alive']} groups, {row['predicted_us']:.0f} us"
 
     def rows(self, done: int, total: int) -> None:
         """A bar for the rows of a table, as many as are known to be needed so far."""
@@ -78,13 +82,11 @@ class Bar(Lines):
             self._task = self._progress.add_task("rows", status="")
         self._progress.update(self._task, completed=done, total=total)
 
-
-def epoch_line(row: dict[str, Any]) -> str:
-    """A row of the history in words."""
-    return (
-        f"{row['phase']} epoch {row['epoch']}: loss {row['loss']:.4f}, accuracy {row['accuracy']:.2%}, "
-        f"{row['groups_alive']} groups alive, predicted {row['predicted_us']:.0f} us, {row['seconds']:.1f} s"
-    )
+    def tasks(self, done: int, total: int) -> None:
+        """A bar for all tasks, above that of a training."""
+        if self._all_tasks is None:
+            self._all_tasks = self._progress.add_task("tasks", status="")
+        self._progress.update(self._all_tasks, completed=done, total=total)
 
 
 @contextmanager

@@ -78,8 +78,7 @@ def only_the_first_measures(rank: int) -> Iterator[None]:
         patches.enter_context(mock.patch.object(DeviceLoop, "measure", measure))
         patches.enter_context(mock.patch("hwprune.closed_loop._cached_measurements", calibration))
         if rank > 0:
-            for scope in ("channel_scope", "mask_scope"):
-                patches.enter_context(mock.patch(f"hwprune.{scope}.localize", localize))
+            patches.enter_context(mock.patch("hwprune.runtime.bench.localize", localize))
         yield
 
 

@@ -1,0 +1,57 @@
+"""Where measurements are made: this machine, or one that somebody else asks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from hwprune.device.profile import DeviceProfile
+from hwprune.operators import Operator
+from hwprune.runtime.local import localize
+from hwprune.runtime.timing import Timing, measure_alternately
+
+
+class Bench(Protocol):
+    """A device that networks are measured on. It is asked several times during one compression."""
+
+    def localize(
+        self, profile: DeviceProfile, operators: Sequence[Operator], *, notify: Callable[[str], None]
+    ) -> DeviceProfile:
+        """The profile made true for the device; see :func:`hwprune.runtime.local.localize`.
+
+        Args:
+            profile: The device asked for.
+            operators: Fused operators of the dense network.
+            notify: Called with one line for everything the user should know.
+        """
+        ...
+
+    def time(self, paths: Mapping[str, Path], profile: DeviceProfile) -> dict[str, Timing]:
+        """Times ONNX files alternately; see :func:`hwprune.runtime.timing.measure_alternately`.
+
+        Args:
+            paths: Name to file, here.
+            profile: Says runtime, threads, batch and precision.
+
+        Returns:
+            Name to timing.
+        """
+        ...
+
+
+class ThisMachine:
+    """Measures where it is called."""
+
+    def localize(
+        self, profile: DeviceProfile, operators: Sequence[Operator], *, notify: Callable[[str], None]
+    ) -> DeviceProfile:
+        """See :meth:`Bench.localize`."""
+        return localize(profile, operators, notify=notify)
+
+    def time(self, paths: Mapping[str, Path], profile: DeviceProfile) -> dict[str, Timing]:
+        """See :meth:`Bench.time`."""
+        return measure_alternately(paths, profile)
+
+
+THIS_MACHINE = ThisMachine()
