@@ -16,8 +16,8 @@ from hwprune.output_folder import single_precision_file
 from hwprune.quantization import CALIBRATION_IMAGES, Scores, quantize_on, scores
 from hwprune.report import REPORT_FILE, read_json
 from hwprune.runtime.base import get_runtime
+from hwprune.runtime.bench import THIS_MACHINE, Bench
 from hwprune.runtime.formats import convert
-from hwprune.runtime.timing import measure_alternately
 from hwprune.workloads import load_dataset
 
 #: Format to the runtime that runs it.
@@ -76,13 +76,14 @@ def export_quantized(run: Path, name: str, out: Path, images: int = CALIBRATION_
         return QuantizedExport((target,), scored)
 
 
-def add_quantized(run: Path, profile: DeviceProfile) -> dict[str, Any]:
+def add_quantized(run: Path, profile: DeviceProfile, bench: Bench = THIS_MACHINE) -> dict[str, Any]:
     """Quantises a variant and times it against the network it came from.
 
     Args:
         run: The folder of a finished run for a device in single precision; the network on 8 bits is
             written into a folder below.
         profile: The device.
+        bench: Times the networks.
 
     Returns:
         What the manifest says of it: accuracy in single precision and on 8 bits, latencies of both, timed
@@ -93,7 +94,7 @@ def add_quantized(run: Path, profile: DeviceProfile) -> dict[str, Any]:
     """
     exported = export_quantized(run, format_for(profile), run / INT8_FOLDER)
     paths = {"fp32": single_precision_file(run), "int8": exported.files[0]}
-    timings = measure_alternately(paths, profile)
+    timings = bench.time(paths, profile)
     return {
         "accuracy": exported.scores.after,
         "accuracy_fp32": exported.scores.before,

@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hwprune.device.profile import DeviceProfile
 from hwprune.errors import ArtifactError, HwpruneError, InputError
+from hwprune.executors.base import Executor, InProcess, Task, TaskObserver
 from hwprune.files import write_json
 from hwprune.output_folder import MARKER
-from hwprune.phases import Observer
-from hwprune.pipeline import Settings, Shared, compress
-from hwprune.quantized_export import INT8_FOLDER, add_quantized, format_for
-from hwprune.report import REPORT_FILE, read_json
+from hwprune.pipeline import Settings
+from hwprune.quantized_export import format_for
+from hwprune.report import read_json
 from hwprune.runtime.environment import environment, versions
-from hwprune.shipping import file_hashes, make_shippable
 from hwprune.targets import Speedup, Target, describe
 from hwprune.train.distillation import Distillation
 from hwprune.train.loop import Recipe
+from hwprune.variant_tasks import SHARED_FOLDER, DenseTask, Variant, VariantTask, folder_name, shared_file
 from hwprune.variants_page import MANIFEST_FILE, VariantsFolder
 
 SCHEMA = 1
-#: What is known of a variant on 8 bits, beside its files.
-INT8_FILE = "int8.json"
-#: What variants hand to each other: dense trainings, and masked networks that others start from.
-SHARED_FOLDER = ".shared"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +85,7 @@ class Grid:
         """Every variant, those of one model together and a looser target before a tighter one."""
         return [
             Variant(
-                _folder_name(model, profile, target),
+                folder_name(model, profile, target),
                 Settings(
                     model,
                     self.data,
@@ -114,23 +109,6 @@ class Grid:
         ]
 
 
-@dataclass(frozen=True, slots=True)
-class Variant:
-    """One variant of a grid.
-
-    Attributes:
-        name: Of its folder.
-        settings: What its run is asked to do.
-        profile: Its device.
-        int8: Whether it is quantised besides.
-    """
-
-    name: str
-    settings: Settings
-    profile: DeviceProfile
-    int8: bool = False
-
-
 def _chained(targets: Sequence[Target]) -> Iterator[tuple[Target | None, Target]]:
     """Targets from loose to tight, kind by kind, each with the one before it of its kind."""
     for kind in dict.fromkeys(type(target) for target in targets):
@@ -142,99 +120,72 @@ def _chained(targets: Sequence[Target]) -> Iterator[tuple[Target | None, Target]
         yield from zip([None, *ordered], ordered, strict=False)
 
 
-def make_variants(grid: Grid, out: Path, observer: Observer, *, resume: bool) -> VariantsFolder:
-    """Makes all variants one after the other; one that fails does not lose the others.
+def make_variants(
+    grid: Grid, out: Path, observer: TaskObserver, *, resume: bool, executor: Executor | None = None
+) -> VariantsFolder:
+    """Makes all variants; one that fails does not lose the others.
 
     Args:
         grid: Which.
         out: The output folder.
         observer: Told how it goes.
         resume: Keep variants that are finished, go on with one that was interrupted.
+        executor: Who makes them; one after the other in this process by default.
 
     Returns:
         The folder, with its manifest and page written.
 
     Raises:
         ArtifactError: If the folder is not ours.
+        HwpruneError: If the executor cannot begin.
     """
     _check_folder(out, resume=resume)
+    variants, finished = grid.variants(), set[str]()
     if resume:
-        for variant in grid.variants():
+        for variant in variants:
             _check_settings(out / variant.name, variant.settings)
+        finished = {variant.name for variant in variants if variant.finished(out)}
     else:  # the user's own network may have changed under the same name
         shutil.rmtree(out / SHARED_FOLDER, ignore_errors=True)
     (out / SHARED_FOLDER).mkdir(parents=True, exist_ok=True)
-    entries: list[dict[str, Any]] = []
-    for variant in grid.variants():
-        observer.note(f"variant {len(entries) + 1} of {len(grid.variants())}: {variant.name}")
-        entries.append(_make_one(variant, out, observer, resume=resume))
-        _write_manifest(out, entries)
+
+    entries = {variant.name: _kept_entry(variant, out) for variant in variants if variant.name in finished}
+    by_name = {variant.name: variant for variant in variants}
+    tasks = list(_tasks([by_name[name] for name in by_name if name not in finished], out, resume=resume))
+    for outcome in (executor or InProcess()).run(tasks, out, observer):
+        name = outcome.task.name
+        if outcome.error is not None:
+            observer.note(f"{name} failed: {outcome.error}")
+        if name in by_name:
+            failure = outcome.error and by_name[name].failed_entry(outcome.error)
+            entries[name] = failure or dict(outcome.told)
+        _write_manifest(out, [entries[name] for name in by_name if name in entries])
+    _write_manifest(out, [entries[name] for name in by_name])
     folder = VariantsFolder.read(out)
     folder.write_page()
     return folder
 
 
-def _make_one(variant: Variant, out: Path, observer: Observer, *, resume: bool) -> dict[str, Any]:
-    """The manifest's entry of one variant, made where it is not there yet."""
-    name, settings, profile = variant.name, variant.settings, variant.profile
-    entry: dict[str, Any] = {
-        "name": name,
-        "model": settings.model,
-        "data": settings.data,
-        "device": profile.name,
-        "target": describe(settings.target),
-    }
+def _tasks(variants: Sequence[Variant], out: Path, *, resume: bool) -> Iterator[Task]:
+    """What is to be done, in an order in which it could be done one by one."""
+    names: set[str] = set()
+    for variant in variants:
+        dense, given = variant.dense_name, variant.settings.weights is not None
+        if not given and dense not in names and not (out / shared_file(dense)).is_file():
+            names.add(dense)
+            yield DenseTask(variant)
+        requires = tuple(name for name in (dense,) if name in names)
+        after = tuple(name for name in (variant.looser,) if name in names)
+        names.add(variant.name)
+        yield VariantTask(variant, requires, after, resume)
+
+
+def _kept_entry(variant: Variant, out: Path) -> dict[str, Any]:
+    """The manifest's entry of a variant that is finished."""
     try:
-        record = _finished(out / name) if resume else None
-        if record is None:
-            shutil.rmtree(out / name / INT8_FOLDER, ignore_errors=True)  # of another run
-            begun = resume and (out / name / MARKER).is_file()
-            settings, shared = _what_is_shared(variant, out / SHARED_FOLDER)
-            compress(settings, profile, out / name, observer, resume=begun, shared=shared)
-            record = read_json(out / name / REPORT_FILE, "hwprune prune")
-        make_shippable(out / name, record, profile.runtime)
-        quantized = {"int8": _quantized(out / name, profile, observer)} if variant.int8 else {}
+        return variant.entry(out / variant.name)
     except HwpruneError as error:
-        observer.note(f"variant {name} failed: {error}")
-        return {**entry, "status": "failed", "error": str(error)}
-    return {
-        **entry,
-        "status": "done" if record["target_met"] else "missed",
-        **{key: record[key] for key in ("dense", "slim", "speedup", "predicted_us", "environment")},
-        **quantized,
-        "files": file_hashes(out / name),
-    }
-
-
-def _quantized(folder: Path, profile: DeviceProfile, observer: Observer) -> dict[str, Any]:
-    """What the manifest says of a variant on 8 bits, made where it is not there yet."""
-    path = folder / INT8_FOLDER / INT8_FILE
-    if not path.is_file():
-        observer.note("quantising the slim network and timing it against single precision")
-        write_json(path, add_quantized(folder, profile))
-    return read_json(path, "hwprune variants --int8")
-
-
-def _what_is_shared(variant: Variant, folder: Path) -> tuple[Settings, Shared]:
-    """A variant's settings, and the files that it shares with others."""
-    settings = variant.settings
-    dense = folder / f"{_dense_key(settings)}.safetensors"
-    if settings.fine_tune is None:
-        return settings, Shared(dense)
-    start = None
-    if settings.follows is not None:
-        looser = _folder_name(settings.model, variant.profile, settings.follows)
-        start = folder / f"{looser}.safetensors"
-        if not start.is_file():  # the looser variant failed: begin where it would have begun
-            settings, start = replace(settings, follows=None), None
-    return settings, Shared(dense, start, folder / f"{variant.name}.safetensors")
-
-
-def _finished(folder: Path) -> dict[str, Any] | None:
-    """The report of a variant that is complete."""
-    if not (folder / REPORT_FILE).is_file():
-        return None
-    return read_json(folder / REPORT_FILE, "hwprune prune")
+        return variant.failed_entry(error)
 
 
 def _check_settings(folder: Path, settings: Settings) -> None:
@@ -250,18 +201,6 @@ def _check_settings(folder: Path, settings: Settings) -> None:
             where=folder,
             hint="give the same options, or start without --resume",
         )
-
-
-def _dense_key(settings: Settings) -> str:
-    """What a dense training depends on."""
-    key = [settings.model, settings.data, settings.train_images, settings.weights, asdict(settings.recipe)]
-    return hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
-
-
-def _folder_name(model: str, profile: DeviceProfile, target: Target) -> str:
-    described = describe(target)
-    plain = model.replace(":", ".").replace("/", ".")
-    return f"{plain}-{profile.name}-{described['kind']}-{described['value']:g}"
 
 
 def _check_folder(out: Path, *, resume: bool) -> None:

@@ -129,6 +129,7 @@ def _offering(precision: str) -> str:
     kinds = [kind for kind, precisions in PRECISIONS.items() if precision in precisions]
     return ", ".join(kinds) or "no runtime yet"
 
+
 #: Runtime kinds whose kernels skip weights of zero: their tables have rows at several densities.
 SKIPPING_ZEROS = frozenset({"mnn-sparse"})
 

@@ -1,0 +1,130 @@
+"""Tasks, and the executor that does them one after the other in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from hwprune.errors import HwpruneError
+from hwprune.phases import Observer
+from hwprune.runtime.bench import THIS_MACHINE, Bench
+
+
+class TaskObserver(Observer, Protocol):
+    """Who wants to know how several tasks go."""
+
+    def tasks(self, done: int, total: int) -> None:
+        """So many tasks are done or have failed."""
+        ...
+
+
+class Task(Protocol):
+    """Work on files below a root, which may be a copy on another machine; it can be pickled."""
+
+    @property
+    def name(self) -> str:
+        """Different from every other task's."""
+        ...
+
+    @property
+    def requires(self) -> tuple[str, ...]:
+        """Names of tasks without whose success this one fails too."""
+        ...
+
+    @property
+    def after(self) -> tuple[str, ...]:
+        """Names of tasks that must be over before this one begins, well or not."""
+        ...
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Names of the profiles that it measures on."""
+        ...
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Files and folders below the root that it reads, where they exist."""
+        ...
+
+    @property
+    def makes(self) -> tuple[str, ...]:
+        """Files and folders below the root that it leaves."""
+        ...
+
+    def run(self, root: Path, bench: Bench, observer: Observer) -> Mapping[str, Any]:
+        """Does the work.
+
+        Args:
+            root: Where its files are.
+            bench: What is measured on.
+            observer: Told how it goes.
+
+        Returns:
+            What is to be known of it, as JSON.
+
+        Raises:
+            HwpruneError: If it cannot be done. Doing it again would not help.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a task.
+
+    Attributes:
+        task: The task.
+        told: What it returned; nothing where it failed.
+        error: Why it failed; ``None`` where it did not.
+    """
+
+    task: Task
+    told: Mapping[str, Any]
+    error: HwpruneError | None
+
+
+class Executor(Protocol):
+    """Does tasks."""
+
+    def run(self, tasks: Sequence[Task], root: Path, observer: TaskObserver) -> Iterator[Outcome]:
+        """Does all tasks, and yields every one as it ends, its files in place.
+
+        Args:
+            tasks: In an order in which they could be done one by one.
+            root: Where their files are.
+            observer: Told how it goes.
+        """
+        ...
+
+
+def failed_before(task: Task, outcomes: Mapping[str, Outcome]) -> HwpruneError | None:
+    """Why a task cannot succeed any more: the error of one that it requires."""
+    errors = [outcomes[name].error for name in task.requires if name in outcomes]
+    return next((error for error in errors if error is not None), None)
+
+
+class InProcess:
+    """One task after the other, in this process and on this machine."""
+
+    def run(self, tasks: Sequence[Task], root: Path, observer: TaskObserver) -> Iterator[Outcome]:
+        """See :meth:`Executor.run`."""
+        outcomes: dict[str, Outcome] = {}
+        for task in tasks:
+            observer.tasks(len(outcomes), len(tasks))
+            observer.note(f"task {len(outcomes) + 1} of {len(tasks)}: {task.name}")
+            outcome = _outcome(task, root, observer, failed_before(task, outcomes))
+            outcomes[task.name] = outcome
+            yield outcome
+        observer.tasks(len(outcomes), len(tasks))
+
+
+def _outcome(task: Task, root: Path, observer: TaskObserver, error: HwpruneError | None) -> Outcome:
+    """What becomes of a task that is done now, unless it cannot succeed any more."""
+    if error is not None:
+        return Outcome(task, {}, error)
+    try:
+        return Outcome(task, task.run(root, THIS_MACHINE, observer), None)
+    except HwpruneError as failure:
+        return Outcome(task, {}, failure)

@@ -1,0 +1,214 @@
+"""The tasks that variants are made of: a dense training for each model, and the variants."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hwprune.device.profile import DeviceProfile
+from hwprune.files import write_json
+from hwprune.output_folder import MARKER
+from hwprune.phases import Observer
+from hwprune.pipeline import Settings, Shared, compress, train_dense
+from hwprune.quantized_export import INT8_FOLDER, add_quantized
+from hwprune.report import REPORT_FILE, read_json
+from hwprune.runtime.bench import Bench
+from hwprune.shipping import file_hashes, make_shippable
+from hwprune.targets import Target, describe
+
+#: What variants hand to each other: dense trainings, and masked networks that others start from.
+SHARED_FOLDER = ".shared"
+#: What is known of a variant on 8 bits, beside its files.
+INT8_FILE = f"{INT8_FOLDER}/int8.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One variant of a grid.
+
+    Attributes:
+        name: Of its folder.
+        settings: What its run is asked to do.
+        profile: Its device.
+        int8: Whether it is quantised besides.
+    """
+
+    name: str
+    settings: Settings
+    profile: DeviceProfile
+    int8: bool = False
+
+    @property
+    def looser(self) -> str | None:
+        """Name of the variant whose network this one starts from."""
+        follows = self.settings.follows
+        return None if follows is None else folder_name(self.settings.model, self.profile, follows)
+
+    @property
+    def dense_name(self) -> str:
+        """Name of the dense training that it shares with all variants of the same model, data and recipe."""
+        settings = self.settings
+        key = [settings.model, settings.data, settings.train_images, settings.weights]
+        digest = hashlib.sha256(json.dumps([*key, asdict(settings.recipe)]).encode()).hexdigest()[:16]
+        return f"dense-{settings.model.replace(':', '.').replace('/', '.')}-{digest}"
+
+    def finished(self, out: Path) -> bool:
+        """Whether it is complete below ``out``."""
+        wanted = (REPORT_FILE, INT8_FILE) if self.int8 else (REPORT_FILE,)
+        return all((out / self.name / file).is_file() for file in wanted)
+
+    def entry(self, folder: Path) -> dict[str, Any]:
+        """Makes a finished run ready to ship and returns the manifest's entry of it.
+
+        Args:
+            folder: Of the variant.
+
+        Raises:
+            HwpruneError: If the runtime cannot be shipped for, or the report is damaged.
+        """
+        record = read_json(folder / REPORT_FILE, "hwprune prune")
+        make_shippable(folder, record, self.profile.runtime)
+        quantized = {"int8": read_json(folder / INT8_FILE, "hwprune variants --int8")} if self.int8 else {}
+        return {
+            **self.label,
+            "status": "done" if record["target_met"] else "missed",
+            **{key: record[key] for key in ("dense", "slim", "speedup", "predicted_us", "environment")},
+            **quantized,
+            "files": file_hashes(folder),
+        }
+
+    def failed_entry(self, error: Exception) -> dict[str, Any]:
+        """The manifest's entry of a variant that could not be made."""
+        return {**self.label, "status": "failed", "error": str(error)}
+
+    @property
+    def label(self) -> dict[str, Any]:
+        """What a manifest says of it before it is made."""
+        return {
+            "name": self.name,
+            "model": self.settings.model,
+            "data": self.settings.data,
+            "device": self.profile.name,
+            "target": describe(self.settings.target),
+        }
+
+
+def folder_name(model: str, profile: DeviceProfile, target: Target) -> str:
+    """Of the variant of a model for a device at a target."""
+    described = describe(target)
+    plain = model.replace(":", ".").replace("/", ".")
+    return f"{plain}-{profile.name}-{described['kind']}-{described['value']:g}"
+
+
+def shared_file(name: str) -> str:
+    """Where a dense training or a variant leaves its network for others."""
+    return f"{SHARED_FOLDER}/{name}.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class DenseTask:
+    """Trains a model that several variants start from, or are compared with.
+
+    Attributes:
+        variant: Any of them.
+    """
+
+    variant: Variant
+    requires: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Tells the training from others."""
+        return self.variant.dense_name
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The checkpoints of an interrupted training."""
+        return (f"{SHARED_FOLDER}/{self.name}",)
+
+    @property
+    def makes(self) -> tuple[str, ...]:
+        """The training."""
+        return (shared_file(self.name),)
+
+    def run(self, root: Path, bench: Bench, observer: Observer) -> Mapping[str, Any]:
+        """See :meth:`hwprune.executors.base.Task.run`."""
+        checkpoints = root / SHARED_FOLDER / self.name
+        train_dense(self.variant.settings, checkpoints, observer, root / shared_file(self.name))
+        shutil.rmtree(checkpoints)
+        return {}
+
+
+@dataclass(frozen=True, slots=True)
+class VariantTask:
+    """Makes a variant: the network, verified, exported, measured and ready to ship.
+
+    Attributes:
+        variant: Which.
+        requires: The dense training, where that is a task.
+        after: The variant at the looser target, where that is a task.
+        resume: Whether to go on with what is in its folder.
+    """
+
+    variant: Variant
+    requires: tuple[str, ...]
+    after: tuple[str, ...]
+    resume: bool
+
+    @property
+    def name(self) -> str:
+        """The variant's."""
+        return self.variant.name
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """The variant's."""
+        return (self.variant.profile.name,)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The networks that it starts from, and its own folder if it was interrupted."""
+        networks = [self.variant.dense_name, *([self.variant.looser] if self.variant.looser else [])]
+        return (*map(shared_file, networks), *([self.name] if self.resume else []))
+
+    @property
+    def makes(self) -> tuple[str, ...]:
+        """Its folder, and the masked network that a tighter one starts from."""
+        return (self.name, shared_file(self.name))
+
+    def run(self, root: Path, bench: Bench, observer: Observer) -> Mapping[str, Any]:
+        """Returns the manifest's entry; see :meth:`hwprune.executors.base.Task.run`."""
+        folder = root / self.name
+        if not (self.resume and (folder / REPORT_FILE).is_file()):
+            self._compress(root, bench, observer)
+        if self.variant.int8:
+            observer.note("quantising the slim network and timing it against single precision")
+            write_json(folder / INT8_FILE, add_quantized(folder, self.variant.profile, bench))
+        return self.variant.entry(folder)
+
+    def _compress(self, root: Path, bench: Bench, observer: Observer) -> None:
+        folder, settings = root / self.name, self.variant.settings
+        dense, start = root / shared_file(self.variant.dense_name), None
+        if self.variant.looser is not None:
+            start = root / shared_file(self.variant.looser)
+            if not start.is_file():  # the looser variant failed: begin where it would have begun
+                settings, start = replace(settings, follows=None), None
+        masked = None if settings.fine_tune is None else root / shared_file(self.name)
+        begun = self.resume and (folder / MARKER).is_file()
+        shutil.rmtree(folder / INT8_FOLDER, ignore_errors=True)  # of another run
+        compress(
+            settings,
+            self.variant.profile,
+            folder,
+            observer,
+            resume=begun,
+            shared=Shared(dense, start, masked),
+            bench=bench,
+        )
