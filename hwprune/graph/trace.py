@@ -8,6 +8,7 @@ from dataclasses import replace
 from torch import nn
 
 from hwprune.graph.record import Call, ExampleInputs, Recording, Value, record
+from hwprune.graph.zeros import without_zeros
 from hwprune.operators import Operator, TracedOperator, fuse
 
 #: ATen base names to operator kinds, for operators that need nothing but the shape of their result.
@@ -70,7 +71,8 @@ def trace_operators(model: nn.Module, example_inputs: ExampleInputs) -> tuple[Op
 
 
 def operators_of(recording: Recording) -> tuple[Operator, ...]:
-    """The fused operators of a recording."""
+    """The fused operators of a recording, as an export folds them."""
+    recording = without_zeros(recording)
     traced: list[TracedOperator] = []
     computed = {value.index for value in recording.inputs}
     read = {value.index for call in recording.calls for value in call.inputs}

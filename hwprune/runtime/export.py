@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from hwprune.errors import GraphError, InputError
 from hwprune.files import replacing
 from hwprune.graph.record import ExampleInputs
+from hwprune.runtime.fold_zeros import fold_zeros
 
 #: The operator set that is written.
 OPSET = 18
@@ -73,6 +74,7 @@ def export(model: nn.Module, path: str | Path, example_inputs: ExampleInputs) ->
                 got=f"{type(second).__name__}: {_first_line(second)}",
             ) from second
         note = f"the batch size is fixed: {type(error).__name__}: {_first_line(error)}"
+    fold_zeros(proto, twin.state_dict().keys())
     onnx.checker.check_model(proto)
     with replacing(path) as temporary:
         onnx.save_model(proto, str(temporary))
