@@ -72,11 +72,13 @@ class Recording:
         calls: Operators in execution order.
         inputs: The tensors the network was called with.
         outputs: The tensors it returned.
+        modules: Dotted names of the modules that ran.
     """
 
     calls: tuple[Call, ...]
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
+    modules: frozenset[str] = frozenset()
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -137,13 +139,14 @@ def _layout(tensor: Tensor) -> tuple[Any, ...]:
 
 
 @contextmanager
-def _tracked_modules(model: nn.Module, stack: list[str]) -> Iterator[None]:
-    """Keeps the dotted name of the running module on top of ``stack``."""
+def _tracked_modules(model: nn.Module, stack: list[str], ran: set[str]) -> Iterator[None]:
+    """Keeps the dotted name of the running module on top of ``stack``, and all of them in ``ran``."""
     handles = []
     for name, module in model.named_modules():
 
         def enter(_module: nn.Module, _args: Any, name: str = name) -> None:
             stack.append(name)
+            ran.add(name)
 
         def leave(_module: nn.Module, _args: Any, _output: Any) -> None:
             stack.pop()
@@ -197,12 +200,12 @@ def record(model: nn.Module, example_inputs: ExampleInputs) -> Recording:
     """
     names = {id(tensor): name for name, tensor in model.named_buffers()}
     names |= {id(tensor): name for name, tensor in model.named_parameters()}
-    stack = [""]
+    stack, ran = [""], set[str]()
     recorder = _Recorder(names, stack)
     leaves = [leaf for leaf in tree_flatten(example_inputs)[0] if isinstance(leaf, Tensor)]
     inputs = tuple(recorder.value(leaf) for leaf in leaves)
     try:
-        with evaluation_mode(model), torch.no_grad(), _tracked_modules(model, stack), recorder:
+        with evaluation_mode(model), torch.no_grad(), _tracked_modules(model, stack, ran), recorder:
             result = call_model(model, example_inputs)
     except Exception as error:
         raise GraphError(
@@ -217,4 +220,5 @@ def record(model: nn.Module, example_inputs: ExampleInputs) -> Recording:
         calls=tuple(recorder.calls),
         inputs=inputs,
         outputs=tuple(recorder.value(leaf) for leaf in outputs),
+        modules=frozenset(ran),
     )

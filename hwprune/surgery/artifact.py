@@ -1,13 +1,14 @@
 """Slim networks on disk: structure as JSON, weights as safetensors, no pickle.
 
-``structure.json`` says which positions of which tensors were kept; loading narrows a fresh instance of the
-user's own class accordingly and fills in the weights. Everything is checked before anything is changed.
+``structure.json`` says which positions of which tensors were kept and which layers were taken out; loading
+does the same to a fresh instance of the user's own class and fills in the weights. Everything is checked
+before anything is changed.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,14 @@ from hwprune.errors import ArtifactError, GraphError
 from hwprune.files import replacing, write_text
 from hwprune.graph.axes import BoolArray, ChannelAxis, kept_positions
 from hwprune.surgery.rebuild import narrow
+from hwprune.surgery.stand_in import absent_layers, take_out
 from hwprune.surgery.structure import (
     SCHEMA,
     STRUCTURE_FILE,
     WEIGHTS_FILE,
     Cut,
     Structure,
+    check_absent,
     check_file,
     checked_positions,
     cut_shape,
@@ -69,6 +72,7 @@ def save_slim(
             Cut(tensor=tensor, dim=dim, size=sizes[tensor, dim], kept=tuple(positions.tolist()))
             for (tensor, dim), positions in sorted(kept_positions(axes, kept).items())
         ),
+        absent=absent_layers(slim),
         shapes={name: tuple(tensor.shape) for name, tensor in state.items()},
         weights_sha256=digest,
     )
@@ -88,9 +92,10 @@ def load_slim(folder: Path, model: nn.Module) -> nn.Module:
             network.
     """
     structure = read_structure(folder)
-    tensors = [*model.named_parameters(), *model.named_buffers()]
+    check_absent(folder, structure, {name for name, _module in model.named_modules()})
+    tensors = _outside([*model.named_parameters(), *model.named_buffers()], structure.absent)
     positions = checked_positions(folder, structure, {name: tuple(each.shape) for name, each in tensors})
-    own = _unique_tensors(model)
+    own = _unique_tensors(model, structure.absent)
     expected = {name: cut_shape(name, tuple(tensor.shape), positions) for name, tensor in own.items()}
     _check_shapes(folder / STRUCTURE_FILE, expected, structure.shapes)
     state = _read_weights(folder, structure, own)
@@ -104,6 +109,7 @@ def load_slim(folder: Path, model: nn.Module) -> nn.Module:
             where=f"{folder / STRUCTURE_FILE}: {error.where}",
             got=error.got,
         ) from error
+    take_out(model, structure.absent)
     model.load_state_dict(state, strict=False)
     return model
 
@@ -161,16 +167,22 @@ def _check_types(path: Path, own: Mapping[str, Tensor], state: Mapping[str, Tens
             )
 
 
-def _unique_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The state of a model with tensors that go by several names listed once."""
+def _unique_tensors(model: nn.Module, absent: Collection[str] = ()) -> dict[str, Tensor]:
+    """The state of a model, tensors that go by several names once, those of some layers left out."""
     unique: dict[str, Tensor] = {}
     seen: set[int] = set()
     entries: list[tuple[str, Any]] = list(model.state_dict(keep_vars=True).items())
-    for name, tensor in entries:
+    for name, tensor in _outside(entries, absent):
         if id(tensor) not in seen:
             seen.add(id(tensor))
             unique[name] = tensor.detach().cpu().contiguous()
     return unique
+
+
+def _outside(entries: Sequence[tuple[str, Any]], layers: Collection[str]) -> list[tuple[str, Any]]:
+    """The entries whose dotted names do not lead into one of the layers."""
+    inside = tuple(f"{layer}." for layer in layers)
+    return [(name, value) for name, value in entries if not name.startswith(inside)]
 
 
 def _sha256(path: Path) -> str:

@@ -1,10 +1,10 @@
-"""The file ``structure.json``: which positions of which tensors a slim network kept, and the checks of it."""
+"""The file ``structure.json``: what of which tensors and layers a slim network kept, and the checks of it."""
 
 from __future__ import annotations
 
 import json
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hwprune.errors import ArtifactError
 from hwprune.graph.axes import IntArray
+from hwprune.surgery.stand_in import Absence
 
 SCHEMA = 1
 STRUCTURE_FILE, WEIGHTS_FILE = "structure.json", "model.safetensors"
@@ -43,6 +44,7 @@ class Structure(BaseModel):
     versions: dict[str, str]
     model_class: str
     cuts: tuple[Cut, ...]
+    absent: dict[str, Absence] = Field(default_factory=dict)
     shapes: dict[str, Shape]
     weights_sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
@@ -113,6 +115,35 @@ def read_structure(folder: Path) -> Structure:
             expected=first["msg"],
             got=shortened(first["input"]),
         ) from error
+
+
+def check_absent(folder: Path, structure: Structure, own: Collection[str]) -> None:
+    """Checks that the layers of removed branches are layers of a fresh model, none within another.
+
+    Args:
+        folder: Where the structure is from, for the message.
+        structure: What was read.
+        own: Dotted names of the modules of the fresh model.
+
+    Raises:
+        ArtifactError: If one is not.
+    """
+    for name in structure.absent:
+        if not name or name not in own:
+            raise ArtifactError(
+                "the artefact is from another network",
+                where=f"{folder / STRUCTURE_FILE}: {shortened(name)}",
+                expected="a layer of the network",
+                got="no such layer",
+                hint="pass a fresh, unpruned instance of the class that was pruned",
+            )
+        if any(name.startswith(f"{other}.") for other in structure.absent):
+            raise ArtifactError(
+                "a layer is taken out of a layer that is taken out itself",
+                where=f"{folder / STRUCTURE_FILE}: {shortened(name)}",
+                expected="one of them",
+                got="both",
+            )
 
 
 def checked_positions(
