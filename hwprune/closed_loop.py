@@ -13,16 +13,16 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol, Self
 
 import numpy as np
 from platformdirs import user_cache_path
 from torch import nn
 
-from hwprune.device.predict import WidthPredictor
 from hwprune.device.profile import DeviceProfile
 from hwprune.errors import TargetError
 from hwprune.files import write_json
-from hwprune.graph.axes import BoolArray, ChannelAxis
+from hwprune.graph.axes import BoolArray
 from hwprune.graph.record import ExampleInputs
 from hwprune.groups.costs import FloatArray, LatencyBudget, Widths
 from hwprune.operators import Operator
@@ -30,7 +30,6 @@ from hwprune.runtime.bench import THIS_MACHINE, Bench
 from hwprune.runtime.environment import versions
 from hwprune.runtime.export import export
 from hwprune.runtime.timing import Timing
-from hwprune.surgery.rebuild import rebuild
 
 #: A prediction is corrected only where the measurement misses the target by more than this, or falls short
 #: of it: corrections within the noise of a measurement would make equal runs differ.
@@ -58,21 +57,52 @@ class Turn:
     allowed_us: float
 
 
+class Axis(Protocol):
+    """Something that a network has less or more of."""
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """How much of it the dense network has."""
+        ...
+
+
+class Predictor(Protocol):
+    """The latency of a network at any widths of its axes."""
+
+    @property
+    def operators(self) -> Sequence[Operator]:
+        """Fused operators of the dense network."""
+        ...
+
+    def with_calibration(self, factor: float, overhead_us: float) -> Self:
+        """The same prediction with another factor and overhead."""
+        ...
+
+    def latency_us(self, widths: Widths) -> FloatArray:
+        """Predicted latency in microseconds: widths of shape ``(..., axes)`` to shape ``(...)``."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class DeviceLoop:
     """Builds networks of given widths and times them on the device.
 
     Attributes:
-        model: The full-width network; not touched.
+        build: From what is kept of each axis to a network; nothing means dense.
         example_inputs: What it is exported with.
         axes: The axes that widths refer to, in order.
         profile: The device, made true for the one that is measured on.
         bench: What is measured on.
     """
 
-    model: nn.Module
+    build: Callable[[Mapping[str, BoolArray]], nn.Module]
     example_inputs: ExampleInputs
-    axes: Sequence[ChannelAxis]
+    axes: Sequence[Axis]
     profile: DeviceProfile
     bench: Bench = THIS_MACHINE
 
@@ -89,7 +119,7 @@ class DeviceLoop:
             paths = {}
             for name, kept in networks.items():
                 paths[name] = Path(folder) / f"{name}.onnx"
-                export(rebuild(self.model, self.axes, kept), paths[name], self.example_inputs)
+                export(self.build(kept), paths[name], self.example_inputs)
             return self.bench.time(paths, self.profile)
 
     def kept(self, widths: Widths) -> dict[str, BoolArray]:
@@ -99,7 +129,7 @@ class DeviceLoop:
         }
 
 
-def calibrate(loop: DeviceLoop, predictor: WidthPredictor, sample: Sequence[Widths]) -> tuple[float, float]:
+def calibrate(loop: DeviceLoop, predictor: Predictor, sample: Sequence[Widths]) -> tuple[float, float]:
     """Fits the prediction's factor and overhead to measured networks of the model at hand.
 
     The measurements are cached per network, machine and runtime, so that equal runs see equal predictions.

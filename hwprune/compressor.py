@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from hwprune.branch_scope import BranchScope
 from hwprune.channel_scope import ChannelScope
 from hwprune.closed_loop import Turn
 from hwprune.device.profile import DeviceProfile
@@ -38,6 +39,9 @@ from hwprune.train.prox import ProximalStep
 from hwprune.train.schedule import StrengthSchedule
 
 CHANNEL = "channel"
+
+#: Granularities that make the network smaller.
+SHRINKING: dict[str, Callable[[Request], Scope]] = {CHANNEL: ChannelScope, "branch": BranchScope}
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +104,7 @@ class Compressor:
     Raises:
         GraphError: If the forward pass fails or nothing can be pruned.
         TargetError: If the target is out of reach; the message gives the fastest the device can be. A
-            latency is in reach of channels only.
+            latency is in reach of channels and branches only.
         InputError: If an argument is wrong.
     """
 
@@ -129,7 +133,7 @@ class Compressor:
         self._scope = _make_scope(granularity, request)
         self.proximal = ProximalStep(
             self._scope.groups,
-            make_penalty(penalty, singles=granularity != CHANNEL),
+            make_penalty(penalty, singles=granularity not in SHRINKING),
             self._scope.allowance,
             schedule or StrengthSchedule(total_steps),
         )
@@ -206,15 +210,15 @@ class Compressor:
 
 
 def granularity_names() -> tuple[str, ...]:
-    """What can be pruned: channels make the network narrower, everything else stays a mask."""
-    return (CHANNEL, *MASKED)
+    """What can be pruned: channels and branches make the network smaller, everything else stays a mask."""
+    return (*SHRINKING, *MASKED)
 
 
 def _make_scope(granularity: str | MakeMasked, request: Request) -> Scope:
-    if granularity == CHANNEL:
-        return ChannelScope(request)
     if not isinstance(granularity, str):
         return MaskScope(request, granularity)
+    if granularity in SHRINKING:
+        return SHRINKING[granularity](request)
     if granularity not in MASKED:
         raise InputError(
             "unknown granularity", expected=f"one of {', '.join(granularity_names())}", got=granularity

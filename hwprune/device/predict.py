@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -179,7 +180,7 @@ class WidthPredictor:
     factor: float | None = None
     overhead_us: float | None = None
 
-    def with_calibration(self, factor: float, overhead_us: float) -> WidthPredictor:
+    def with_calibration(self, factor: float, overhead_us: float) -> Self:
         """The same prediction with another factor and overhead."""
         return replace(self, factor=factor, overhead_us=overhead_us)
 

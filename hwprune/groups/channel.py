@@ -66,7 +66,14 @@ class ChannelGroups:
 
     Raises:
         GraphError: If no axis may shrink.
+
+    Attributes:
+        axes: The axes that may shrink.
+        aligns: Channels that leave together, per axis.
+        fewest: Groups that every axis keeps.
     """
+
+    fewest = 1
 
     def __init__(self, model: nn.Module, axes: Sequence[ChannelAxis], aligns: Mapping[str, int]) -> None:
         self.axes = tuple(axis for axis in axes if axis.pinned is None and axis.width > aligns[axis.name])
@@ -76,7 +83,7 @@ class ChannelGroups:
                 expected="at least one axis wider than its alignment",
                 got="; ".join(unprunable_reasons(axes, aligns)) or "no channel axis at all",
             )
-        self.aligns = tuple(aligns[axis.name] for axis in self.axes)
+        self.aligns: tuple[int, ...] = tuple(aligns[axis.name] for axis in self.axes)
         self.widths = np.array([axis.width for axis in self.axes], dtype=np.int64)
         self.starts = np.concatenate([[0], np.cumsum(self.widths)])
         self.rebind(model)

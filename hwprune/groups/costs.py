@@ -24,6 +24,8 @@ FloatArray = npt.NDArray[np.float64]
 LOOK_AHEAD = 4
 #: Smallest cost of a group as a fraction of the mean: a cost of zero would never let a group leave.
 COST_FLOOR = 1e-3
+#: What is left of a network at the fewest groups.
+NARROWEST = ("nothing but what must stay", "one group per axis")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -99,8 +101,8 @@ class CountBudget:
         return replace(self, limit=limit)
 
 
-def narrower(widths: Widths, aligns: Widths, steps: int) -> Widths:
-    """Every axis narrowed alone by ``steps`` groups, shape ``(axes, axes)``, never below one group.
+def narrower(widths: Widths, aligns: Widths, steps: int, fewest: int = 1) -> Widths:
+    """Every axis narrowed alone by ``steps`` groups, shape ``(axes, axes)``, never below ``fewest`` groups.
 
     The weakest group of a width that is no multiple of the alignment is the smaller one.
 
@@ -108,13 +110,13 @@ def narrower(widths: Widths, aligns: Widths, steps: int) -> Widths:
     array([[16, 16],
            [20,  8]])
     """
-    groups = np.maximum(np.ceil(widths / aligns).astype(np.int64) - steps, 1)
+    groups = np.maximum(np.ceil(widths / aligns).astype(np.int64) - steps, fewest)
     result = np.tile(widths, (widths.size, 1))
     np.fill_diagonal(result, np.minimum(groups * aligns, widths))
     return result
 
 
-def price(budget: Budget, widths: Widths, aligns: Widths) -> Prices:
+def price(budget: Budget, widths: Widths, aligns: Widths, fewest: int = 1) -> Prices:
     """Linearises ``budget`` at ``widths``.
 
     The price of an axis is the best mean saving per group over the next :data:`LOOK_AHEAD` groups, with
@@ -124,67 +126,71 @@ def price(budget: Budget, widths: Widths, aligns: Widths) -> Prices:
         budget: The budget.
         widths: Shape ``(axes,)``.
         aligns: Shape ``(axes,)``: members per group.
+        fewest: Groups that every axis keeps.
     """
     used = float(budget.used(widths))
     savings = used - budget.used(
-        np.stack([narrower(widths, aligns, steps) for steps in range(1, LOOK_AHEAD + 1)])
+        np.stack([narrower(widths, aligns, steps, fewest) for steps in range(1, LOOK_AHEAD + 1)])
     )
     per_group = (savings / np.arange(1, LOOK_AHEAD + 1)[:, None]).max(axis=0)
     floor = COST_FLOOR * max(float(np.abs(per_group).mean()), np.finfo(np.float64).tiny)
     return Prices(np.maximum(per_group, floor), used - budget.limit)
 
 
-def smallest(aligns: Widths, widths: Widths) -> Widths:
-    """The narrowest widths that groups allow: one group per axis."""
-    return np.minimum(aligns, widths)
+def smallest(aligns: Widths, widths: Widths, fewest: int = 1) -> Widths:
+    """The narrowest widths that groups allow: ``fewest`` groups per axis."""
+    return np.minimum(fewest * aligns, widths)
 
 
-def check_reachable(budget: Budget, aligns: Widths, dense: Widths, unit: str) -> None:
+def check_reachable(budget: Budget, aligns: Widths, dense: Widths, unit: str, fewest: int = 1) -> None:
     """Raises :class:`TargetError` where even the narrowest network exceeds the budget."""
-    least = float(budget.used(smallest(aligns, dense)))
+    least = float(budget.used(smallest(aligns, dense, fewest)))
     if least > budget.limit:
         whole = float(budget.used(dense))
         raise TargetError(
             "the target cannot be met by pruning this network on this device",
-            expected=f"at least {least:.4g} {unit} (predicted for one group per axis, "
-            f"{whole / least:.2f} times faster than dense)",
+            expected=f"at least {least:.4g} {unit} (predicted for {NARROWEST[fewest]}, "
+            f"{whole / max(least, 1e-9):.2f} times faster than dense)",
             got=f"{budget.limit:.4g} {unit}",
             hint="ask for less, or start from another network",
         )
 
 
-def fit(budget: Budget, scores: Sequence[FloatArray], widths: Widths, aligns: Widths) -> Widths:
+def fit(
+    budget: Budget, scores: Sequence[FloatArray], widths: Widths, aligns: Widths, fewest: int = 1
+) -> Widths:
     """Chooses widths within the budget, greedily: least score lost per cost saved first.
 
     Args:
         budget: The budget.
-        scores: Per axis, the importance of its living groups from strongest to weakest; the first one
-            always stays.
+        scores: Per axis, the importance of its living groups from strongest to weakest.
         widths: Shape ``(axes,)``: living members per axis.
         aligns: Shape ``(axes,)``: members per group.
+        fewest: Groups that every axis keeps, the strongest ones.
 
     Returns:
         Widths of shape ``(axes,)`` with ``budget.used <= budget.limit``. Groups taken out too
         many are put back, strongest first, as long as they fit.
 
     Raises:
-        TargetError: If the budget is exceeded at one group per axis.
+        TargetError: If the budget is exceeded at the fewest groups.
     """
     current = widths.copy()
     removed: list[tuple[float, int]] = []
     used = float(budget.used(current))
     while used > budget.limit:
-        shrinkable = np.ceil(current / aligns) > 1
+        groups = np.ceil(current / aligns).astype(np.int64)
+        shrinkable = groups > fewest
         if not shrinkable.any():
-            check_reachable(budget, aligns, widths, "of the budget")
-        prices = price(budget, current, aligns).per_axis
+            check_reachable(budget, aligns, widths, "of the budget", fewest)
+        prices = price(budget, current, aligns, fewest).per_axis
         weakest = np.array(
-            [scores[axis][int(np.ceil(current[axis] / aligns[axis])) - 1] for axis in range(current.size)]
+            [scores[axis][count - 1] if count else 0.0 for axis, count in enumerate(groups.tolist())]
         )
         loss = np.where(shrinkable, weakest**2 / prices, np.inf)
         axis = int(np.argmin(loss))
         removed.append((float(weakest[axis]), axis))
-        current = narrower(current, aligns, 1)[axis]
+        current = narrower(current, aligns, 1, fewest)[axis]
         used = float(budget.used(current))
     return _put_back(budget, current, widths, aligns, removed)
 

@@ -1,0 +1,136 @@
+"""Groups that leave a network shorter or narrower: what a target means for them, and who stays in the end."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+from torch import Tensor
+
+from hwprune.closed_loop import MARGIN, DeviceLoop, Predictor, Turn, calibrate, settle_on_device
+from hwprune.groups.costs import (
+    Budget,
+    CountBudget,
+    FloatArray,
+    LatencyBudget,
+    Widths,
+    check_reachable,
+    fit,
+)
+from hwprune.groups.widths import WidthAllowance, WidthGroups
+from hwprune.processes import from_first
+from hwprune.scope import Request
+from hwprune.targets import Groups, Keep, LatencyUs, Speedup
+
+
+class DenseGroups(WidthGroups, Protocol):
+    """Groups that know the widths they started from."""
+
+    @property
+    def widths(self) -> Widths:
+        """Members of every axis of the dense network, shape ``(axes,)``."""
+        ...
+
+
+Kind = TypeVar("Kind", bound=DenseGroups)
+
+
+class WidthScope(Generic[Kind]):
+    """What scopes have in common whose groups shorten the latency.
+
+    A scope sets :attr:`groups` and calls this constructor last.
+
+    Args:
+        request: What is asked for; any target.
+        predictor: Predicts the latency, not yet calibrated.
+        loop: Measures.
+
+    Attributes:
+        groups: What may leave.
+        allowance: The budget in microseconds or in groups.
+
+    Raises:
+        TargetError: If the target is out of reach.
+    """
+
+    groups: Kind
+
+    def __init__(self, request: Request, predictor: Predictor, loop: DeviceLoop) -> None:
+        self._request, self._predictor = request, predictor
+        self._aligns: Widths = np.array(self.groups.aligns, dtype=np.int64)
+        self._loop: DeviceLoop | None = None
+        if request.measure:
+            self._loop = loop
+            request.notify("measuring the dense network and a smaller one")
+            sample = self._calibration_sample()
+            self._predictor = predictor.with_calibration(
+                *from_first(lambda: calibrate(loop, predictor, sample))
+            )
+        self.allowance = WidthAllowance(self.groups, self._budget(), self._settle)
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """Turns of the closed loop on the device."""
+        return tuple(Turn(**turn) for turn in self.allowance.record)
+
+    @property
+    def dense_predicted_us(self) -> float:
+        """Predicted latency of the dense network, in microseconds."""
+        return float(self._predictor.latency_us(self.groups.widths))
+
+    def predicted_us(self, alive: Tensor) -> float:
+        """Predicted latency of what lives, in microseconds."""
+        return float(self._predictor.latency_us(self.groups.widths_of(alive)))
+
+    @abstractmethod
+    def _calibration_sample(self) -> Sequence[Widths]:
+        """Widths to measure before training, the dense ones included."""
+
+    def _budget(self) -> Budget:
+        """The budget that the target stands for; raises where it is out of reach."""
+        dense_us = self.dense_predicted_us
+        match self._request.target:
+            case Speedup(factor):
+                return self._latency_budget(dense_us / factor, slack=factor > 1)
+            case LatencyUs(microseconds):
+                return self._latency_budget(microseconds, slack=microseconds < dense_us)
+            case Keep() | Groups() as target:
+                return self._count_budget(target.count_of(self.groups.group_count))
+
+    def _latency_budget(self, limit_us: float, *, slack: bool) -> LatencyBudget:
+        budget = LatencyBudget(self._predictor.latency_us, limit_us)
+        check_reachable(budget, self._aligns, self.groups.widths, "us", self.groups.fewest)
+        return replace(budget, limit=limit_us * (1 - MARGIN)) if slack else budget
+
+    def _count_budget(self, count: int) -> CountBudget:
+        budget = CountBudget(self._aligns, count)
+        check_reachable(budget, self._aligns, self.groups.widths, "groups", self.groups.fewest)
+        return budget
+
+    def _settle(self, allowance: WidthAllowance, scores: list[FloatArray], living: Widths) -> Widths:
+        """Chooses the survivors; for a latency target, in a closed loop with the device."""
+        budget = allowance.budget
+        if self._loop is None or not isinstance(budget, LatencyBudget):
+            return allowance.fitted(scores, living)
+
+        def choose(limited: LatencyBudget) -> Widths:
+            return fit(limited, scores, living, self._aligns, self.groups.fewest)
+
+        loop = self._loop
+        widths, allowance.limit, turns = from_first(
+            lambda: settle_on_device(loop, budget, self._allowed_us, choose)
+        )
+        allowance.record = [asdict(turn) for turn in turns]
+        return widths
+
+    def _allowed_us(self, dense_us: float) -> float:
+        match self._request.target:
+            case Speedup(factor):
+                return dense_us / factor
+            case LatencyUs(microseconds):
+                return microseconds
+            case _:
+                return float("inf")
