@@ -11,7 +11,7 @@ from hwprune.device.predict import Prediction, predict_operators
 from hwprune.device.profile import DeviceProfile
 from hwprune.errors import InputError
 from hwprune.graph.record import ExampleInputs
-from hwprune.graph.trace import trace_operators
+from hwprune.graph.trace import trace_operators, with_densities
 from hwprune.runtime.environment import versions
 from hwprune.runtime.onnx_graph import read_operators
 from hwprune.surgery.artifact import load_slim, save_slim
@@ -21,6 +21,8 @@ def predict(
     model: nn.Module | str | Path, profile: DeviceProfile, example_inputs: ExampleInputs | None = None
 ) -> Prediction:
     """Predicts the latency of a network from the rows of a profile: an estimate.
+
+    Weights of zero of a PyTorch network count where the profile says that its runtime skips them.
 
     Args:
         model: A PyTorch network, or the path of an ONNX file.
@@ -38,6 +40,8 @@ def predict(
         if example_inputs is None:
             raise InputError("a PyTorch network needs example_inputs to be traced", where="predict")
         operators = trace_operators(model, example_inputs)
+        if profile.prices_zeros:
+            operators = with_densities(operators, model)
     else:
         operators = read_operators(Path(model))
     return predict_operators(operators, profile)

@@ -71,20 +71,37 @@ class Axis(Protocol):
         ...
 
 
+class Loop(Protocol):
+    """Builds versions of one network and times them on the device."""
+
+    @property
+    def profile(self) -> DeviceProfile:
+        """The device."""
+        ...
+
+    def measure(self, networks: Mapping[str, Mapping[str, BoolArray]]) -> dict[str, Timing]:
+        """Times networks alternately in one run: name to what is kept, nothing meaning all."""
+        ...
+
+    def kept(self, widths: Widths) -> dict[str, BoolArray]:
+        """What is kept at certain widths."""
+        ...
+
+
 class Predictor(Protocol):
-    """The latency of a network at any widths of its axes."""
+    """Predicts the latency of versions of one network."""
 
     @property
     def operators(self) -> Sequence[Operator]:
         """Fused operators of the dense network."""
         ...
 
-    def with_calibration(self, factor: float, overhead_us: float) -> Self:
-        """The same prediction with another factor and overhead."""
+    def latency_us(self, widths: Widths, /) -> FloatArray:
+        """Predicted latency of networks, widths ``(..., axes)`` to microseconds ``(...)``."""
         ...
 
-    def latency_us(self, widths: Widths) -> FloatArray:
-        """Predicted latency in microseconds: widths of shape ``(..., axes)`` to shape ``(...)``."""
+    def with_calibration(self, factor: float, overhead_us: float) -> Self:
+        """The same prediction with another factor and overhead."""
         ...
 
 
@@ -129,7 +146,7 @@ class DeviceLoop:
         }
 
 
-def calibrate(loop: DeviceLoop, predictor: Predictor, sample: Sequence[Widths]) -> tuple[float, float]:
+def calibrate(loop: Loop, predictor: Predictor, sample: Sequence[Widths]) -> tuple[float, float]:
     """Fits the prediction's factor and overhead to measured networks of the model at hand.
 
     The measurements are cached per network, machine and runtime, so that equal runs see equal predictions.
@@ -155,9 +172,7 @@ def calibrate(loop: DeviceLoop, predictor: Predictor, sample: Sequence[Widths]) 
     return float(factor), float(overhead)
 
 
-def _cached_measurements(
-    loop: DeviceLoop, operators: Sequence[Operator], sample: Sequence[Widths]
-) -> FloatArray:
+def _cached_measurements(loop: Loop, operators: Sequence[Operator], sample: Sequence[Widths]) -> FloatArray:
     hardware = loop.profile.hardware
     key = json.dumps(
         [
@@ -181,7 +196,7 @@ def _cached_measurements(
 
 
 def settle_on_device(
-    loop: DeviceLoop,
+    loop: Loop,
     budget: LatencyBudget,
     allowed_us: Callable[[float], float],
     choose: Callable[[LatencyBudget], Widths],

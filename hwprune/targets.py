@@ -30,6 +30,10 @@ class Speedup:
                 got=self.factor,
             )
 
+    def allowed_us(self, dense_us: float) -> float:
+        """The latency allowed, from that of the dense network, both in microseconds."""
+        return dense_us / self.factor
+
 
 @dataclass(frozen=True, slots=True)
 class LatencyUs:
@@ -52,6 +56,10 @@ class LatencyUs:
                 expected="a positive number of microseconds",
                 got=self.microseconds,
             )
+
+    def allowed_us(self, dense_us: float) -> float:
+        """The latency allowed, whatever the dense network takes."""
+        return self.microseconds
 
 
 @dataclass(frozen=True, slots=True)

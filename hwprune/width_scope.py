@@ -93,10 +93,9 @@ class WidthScope(Generic[Kind]):
         """The budget that the target stands for; raises where it is out of reach."""
         dense_us = self.dense_predicted_us
         match self._request.target:
-            case Speedup(factor):
-                return self._latency_budget(dense_us / factor, slack=factor > 1)
-            case LatencyUs(microseconds):
-                return self._latency_budget(microseconds, slack=microseconds < dense_us)
+            case Speedup() | LatencyUs() as latency:
+                allowed = latency.allowed_us(dense_us)
+                return self._latency_budget(allowed, slack=allowed < dense_us)
             case Keep() | Groups() as target:
                 return self._count_budget(target.count_of(self.groups.group_count))
 
@@ -112,8 +111,12 @@ class WidthScope(Generic[Kind]):
 
     def _settle(self, allowance: WidthAllowance, scores: list[FloatArray], living: Widths) -> Widths:
         """Chooses the survivors; for a latency target, in a closed loop with the device."""
-        budget = allowance.budget
-        if self._loop is None or not isinstance(budget, LatencyBudget):
+        budget, target = allowance.budget, self._request.target
+        if (
+            self._loop is None
+            or not isinstance(budget, LatencyBudget)
+            or not isinstance(target, Speedup | LatencyUs)
+        ):
             return allowance.fitted(scores, living)
 
         def choose(limited: LatencyBudget) -> Widths:
@@ -121,16 +124,7 @@ class WidthScope(Generic[Kind]):
 
         loop = self._loop
         widths, allowance.limit, turns = from_first(
-            lambda: settle_on_device(loop, budget, self._allowed_us, choose)
+            lambda: settle_on_device(loop, budget, target.allowed_us, choose)
         )
         allowance.record = [asdict(turn) for turn in turns]
         return widths
-
-    def _allowed_us(self, dense_us: float) -> float:
-        match self._request.target:
-            case Speedup(factor):
-                return dense_us / factor
-            case LatencyUs(microseconds):
-                return microseconds
-            case _:
-                return float("inf")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from hwprune.graph.record import Call, ExampleInputs, Recording, Value, record
 from hwprune.graph.zeros import without_zeros
@@ -91,6 +92,24 @@ def operators_of(recording: Recording) -> tuple[Operator, ...]:
             if output.index in read
         ]
     return fuse(traced, [_name(value) for value in recording.outputs])
+
+
+def with_densities(operators: Sequence[Operator], model: nn.Module) -> tuple[Operator, ...]:
+    """Operators with the part of their weights that are not zero.
+
+    Args:
+        operators: From :func:`trace_operators`.
+        model: The network they were traced from.
+    """
+    modules = dict(model.named_modules())
+    found = []
+    for operator in operators:
+        weights = getattr(modules.get(operator.name), "weight", None)
+        if operator.matrix and operator.groups == 1 and isinstance(weights, Tensor):
+            left = max(int(torch.count_nonzero(weights)), 1)
+            operator = replace(operator, density=left / weights.numel())
+        found.append(operator)
+    return tuple(found)
 
 
 _ALIAS = Operator("identity", 1, 1)

@@ -1,0 +1,171 @@
+"""A latency target for single weights, on a device whose kernels skip zeros."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hwprune.closed_loop import MARGIN, Turn, calibrate, settle_on_device
+from hwprune.device.densities import DensityPredictor
+from hwprune.device.profile import DeviceProfile
+from hwprune.errors import TargetError
+from hwprune.graph.axes import BoolArray
+from hwprune.graph.record import ExampleInputs
+from hwprune.groups.costs import LatencyBudget, Widths
+from hwprune.groups.densities import DensityAllowance, Ladder, fit_counts
+from hwprune.groups.flat import Layer
+from hwprune.groups.weight import WeightGroups
+from hwprune.operators import Operator
+from hwprune.processes import from_first
+from hwprune.runtime.bench import THIS_MACHINE, Bench
+from hwprune.runtime.export import export
+from hwprune.runtime.timing import Timing
+
+#: The part of the weights that is left in the second network that the prediction is fitted to.
+SPARSE_SAMPLE = 0.1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ZerosLoop:
+    """Sets weights of a network to zero and times it on the device.
+
+    Attributes:
+        model: The dense network; not touched.
+        example_inputs: What it is exported with.
+        layers: The layers that numbers of weights refer to, in order.
+        profile: The device.
+        bench: What is measured on.
+    """
+
+    model: nn.Module
+    example_inputs: ExampleInputs
+    layers: Sequence[Layer]
+    profile: DeviceProfile
+    bench: Bench = THIS_MACHINE
+
+    def measure(self, networks: Mapping[str, Mapping[str, BoolArray]]) -> dict[str, Timing]:
+        """Times networks alternately in one run.
+
+        Args:
+            networks: Name to the weights that are kept of each layer; nothing means dense.
+
+        Returns:
+            Name to timing.
+        """
+        with tempfile.TemporaryDirectory(prefix="hwprune-") as folder:
+            paths = {}
+            for name, kept in networks.items():
+                paths[name] = Path(folder) / f"{name}.onnx"
+                export(self._with_zeros(kept), paths[name], self.example_inputs)
+            return self.bench.time(paths, self.profile)
+
+    def kept(self, widths: Widths) -> dict[str, BoolArray]:
+        """As many weights of every layer, drawn at random: latency depends little on which ones stay."""
+        generator = np.random.default_rng(0)
+        kept = {}
+        for layer, count in zip(self.layers, widths, strict=True):
+            chosen = np.zeros(layer.tensor.numel(), dtype=bool)
+            chosen[: int(count)] = True
+            kept[layer.parameter] = generator.permutation(chosen)
+        return kept
+
+    def _with_zeros(self, kept: Mapping[str, BoolArray]) -> nn.Module:
+        model = copy.deepcopy(self.model)
+        with torch.no_grad():
+            for name, mask in kept.items():
+                weights = model.get_parameter(name)
+                weights.mul_(torch.from_numpy(mask).view(weights.shape).to(weights))
+        return model
+
+
+class ZerosOnDevice:
+    """Prices zeros by the profile and settles on numbers of weights in a closed loop with the device.
+
+    Args:
+        groups: The weights.
+        operators: Fused operators of the dense network.
+        loop: Measures.
+        allowed_us: From the dense latency to the one allowed, predicted and measured alike.
+        measure: Whether to measure on this machine.
+
+    Attributes:
+        allowance: What may stay.
+
+    Raises:
+        TargetError: If the target is out of reach.
+        MissingRowError: If the table lacks an operator, or has it at one density only.
+    """
+
+    def __init__(
+        self,
+        groups: WeightGroups,
+        operators: Sequence[Operator],
+        loop: ZerosLoop,
+        allowed_us: Callable[[float], float],
+        *,
+        measure: bool,
+    ) -> None:
+        self._loop, self._allowed_us, self._measures = loop, allowed_us, measure
+        sizes: Widths = np.array([layer.tensor.numel() for layer in groups.layers], dtype=np.int64)
+        places = {layer.name: place for place, layer in enumerate(groups.layers)}
+        priced = [
+            places.get(operator.name, -1) if operator.matrix and operator.groups == 1 else -1
+            for operator in operators
+        ]
+        self._sizes = sizes
+        self._predictor = DensityPredictor(operators, priced, sizes, loop.profile)
+        if measure:
+            sparse = np.ceil(SPARSE_SAMPLE * sizes).astype(np.int64)
+            fitted = from_first(lambda: calibrate(loop, self._predictor, [sizes, sparse]))
+            self._predictor = self._predictor.with_calibration(*fitted)
+        dense_us = self.dense_us
+        allowed = allowed_us(dense_us)
+        least = self._predictor.least_counts()
+        _check_reachable(float(self._predictor.latency_us(least)), dense_us, allowed)
+        budget = LatencyBudget(
+            self._predictor.latency_us, allowed * (1 - MARGIN) if allowed < dense_us else allowed
+        )
+        self.allowance = DensityAllowance(groups, budget, least, self._settle)
+
+    @property
+    def dense_us(self) -> float:
+        """Predicted latency of the dense network, in microseconds."""
+        return float(self._predictor.latency_us(self._sizes))
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """Turns of the closed loop on the device."""
+        return tuple(Turn(**turn) for turn in self.allowance.record)
+
+    def predicted_us(self, alive: Tensor) -> float:
+        """Predicted latency with the living weights, a mask ``(weights,)``, in microseconds."""
+        return float(self._predictor.latency_us(self.allowance.counts(alive)))
+
+    def _settle(self, allowance: DensityAllowance, ladders: Sequence[Ladder]) -> Widths:
+        if not self._measures:
+            return allowance.fitted(ladders)
+        counts, allowance.limit, turns = from_first(
+            lambda: settle_on_device(
+                self._loop, allowance.budget, self._allowed_us, lambda budget: fit_counts(budget, ladders)
+            )
+        )
+        allowance.record = [asdict(turn) for turn in turns]
+        return counts
+
+
+def _check_reachable(least_us: float, dense_us: float, allowed_us: float) -> None:
+    if least_us > allowed_us:
+        raise TargetError(
+            "the target cannot be met by zeros in this network on this device",
+            expected=f"at least {least_us:.4g} us (predicted at the fewest weights that were measured, "
+            f"{dense_us / least_us:.2f} times faster than dense)",
+            got=f"{allowed_us:.4g} us",
+            hint="ask for less, or prune channels",
+        )

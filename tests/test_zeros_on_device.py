@@ -1,0 +1,126 @@
+"""Latency targets for single weights, on devices whose kernels skip zeros."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
+
+import pytest
+import torch
+from torch import nn
+
+import hwprune
+from hwprune.device.kinds import with_channels
+from hwprune.device.profile import DeviceProfile, Hardware, Rule
+from hwprune.device.rows import Row
+from hwprune.device.table import LatencyTable
+from hwprune.errors import TargetError
+from hwprune.graph.trace import trace_operators
+from hwprune.operators import Operator, multiply_accumulates
+from hwprune.runtime.environment import environment
+from hwprune.runtime.rows import with_zeros
+
+STEPS = 40
+INPUTS = torch.zeros(2, 1, 8, 8)
+RULES = (Rule(op="*", granularity="channel"), Rule(op="*", granularity="weight"))
+
+
+def network(width: int = 16) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 4),
+    )  # fmt: skip
+
+
+def latency_us(operator: Operator) -> float:
+    return 1.0 + operator.density * multiply_accumulates(operator) / 1000
+
+
+def rows(operator: Operator) -> Iterator[Row]:
+    """An operator from one channel to its own width."""
+    whole = replace(operator, name="")
+    inputs, outputs = (1, whole.in_channels), (1, whole.out_channels)
+    for widths in product(inputs, outputs) if whole.matrix else zip(inputs, outputs, strict=True):
+        at = with_channels(whole, *widths)
+        yield Row(at, latency_us(at))
+
+
+def skipping(model: nn.Module, rules: tuple[Rule, ...] = RULES) -> DeviceProfile:
+    """A device that was measured here, on which a weight of zero costs nothing."""
+    operators, facts = trace_operators(model, INPUTS), environment()
+    dense = {row.operator: row for operator in operators for row in rows(operator)}
+    sparse = [replace(operator, name="") for operator in with_zeros(operators)]
+    zeros = {operator: Row(operator, latency_us(operator)) for operator in sparse}
+    cpu, isa, cores = (facts[name] for name in ("cpu", "isa", "cores"))
+    here = Hardware(vendor="any", model=str(cpu), isa=str(isa), cores=int(cores))
+    template = hwprune.load_profile("x86-avx512-ort")
+    table = LatencyTable((*dense.values(), *zeros.values()))
+    return template.model_copy(update={"hardware": here, "rule": rules, "rows": table})
+
+
+def compressor(
+    model: nn.Module,
+    profile: DeviceProfile,
+    factor: float,
+    granularity: str = "weight",
+    *,
+    measure: bool = False,
+) -> hwprune.Compressor:
+    target = hwprune.Speedup(factor)
+    return hwprune.Compressor(
+        model, INPUTS, profile, target, total_steps=STEPS, measure=measure, granularity=granularity
+    )
+
+
+def train(job: hwprune.Compressor, model: nn.Module) -> hwprune.Result:
+    optimizer = job.wrap(torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9))
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(STEPS):
+        labels = torch.randint(0, 4, (16,), generator=generator)
+        images = torch.randn(16, 1, 8, 8, generator=generator) + labels.view(-1, 1, 1, 1)
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+    return job.finish()
+
+
+def test_zeros_meet_a_latency_where_they_are_skipped() -> None:
+    model = network()
+    profile = skipping(model)
+    result = train(compressor(model, profile, 2.0), model)
+    predicted = result.report.predicted_us
+    assert 0.9 * predicted["dense"] / 2 < predicted["slim"] <= predicted["dense"] / 2
+    assert hwprune.predict(result.model, profile, INPUTS).total_us == pytest.approx(predicted["slim"])
+    assert hwprune.predict(network(), profile, INPUTS).total_us == pytest.approx(predicted["dense"])
+
+
+def test_the_reason_is_told_where_zeros_are_multiplied_like_anything_else() -> None:
+    model = network()
+    with pytest.raises(TargetError, match="onnxruntime multiplies by zeros") as caught:
+        compressor(model, skipping(model, RULES[:1]), 2.0)
+    assert "mnn-sparse" in str(caught.value)
+
+
+def test_blocks_are_refused_a_latency_everywhere() -> None:
+    model = network()
+    with pytest.raises(TargetError, match="blocks have the same number of zeros everywhere"):
+        compressor(model, skipping(model), 2.0, "block")
+
+
+def test_a_latency_out_of_reach_is_told_with_what_is_in_reach() -> None:
+    model = network()
+    with pytest.raises(TargetError, match="times faster than dense"):
+        compressor(model, skipping(model), 100.0)
+
+
+@pytest.mark.slow
+def test_zeros_meet_a_measured_latency_in_mnn() -> None:
+    pytest.importorskip("MNN")
+    model = network(96)
+    template = skipping(model).model_copy(update={"rows": None})
+    runtime = template.runtime.model_copy(update={"kind": "mnn-sparse"})
+    job = compressor(model, template.model_copy(update={"runtime": runtime}), 1.5, measure=True)
+    turns = train(job, model).report.turns
+    assert any(turn.measured_us <= turn.allowed_us for turn in turns)
