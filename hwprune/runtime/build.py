@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from hwprune.device.predict import predict_operators
 from hwprune.device.profile import PROFILE_FILE, DeviceProfile, LatencySpec, Provenance, read_profile
+from hwprune.device.profile_text import to_toml
 from hwprune.device.table import LatencyTable
 from hwprune.errors import ProfileError
 from hwprune.files import write_text
@@ -26,7 +26,7 @@ from hwprune.runtime.processor import machine
 from hwprune.runtime.rows import measure_rows, measure_with_zeros, with_zeros, working_set
 from hwprune.runtime.sampling import Progress
 from hwprune.runtime.staircase import PROBES
-from hwprune.runtime.steady import Watch, reference_kernel
+from hwprune.runtime.steady import Watch, reference_kernel, thirds
 from hwprune.runtime.workbench import Workbench
 
 TABLE_FILE = "latency.csv"
@@ -80,7 +80,7 @@ def build_profile(
     """
     traced = {name: trace_operators(*network) for name, network in request.networks.items()}
     partial = PartialBuild.open(partial_file(request.out), _settings(request), anew=request.anew)
-    begun = bool(partial.first_us)
+    begun = bool(partial.seen_us)
     replacing = not partial.extends if begun else request.anew
     before = None if replacing else measured_profile(request.out, request.template)
     partial.extends = before is not None
@@ -90,16 +90,18 @@ def build_profile(
         notify("the profile covers these networks already; --anew measures everything again")
         return before
     with reference_kernel(request.template.runtime) as look_us:
-        watch = Watch(look_us, notify, request.allow_busy)
+        watch = Watch(look_us, notify, request.allow_busy, partial.seen_us)
         bench = Workbench(partial, watch, progress)
         try:
-            watch.begin(partial.first_us or (before.provenance.reference_us if before else None))
-            partial.first_us = watch.first_us
+            watch.begin(watch.usual_us if begun else before and before.provenance.reference_us)
             if before is None:
                 built = _from_nothing(request, traced, bench, notify)
             else:
                 notify(f"adding to {len(before.table or ())} rows of {before.name}; its calibration stays")
-                built = before.model_copy(update={"rows": _measure_table(before, traced, bench, notify)})
+                latency = before.latency.model_copy(update={"table": TABLE_FILE})
+                table = _measure_table(before, traced, bench, notify)
+                built = before.model_copy(update={"rows": table, "latency": latency})
+            watch.finish()
         finally:
             partial.save(now=True)
     return _written(_with_provenance(built, before, request, watch), request.out, watch, partial)
@@ -204,7 +206,8 @@ def _measure_table(
             table = table.merged(fresh)
         if profile.prices_zeros:
             sparse = [operator for operator in with_zeros(operators) if not table.covers(operator)]
-            notify(f"{name}: measuring {len(sparse)} operators with weights of zero")
+            if sparse:
+                notify(f"{name}: measuring {len(sparse)} operators with weights of zero")
             size = working_set(operators)
             table = table.merged(
                 measure_with_zeros(sparse, profile, working_set=size, time_operators=bench.rows)
@@ -218,6 +221,7 @@ def _with_provenance(
     facts, rows = environment(), profile.rows or ()
     earlier = before.provenance if before else None
     noise = statistics.median(row.p90_us / row.p10_us - 1 for row in rows)
+    reference_us = (earlier and earlier.reference_us) or round(statistics.median(watch.seen_us), 2)
     provenance = Provenance(
         source="measured",
         command=f"{earlier.command} && {request.command}" if earlier else request.command,
@@ -226,7 +230,7 @@ def _with_provenance(
         versions=versions(),
         runs=int(statistics.median(row.runs for row in rows)),
         noise=round(noise, 4),
-        reference_us=round(watch.first_us, 2),
+        reference_us=reference_us,
         busy=watch.busy or (earlier is not None and earlier.busy),
     )
     return profile.model_copy(update={"provenance": provenance})
@@ -234,12 +238,11 @@ def _with_provenance(
 
 def _written(profile: DeviceProfile, out: Path, watch: Watch, partial: PartialBuild) -> DeviceProfile:
     """Writes table and profile, then forgets what was kept of the build."""
-    seen = [watch.first_us, *watch.seen_us]
+    noise = ", ".join(f"{statistics.median(part):.1f}" for part in thirds(watch.seen_us))
     header = {
         **environment(),
         "command": profile.provenance.command,
-        "reference kernel (us)": f"{watch.first_us:.1f} at first, {min(seen):.1f} to {max(seen):.1f} in "
-        f"{len(seen)} looks, {seen[-1]:.1f} at the end",
+        f"reference kernel at start, middle and end (us, {len(watch.seen_us)} looks)": noise,
     }
     table = profile.rows
     assert table is not None  # it was just measured
@@ -279,24 +282,3 @@ def fit_calibration(predicted: Sequence[float], measured: Sequence[float]) -> tu
         # between networks that are too much alike to tell a factor from an overhead.
         factor, overhead = float(np.median(true / sums)), 0.0
     return round(factor, 4), round(overhead, 2)
-
-
-def to_toml(profile: DeviceProfile) -> str:
-    """A profile as the text of ``profile.toml``."""
-    record = profile.model_dump(mode="json", by_alias=True, exclude_none=True)
-    lines = [f"schema = {record.pop('schema')}", f"name = {json.dumps(record.pop('name'))}"]
-    for section, content in record.items():
-        tables = content if isinstance(content, list) else [content]
-        for table in tables:
-            lines.append("")
-            lines.append(f"[[{section}]]" if isinstance(content, list) else f"[{section}]")
-            lines += [f"{key} = {_toml_value(value)}" for key, value in table.items()]
-    return "\n".join(lines) + "\n"
-
-
-def _toml_value(value: object) -> str:
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{json.dumps(k)} = {_toml_value(v)}" for k, v in value.items()) + " }"
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
-    return json.dumps(value)

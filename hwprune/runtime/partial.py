@@ -33,7 +33,7 @@ class PartialBuild:
     Attributes:
         path: The file.
         settings: Machine, runtime and options; measurements with others are worth nothing here.
-        first_us: What the reference kernel took at first; 0 before it was timed.
+        seen_us: What the reference kernel took so far; see :class:`~hwprune.runtime.steady.Watch`.
         rows: Bytes that shared the file, and the operator, to its row.
         steps: Operator that was probed to the staircase found.
         networks: Digest of a network's operators to its measured latency in microseconds.
@@ -42,7 +42,7 @@ class PartialBuild:
 
     path: Path
     settings: Mapping[str, str]
-    first_us: float = 0.0
+    seen_us: list[float] = field(default_factory=list)
     rows: dict[tuple[int, Operator], Row] = field(default_factory=dict)
     steps: dict[Operator, Steps] = field(default_factory=dict)
     networks: dict[str, float] = field(default_factory=dict)
@@ -108,7 +108,7 @@ class PartialBuild:
         return {
             "mark": MARK,
             "settings": dict(self.settings),
-            "first_us": self.first_us,
+            "seen_us": self.seen_us,
             "rows": [
                 [size, *astuple(operator), row.median_us, row.p10_us, row.p90_us, row.runs]
                 for (size, operator), row in self.rows.items()
@@ -126,7 +126,7 @@ class PartialBuild:
             rows[size, measured] = Row(measured, median, p10, p90, runs)
         steps = {Operator(*probe): Steps(**found) for *probe, found in record["steps"]}
         networks = dict(record["networks"])
-        return cls(path, record["settings"], record["first_us"], rows, steps, networks, record["extends"])
+        return cls(path, record["settings"], record["seen_us"], rows, steps, networks, record["extends"])
 
 
 def _told(settings: Mapping[str, str], keys: Sequence[str]) -> str:

@@ -19,103 +19,168 @@ from hwprune.runtime.operator_models import make_operator_model
 
 #: What is timed: no fused sum, on a map and at widths that every runtime has a fast kernel for.
 REFERENCE = Operator("conv", 64, 64, 28, 28, 3, 3, padding=1)
-#: A machine whose reference kernel is slower or faster than at first by more than this is busy.
-STEADY = 0.05
-#: Timed runs of one look at the machine, those before them, and looks that make the first value.
-RUNS, WARMUP_RUNS, FIRST_LOOKS = 60, 5, 9
-#: Seconds to wait for the machine to calm down before each further look.
-WAITS = (1.0, 3.0, 10.0, 20.0, 30.0)
+#: Medians of the reference kernel over the first, second and last third of a build that differ by more than
+#: this show that the machine was busy, or slowed down.
+STEADY = 0.1
+#: A single look that is slower than usual by more than this shows a disturbance; shared machines are never
+#: much quieter.
+DISTURBED = 0.25
+#: What was measured before is added to only while the reference kernel takes as long as then, within this.
+SAME_STATE = 0.1
+#: Timed runs of one look at the machine, those before them, looks at first, and looks that "usual" refers to.
+RUNS, WARMUP_RUNS, FIRST_LOOKS, RECENT_LOOKS = 60, 5, 9, 50
+#: Seconds to wait before each further look until the machine has calmed down.
+WAITS = (0.3, 1.0, 3.0, 10.0, 20.0, 30.0)
 #: How often something is measured before the machine is given up.
-ATTEMPTS = 6
+ATTEMPTS = 8
+
+STOP_OTHERS = (
+    "stop what else is running and give the same command again, which goes on from there; --allow-busy "
+    "measures regardless, and the profile says so"
+)
 
 Result = TypeVar("Result")
 
 
 @dataclass(slots=True)
 class Watch:
-    """Measures only while the machine is as fast as it was at first.
+    """Measures while nothing disturbs the machine, and says whether it stayed as it was.
 
     Attributes:
         look_us: Times the reference kernel, in microseconds.
         notify: Called with one line whenever something has to be measured again.
-        first_us: What the kernel took at first; set by :meth:`begin`.
         allow_busy: Whether to go on regardless.
-        seen_us: Everything that :attr:`look_us` said right after a measurement that counts.
-        busy: Whether a measurement counts although the machine was busy.
+        seen_us: What :attr:`look_us` said at first and after every measurement that counts.
+        busy: Whether the machine was busy and that was allowed.
         wait: Waits so many seconds.
     """
 
     look_us: Callable[[], float]
     notify: Callable[[str], None]
     allow_busy: bool = False
-    first_us: float = 0.0
     seen_us: list[float] = field(default_factory=list)
     busy: bool = False
     wait: Callable[[float], None] = time.sleep
+
+    @property
+    def usual_us(self) -> float:
+        """The median of the recent looks."""
+        return statistics.median(self.seen_us[-RECENT_LOOKS:])
 
     def begin(self, before_us: float | None = None) -> None:
         """Looks at the machine for the first time.
 
         Args:
-            before_us: What the reference kernel took when the measurements began that these continue.
+            before_us: What the reference kernel took when the measurements were made that these are added to.
 
         Raises:
-            ProfileError: If several looks do not agree, with each other or with that.
+            ProfileError: If it does not take as long now.
         """
         for pause in (0.0, *WAITS):
             self.wait(pause)
             looks = [self.look_us() for _ in range(FIRST_LOOKS)]
-            median = statistics.median(looks)
-            self.first_us = before_us or median
-            if self._agrees(median) and 3 * sum(map(self._agrees, looks)) >= 2 * len(looks):
-                return
-            if self.allow_busy:
-                self.busy, self.first_us = True, median
-                return
-        raise self._is_busy(looks)
+            if before_us is None or apart([before_us, statistics.median(looks)]) <= SAME_STATE:
+                break
+        else:
+            self._refuse(
+                "the machine is not as fast as when the measurements were made that these would be added to",
+                before_us,
+                SAME_STATE,
+                looks,
+            )
+        self.seen_us += looks
 
     def measure(self, measure: Callable[[], Result]) -> Result:
-        """What ``measure`` returns, once the machine was as fast right after it as at first.
+        """What ``measure`` returns, once nothing disturbed the machine right after it.
 
         Raises:
-            ProfileError: If it stays busy, or is time and again.
+            ProfileError: If something disturbs it time and again.
         """
         looks: list[float] = []
-        while len(looks) < ATTEMPTS:
+        while True:
             result = measure()
             looks.append(self.look_us())
-            agrees = self._agrees(looks[-1])
-            if agrees or self.allow_busy:
-                self.busy = self.busy or not agrees
+            if self._calm(looks[-1]) or self.allow_busy:
+                self.busy = self.busy or not self._calm(looks[-1])
                 self.seen_us.append(looks[-1])
                 return result
             self.notify(
-                f"the reference kernel took {looks[-1]:.1f} us instead of {self.first_us:.1f} us: "
-                "the machine is busy, measuring again"
+                f"the reference kernel took {looks[-1]:.1f} us instead of {self.usual_us:.1f} us: "
+                "something disturbed the machine, measuring again"
             )
-            self._wait_until_calm(looks[-1])
-        raise self._is_busy(looks)
+            if len(looks) == ATTEMPTS or not self._calms_down(looks):
+                what = "the machine is busy: a reference kernel is slower time and again"
+                self._refuse(what, self.usual_us, DISTURBED, looks)
 
-    def _wait_until_calm(self, look: float) -> None:
-        looks = [look]
+    def finish(self) -> None:
+        """Judges whether the machine stayed as it was.
+
+        Raises:
+            ProfileError: If the reference kernel took longer or shorter in one third of the build than in
+                another.
+        """
+        medians = [statistics.median(part) for part in thirds(self.seen_us)]
+        if apart(medians) > STEADY:
+            self._refuse(
+                "the machine was busy: a reference kernel did not take the same time at the start, in the "
+                "middle and at the end",
+                medians[0],
+                STEADY,
+                medians,
+                "measure again with --anew, or take what was measured as it is with --allow-busy: the "
+                "profile says so then",
+            )
+
+    def _calms_down(self, looks: list[float]) -> bool:
+        """Waits for it; adds to the looks where it does not."""
+        waited = []
         for pause in WAITS:
             self.wait(pause)
-            looks.append(self.look_us())
-            if self._agrees(looks[-1]):
-                return
-        raise self._is_busy(looks)
+            waited.append(self.look_us())
+            if self._calm(waited[-1]):
+                return True
+        looks += waited
+        return False
 
-    def _agrees(self, look: float) -> bool:
-        return max(look, self.first_us) <= (1 + STEADY) * min(look, self.first_us)
+    def _calm(self, look: float) -> bool:
+        return look <= (1 + DISTURBED) * self.usual_us
 
-    def _is_busy(self, looks: Sequence[float]) -> ProfileError:
-        return ProfileError(
-            "the machine is busy: a reference kernel does not take the same time throughout",
-            expected=f"{self.first_us:.1f} us within {STEADY:.0%}",
+    def _refuse(
+        self,
+        what: str,
+        wanted: float | None,
+        tolerance: float,
+        looks: Sequence[float],
+        hint: str = STOP_OTHERS,
+    ) -> None:
+        if self.allow_busy:
+            self.busy = True
+            return
+        raise ProfileError(
+            what,
+            expected=f"{wanted:.1f} us within {tolerance:.0%}",
             got=", ".join(f"{look:.1f} us" for look in looks),
-            hint="stop what else is running and give the same command again, which goes on from there "
-            "(--anew forgets what was measured, --allow-busy measures regardless)",
+            hint=hint,
         )
+
+
+def apart(values: Sequence[float]) -> float:
+    """How far the largest of positive values is above the smallest, as a fraction.
+
+    >>> apart([100.0, 125.0, 110.0])
+    0.25
+    """
+    return max(values) / min(values) - 1
+
+
+def thirds(values: Sequence[float]) -> tuple[Sequence[float], ...]:
+    """A sequence of at least three values in three parts of about the same size.
+
+    >>> thirds([1.0, 2.0, 3.0, 4.0])
+    ([1.0], [2.0], [3.0, 4.0])
+    """
+    first, second = len(values) // 3, 2 * len(values) // 3
+    return values[:first], values[first:second], values[second:]
 
 
 @contextmanager

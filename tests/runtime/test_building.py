@@ -30,46 +30,60 @@ def watch(looks: Sequence[float], *, allow_busy: bool = False) -> tuple[Watch, l
     """A watch over a machine that is given, waiting for nothing, and what it said."""
     said: list[str] = []
     left = iter(looks)
-    made = Watch(lambda: next(left), said.append, allow_busy, first_us=100.0, wait=lambda seconds: None)
-    return made, said
+    seen = [100.0] * 9
+    return Watch(lambda: next(left), said.append, allow_busy, seen, wait=lambda seconds: None), said
 
 
-def test_what_is_measured_on_a_steady_machine_counts_at_once() -> None:
-    steadily, said = watch([103.0])
-    assert steadily.measure(lambda: "result") == "result"
-    assert (steadily.seen_us, steadily.busy, said) == ([103.0], False, [])
+@pytest.mark.parametrize("look", [85.0, 103.0, 120.0])
+def test_what_is_measured_counts_at_once_while_nothing_disturbs_the_machine(look: float) -> None:
+    calm, said = watch([look])
+    assert calm.measure(lambda: "result") == "result"
+    assert (calm.seen_us[9:], calm.busy, said) == ([look], False, [])
 
 
-def test_what_is_measured_on_a_busy_machine_is_measured_again_when_it_is_calm() -> None:
+def test_what_was_disturbed_is_measured_again_when_the_machine_is_calm() -> None:
     results = iter(["slow", "true"])
-    steadily, said = watch([120.0, 118.0, 101.0, 99.0])
-    assert steadily.measure(lambda: next(results)) == "true"
-    assert steadily.seen_us == [99.0]
+    disturbed, said = watch([150.0, 160.0, 101.0, 99.0])
+    assert disturbed.measure(lambda: next(results)) == "true"
+    assert disturbed.seen_us[9:] == [99.0]
     assert len(said) == 1
-    assert "120.0 us instead of 100.0 us" in said[0]
+    assert "150.0 us instead of 100.0 us" in said[0]
 
 
-@pytest.mark.parametrize("look", [110.0, 90.0])
-def test_a_machine_that_stays_busy_or_was_busy_at_first_is_refused(look: float) -> None:
-    steadily, _ = watch([look] * 100)
-    with pytest.raises(ProfileError, match="machine is busy") as caught:
-        steadily.measure(lambda: None)
+def test_a_machine_that_is_disturbed_time_and_again_is_refused() -> None:
+    busy, _ = watch([150.0] * 100)
+    with pytest.raises(ProfileError, match="slower time and again") as caught:
+        busy.measure(lambda: None)
     assert "--allow-busy" in str(caught.value)
 
 
 def test_a_busy_machine_is_measured_where_that_is_asked_for_and_it_is_recorded() -> None:
-    steadily, _ = watch([150.0], allow_busy=True)
-    assert steadily.measure(lambda: "result") == "result"
-    assert steadily.busy
+    busy, _ = watch([150.0] * 18, allow_busy=True)
+    for _ in range(18):
+        assert busy.measure(lambda: "result") == "result"
+    busy.finish()
+    assert busy.busy
 
 
-def test_the_first_looks_must_agree_with_those_of_the_build_that_is_continued() -> None:
-    steadily, _ = watch([100.0] * 9)
-    steadily.begin(104.0)
-    assert steadily.first_us == 104.0
-    steadily, _ = watch([100.0] * 100)
-    with pytest.raises(ProfileError, match="machine is busy"):
-        steadily.begin(112.0)
+def test_a_machine_that_slows_down_during_the_build_is_refused_at_the_end() -> None:
+    slowing, _ = watch([104.0] * 9 + [112.0] * 9)
+    for _ in range(18):
+        slowing.measure(lambda: None)
+    with pytest.raises(ProfileError, match="at the start, in the middle and at the end") as caught:
+        slowing.finish()
+    assert "100.0 us, 104.0 us, 112.0 us" in str(caught.value)
+    steady, _ = watch([96.0, 104.0] * 9)
+    for _ in range(18):
+        steady.measure(lambda: None)
+    steady.finish()
+
+
+def test_what_is_added_to_must_have_been_measured_while_the_machine_was_as_fast() -> None:
+    same, _ = watch([100.0] * 9)
+    same.begin(108.0)
+    other, _ = watch([100.0] * 100)
+    with pytest.raises(ProfileError, match="not as fast as when"):
+        other.begin(115.0)
 
 
 def interrupted(times: int, done: list[str], error: Exception | None = None) -> None:
@@ -106,7 +120,7 @@ SETTINGS = {"cpu": "a machine", "runtime": "onnxruntime 1.31.1", "networks": "sm
 
 def partial(path: Path) -> PartialBuild:
     found = PartialBuild.open(path, SETTINGS)
-    found.first_us = 55.5
+    found.seen_us += [55.5, 56.0]
     found.rows[1024, CONV] = Row(CONV, 3.0, 2.5, 4.25, 50)
     found.save(now=True)
     return found
@@ -115,7 +129,7 @@ def partial(path: Path) -> PartialBuild:
 def test_an_unfinished_build_is_read_as_it_was_left(tmp_path: Path) -> None:
     left = partial(tmp_path / "mine.partial.json")
     found = PartialBuild.open(left.path, SETTINGS)
-    assert (found.first_us, found.rows, found.steps) == (left.first_us, left.rows, left.steps)
+    assert (found.seen_us, found.rows, found.steps) == (left.seen_us, left.rows, left.steps)
     assert not PartialBuild.open(left.path, SETTINGS, anew=True).rows
     found.remove()
     assert list(tmp_path.iterdir()) == []
@@ -159,7 +173,8 @@ class Machine:
         monkeypatch.setattr(workbench, "find_steps", lambda probe, spec: building_steps())
         monkeypatch.setattr(workbench, "measure", lambda path, profile: hwprune.Timing(50.0, 49.0, 51.0, 9))
         monkeypatch.setattr(steady, "RUNS", 1)
-        monkeypatch.setattr(steady, "STEADY", float("inf"))
+        for tolerance in ("STEADY", "DISTURBED", "SAME_STATE"):
+            monkeypatch.setattr(steady, tolerance, float("inf"))
 
     def rows(
         self,
