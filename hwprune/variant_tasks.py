@@ -141,6 +141,7 @@ class DenseTask:
     def run(self, root: Path, bench: Bench, observer: Observer) -> Mapping[str, Any]:
         """See :meth:`hwprune.executors.base.Task.run`."""
         checkpoints = root / SHARED_FOLDER / self.name
+        checkpoints.parent.mkdir(parents=True, exist_ok=True)
         train_dense(self.variant.settings, checkpoints, observer, root / shared_file(self.name))
         shutil.rmtree(checkpoints)
         return {}
@@ -195,6 +196,7 @@ class VariantTask:
 
     def _compress(self, root: Path, bench: Bench, observer: Observer) -> None:
         folder, settings = root / self.name, self.variant.settings
+        (root / SHARED_FOLDER).mkdir(parents=True, exist_ok=True)
         dense, start = root / shared_file(self.variant.dense_name), None
         if self.variant.looser is not None:
             start = root / shared_file(self.variant.looser)

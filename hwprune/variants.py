@@ -147,7 +147,6 @@ def make_variants(
         finished = {variant.name for variant in variants if variant.finished(out)}
     else:  # the user's own network may have changed under the same name
         shutil.rmtree(out / SHARED_FOLDER, ignore_errors=True)
-    (out / SHARED_FOLDER).mkdir(parents=True, exist_ok=True)
 
     entries = {variant.name: _kept_entry(variant, out) for variant in variants if variant.name in finished}
     by_name = {variant.name: variant for variant in variants}
@@ -224,6 +223,7 @@ def _check_folder(out: Path, *, resume: bool) -> None:
 
 
 def _write_manifest(out: Path, entries: Sequence[Mapping[str, Any]]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
     write_json(
         out / MANIFEST_FILE,
         {

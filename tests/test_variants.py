@@ -187,6 +187,16 @@ def test_a_foreign_folder_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
 
 
+def test_a_cluster_without_ray_names_the_extra_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    result = run("variants", "--ray", "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "pip install 'hwprune[ray]'" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_front_holds_what_nothing_beats() -> None:
     assert pareto_front([(1.0, 0.5), (1.0, 0.6), (2.0, 0.6), (3.0, 0.7)]) == [1, 3]
 

@@ -16,11 +16,15 @@ from hwprune.cli.progress import observing
 from hwprune.cli.training import Training, telling_how_to_resume, training_options
 from hwprune.device.profile import load_profile
 from hwprune.errors import InputError, TargetError
+from hwprune.executors.base import Executor, InProcess
+from hwprune.executors.cluster import RayCluster
 from hwprune.processes import launched_count
 from hwprune.runtime.environment import local_profile
 from hwprune.variants import Grid, make_variants
 from hwprune.variants_page import VariantsFolder
 
+#: Stands for a cluster of no address.
+ANY_CLUSTER = "any"
 #: Columns of the closing table.
 SHOWN = [
     "model",
@@ -51,6 +55,22 @@ SHOWN = [
     help="Quantise every variant besides (ONNX Runtime, OpenVINO), measure and score it.",
 )
 @click.option("--resume", is_flag=True, help="Make only what is missing in the output folder.")
+@click.option(
+    "--ray",
+    "address",
+    is_flag=False,
+    flag_value=ANY_CLUSTER,
+    metavar="[HOST:PORT]",
+    help="Make variants side by side on a Ray cluster, and measure on its nodes that offer the device as a "
+    "resource of the profile's name. Without an address: the cluster of this machine, or else this machine.",
+)
+@click.option(
+    "--ray-cores",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Cores that each task asks for.",
+)
 @json_option
 @told
 def variants(
@@ -62,6 +82,8 @@ def variants(
     out: Path,
     int8: bool,
     resume: bool,
+    address: str | None,
+    ray_cores: int,
     as_json: bool,
 ) -> None:
     """Make a compressed network for every model, device and target given.
@@ -74,11 +96,22 @@ def variants(
     """
     found = [load_profile(name, profiles) for name in devices] or [local_profile(profiles)]
     by_name = dict(zip(devices or [found[0].name], found, strict=True))
-    run_grid(replace(training.grid(models, data, by_name), int8=int8), out, resume=resume, as_json=as_json)
+    executor: Executor = InProcess()
+    if address is not None:
+        executor = RayCluster(None if address == ANY_CLUSTER else address, ray_cores)
+    grid = replace(training.grid(models, data, by_name), int8=int8)
+    run_grid(grid, out, resume=resume, as_json=as_json, executor=executor)
 
 
-def run_grid(grid: Grid, out: Path, *, resume: bool, as_json: bool) -> None:
+def run_grid(grid: Grid, out: Path, *, resume: bool, as_json: bool, executor: Executor | None = None) -> None:
     """Makes the variants and shows what became of them.
+
+    Args:
+        grid: Which.
+        out: The output folder.
+        resume: Make only what is missing.
+        as_json: Print the manifest and nothing else.
+        executor: Who makes them; see :func:`~hwprune.variants.make_variants`.
 
     Raises:
         TargetError: If one failed or misses its target.
@@ -93,7 +126,7 @@ def run_grid(grid: Grid, out: Path, *, resume: bool, as_json: bool) -> None:
         )
     console = Console(stderr=as_json, highlight=False)
     with telling_how_to_resume(), observing(console) as observer:
-        folder = make_variants(grid, out, observer, resume=resume)
+        folder = make_variants(grid, out, observer, resume=resume, executor=executor)
     if as_json:
         click.echo(json.dumps(folder.record, indent=2))
     else:
