@@ -5,6 +5,7 @@ They need matplotlib (extra ``report``); without it pages carry their tables onl
 
 from __future__ import annotations
 
+import html
 import importlib.util
 import io
 import re
@@ -16,6 +17,8 @@ from typing import Any
 #: Colours that stay apart for colour-blind readers (Okabe and Ito), with a marker each for print.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 MARKERS = ("o", "s", "^", "D", "v", "P")
+#: Width and height of a chart in inches: of its own, and beside others.
+LARGE, SMALL = (5.2, 3.3), (2.6, 1.9)
 #: Stands for the colour of the text until the page's own takes its place.
 _INK = "#010203"
 
@@ -29,6 +32,7 @@ class Line:
         x: Positions.
         y: Heights.
         joined: Whether the points are joined.
+        ringed: Whether the points are ringed: they are those of other lines, and the best of them.
         marked: Whether the points have markers.
         labels: A label per point, or nothing.
     """
@@ -38,6 +42,7 @@ class Line:
     y: Sequence[float]
     joined: bool = True
     marked: bool = True
+    ringed: bool = False
     labels: Sequence[str] = ()
 
 
@@ -46,7 +51,7 @@ def available() -> bool:
     return importlib.util.find_spec("matplotlib") is not None
 
 
-def line_chart(lines: Sequence[Line], *, x_label: str, y_label: str, title: str) -> str:
+def line_chart(lines: Sequence[Line], *, x_label: str, y_label: str, title: str, small: bool = False) -> str:
     """Curves or clouds of points over common axes.
 
     Args:
@@ -54,29 +59,36 @@ def line_chart(lines: Sequence[Line], *, x_label: str, y_label: str, title: str)
         x_label: With its unit.
         y_label: With its unit.
         title: Told to screen readers.
+        small: Whether it stands beside others.
 
     Returns:
         An ``<svg>`` element.
     """
-    with _axes(title) as (axes, drawn):
+    with _axes(title, SMALL if small else LARGE) as (axes, drawn):
         for index, line in enumerate(lines):
             axes.plot(
                 line.x,
                 line.y,
                 label=line.label,
                 color=COLOURS[index % len(COLOURS)],
-                marker=MARKERS[index % len(MARKERS)] if line.marked else "",
-                markersize=4,
+                marker="o" if line.ringed else MARKERS[index % len(MARKERS)] if line.marked else "",
+                markersize=9 if line.ringed else 4,
+                markerfacecolor="none" if line.ringed else None,
                 linestyle="-" if line.joined else "none",
             )
             for x, y, label in zip(line.x, line.y, line.labels, strict=False):
-                axes.annotate(label, (x, y), textcoords="offset points", xytext=(5, 4), fontsize=8)
+                axes.annotate(label, (x, y), textcoords="offset points", xytext=(5, 5), fontsize=8)
+        if any(line.labels for line in lines):
+            axes.margins(0.1)
         if all(float(x).is_integer() for line in lines for x in line.x):
             axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.set_xlabel(x_label)
-        axes.set_ylabel(y_label)
+        font = {"fontsize": 7} if small else {}
+        axes.set_xlabel(x_label, **font)
+        axes.set_ylabel(y_label, **font)
+        if small:
+            axes.tick_params(labelsize=7)
         if len(lines) > 1:
-            axes.legend(frameon=False, fontsize=8)
+            axes.legend(frameon=False, fontsize=7 if small else 8)
     return drawn[0]
 
 
@@ -112,42 +124,35 @@ def diagonal_chart(lines: Sequence[Line], *, x_label: str, y_label: str, title: 
     return drawn[0]
 
 
-def staircases(layers: Sequence[Mapping[str, Any]], *, columns: int = 4) -> str:
-    """The predicted latency of the whole network over the width of each layer, with the choice marked.
+def staircase(layer: Mapping[str, Any], of: str) -> str:
+    """The predicted latency of the whole network over the width of one layer, with the choice marked.
 
     Args:
-        layers: Entries of the report with ``name``, ``width_after`` and ``staircase``.
-        columns: Charts per row.
+        layer: Entry of the report with ``name``, ``width_after`` and ``staircase``.
+        of: The network; two charts of one page differ in it or in the layer.
     """
-    import matplotlib.pyplot as plt
-
-    rows = -(-len(layers) // columns)
-    with _style():
-        figure, grid = plt.subplots(
-            rows, columns, figsize=(2.4 * columns, 1.9 * rows), squeeze=False, layout="constrained"
-        )
-        for axes in grid.ravel()[len(layers) :]:
-            axes.set_visible(False)
-        for axes, layer in zip(grid.ravel(), layers, strict=False):
-            widths, latencies = zip(*layer["staircase"], strict=True)
-            chosen = dict(layer["staircase"]).get(layer["width_after"])
-            axes.step(widths, latencies, where="pre", color=COLOURS[0], linewidth=1.2)
-            if chosen is not None:
-                axes.plot([layer["width_after"]], [chosen], "o", color=COLOURS[1], markersize=5)
-            axes.set_title(layer["name"], fontsize=7)
-            axes.tick_params(labelsize=6)
-        figure.supxlabel("width (channels)", fontsize=8)
-        figure.supylabel("whole network, predicted (us)", fontsize=8)
-        return _svg(figure, "Predicted latency over the width of each layer")
+    widths, latencies = zip(*layer["staircase"], strict=True)
+    chosen = dict(layer["staircase"]).get(layer["width_after"])
+    title = f"Latency over the width of {layer['name']}, {of}"
+    with _axes(title, SMALL) as (axes, drawn):
+        # Up to a width the network is as slow as at that width.
+        axes.step(widths, latencies, where="pre", color=COLOURS[0], linewidth=1.2)
+        if chosen is not None:
+            axes.plot([layer["width_after"]], [chosen], "o", color=COLOURS[1], markersize=5)
+        axes.set_title(layer["name"], fontsize=8)
+        axes.tick_params(labelsize=7)
+        axes.set_xlabel("channels", fontsize=7)
+        axes.set_ylabel("us", fontsize=7)
+    return drawn[0]
 
 
 @contextmanager
-def _axes(title: str) -> Iterator[tuple[Any, list[str]]]:
+def _axes(title: str, size: tuple[float, float] = LARGE) -> Iterator[tuple[Any, list[str]]]:
     import matplotlib.pyplot as plt
 
     drawn: list[str] = []
     with _style():
-        figure, axes = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
+        figure, axes = plt.subplots(figsize=size, layout="constrained")
         yield axes, drawn
         axes.spines[["top", "right"]].set_visible(False)
         drawn.append(_svg(figure, title))
@@ -186,4 +191,4 @@ def _svg(figure: Any, title: str) -> str:
     salt = re.sub(r"\W+", "-", title)
     text = re.sub(r'\bid="', f'id="{salt}-', text)
     text = re.sub(r'(href="|url\()#', rf"\1#{salt}-", text)
-    return text.replace("<svg ", f'<svg role="img" aria-label="{title}" class="chart" ', 1)
+    return text.replace("<svg ", f'<svg role="img" aria-label="{html.escape(title)}" class="chart" ', 1)

@@ -10,15 +10,31 @@ _STYLE = """
 body { max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { line-height: 1.2; } h2 { margin-top: 2.5rem; }
 nav ul { display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; padding: 0; list-style: none; }
-.scroll { overflow-x: auto; } .scroll:focus-visible, a:focus-visible { outline: 2px solid var(--bar); }
+.scroll { overflow-x: auto; }
+:is(.scroll, a, summary):focus-visible { outline: 2px solid var(--bar); outline-offset: 1px; }
 table { border-collapse: collapse; margin: .5rem 0; font-variant-numeric: tabular-nums; }
+.scroll > table { width: max-content; max-width: max(100%, 46rem); }
 th, td { text-align: left; padding: .3rem .8rem; border-bottom: 1px solid var(--line); vertical-align: top; }
-.bar { background: #8883; width: 10rem; height: .8rem; }
+.bar { background: #8883; width: clamp(4rem, 15vw, 10rem); height: .8rem; margin-top: .35rem; }
 .bar > div { background: var(--bar); height: 100%; }
 svg.chart { max-width: 100%; height: auto; }
-pre { overflow-x: auto; padding: .8rem; border: 1px solid var(--line); }
+figure { margin: 1rem 0; } figcaption { color: color-mix(in srgb, currentColor 75%, transparent); }
+.charts {
+  display: grid; gap: .8rem;
+  grid-template-columns: repeat(auto-fill, minmax(min(15rem, 100%), 1fr));
+}
+.charts svg.chart { width: 100%; }
+details { border-top: 1px solid var(--line); padding: .5rem 0; }
+summary { cursor: pointer; padding: .2rem 0; }
+pre { padding: .8rem; border: 1px solid var(--line); white-space: pre-wrap; overflow-wrap: anywhere; }
 .bad { font-weight: 600; }
-@media print { body { margin: 0; max-width: none; } nav { display: none; } h2 { break-after: avoid; } }
+@media print {
+  body { margin: 0; max-width: none; font-size: 10pt; } nav { display: none; }
+  h2, h3 { break-after: avoid; } figure, tr, svg.chart { break-inside: avoid; }
+  .scroll { overflow-x: visible; } .scroll > table { max-width: 100%; }
+  th, td { padding: .2rem .4rem; } details::details-content { content-visibility: visible; }
+  .charts { grid-template-columns: repeat(3, 1fr); }
+}
 """
 
 
@@ -39,13 +55,20 @@ def bar(fraction: float) -> Markup:
     )
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> Markup:
-    """A table that scrolls sideways where the window is narrow."""
+def table(header: Sequence[str], rows: Sequence[Sequence[object]], label: str = "") -> Markup:
+    """A table that scrolls sideways where the window is narrow.
+
+    Args:
+        header: Of the columns.
+        rows: Their cells.
+        label: Told to screen readers; made of the header by default.
+    """
+    label = label or f"Table: {', '.join(filter(None, header)) or 'facts'}"
     head = "".join(f'<th scope="col">{escaped(cell)}</th>' for cell in header)
     body = "".join("<tr>" + "".join(f"<td>{escaped(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     return Markup(
-        f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
+        f'<div class="scroll" role="region" aria-label="{html.escape(label)}" tabindex="0">'
+        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
 
@@ -56,12 +79,22 @@ def paragraph(text: object) -> Markup:
 
 def code(text: str) -> Markup:
     """Text to copy."""
-    return Markup(f'<pre tabindex="0"><code>{html.escape(text)}</code></pre>')
+    return Markup(f"<pre><code>{html.escape(text)}</code></pre>")
 
 
 def figure(svg: str, caption: str) -> Markup:
     """A chart and what it shows."""
     return Markup(f"<figure>{svg}<figcaption>{html.escape(caption)}</figcaption></figure>")
+
+
+def figures(svgs: Sequence[str], caption: str) -> Markup:
+    """Small charts, as many side by side as the window holds, and what they show."""
+    return figure(f'<div class="charts">{"".join(svgs)}</div>', caption)
+
+
+def folded(summary: object, content: Sequence[object]) -> Markup:
+    """What is shown on demand, and in print."""
+    return Markup(f"<details><summary>{escaped(summary)}</summary>{''.join(map(escaped, content))}</details>")
 
 
 def page(title: str, lead: Sequence[object], sections: Sequence[tuple[str, Sequence[object]]]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hwprune import charts
-from hwprune.page import Markup, bar, code, figure, page, paragraph, table
+from hwprune.page import Markup, bar, code, figure, figures, page, paragraph, table
 
 Record = Mapping[str, Any]
 
@@ -20,6 +20,13 @@ COMPARISON = (
     ("parameters", ("params",), "{:,}"),
     ("multiply-accumulates", ("macs",), "{:,}"),
     ("file (bytes)", ("file_bytes",), "{:,}"),
+)
+#: Columns of the history that are drawn, with their labels.
+CURVES = (
+    ("loss", "training loss"),
+    ("accuracy", "test accuracy"),
+    ("groups_alive", "groups alive"),
+    ("predicted_us", "predicted latency (us)"),
 )
 NO_CHARTS = "Charts need matplotlib: pip install 'hwprune[report]', then hwprune report DIR."
 
@@ -64,13 +71,13 @@ def render_run(record: Record, history: Sequence[Record]) -> str:
     sections = [
         (
             "Dense against slim, measured",
-            [table(("", "dense", "slim", "slim / dense"), comparison_rows(record))],
+            [table(("", "dense", "slim", "slim / dense"), comparison_rows(record)), *_trade(record)],
         ),
         ("Predicted (an estimate) against measured", [_predictions(record)]),
         ("Turns on the device", _turns(record)),
-        ("Widths", [_widths(record)]),
-        ("What each layer's width costs", _staircases(record)),
-        ("Training", _curves(history)),
+        ("What was pruned, and why", pruned(record)),
+        ("What each layer's width costs", staircases(record, record["model"])),
+        ("Training", curves(history, record["model"])),
         ("Slim equals masked", [_equality(record)]),
         ("How to reproduce", _reproduction(record)),
     ]
@@ -101,39 +108,88 @@ def _turns(record: Record) -> list[Markup]:
     return [table(header, rows)]
 
 
-def _widths(record: Record) -> Markup:
+def pruned(record: Record) -> list[Markup]:
+    """What was pruned, layer by layer, and why."""
+    groups = record["groups"]
+    why = paragraph(
+        f"{groups['total'] - groups['kept']:,.0f} of {groups['total']:,.0f} groups ({record['granularity']}) "
+        f"left, chosen by the penalty {record['penalty']} to reach {record['target']['kind']} "
+        f"{record['target']['value']:g}: those that the training could spare most easily for what they cost."
+    )
     rows = [
         (
             layer["name"],
             layer["width_before"],
             layer["width_after"],
             bar(layer["width_after"] / layer["width_before"]),
+            _why(layer),
             ", ".join(name for name in layer["tied"] if name != layer["name"]),
-            layer["kept_whole_because"] or "",
         )
         for layer in record["layers"]
     ]
-    return table(("layer", "before", "after", "", "cut together with", "kept whole because"), rows)
+    header = ("layer", "before", "after", "", "why", "cut together with")
+    return [why, table(header, rows, f"Widths of {record['model']}")]
 
 
-def _staircases(record: Record) -> list[Markup]:
+def _why(layer: Record) -> str:
+    """Why a layer has the width it has."""
+    if layer["kept_whole_because"]:
+        return f"kept whole: {layer['kept_whole_because']}"
+    gone = layer["width_before"] - layer["width_after"]
+    if not gone:
+        return "nothing: all of it counts for more than what it costs"
+    latency = dict(layer.get("staircase") or ())
+    what = f"the {gone} that counted least for what they cost"
+    if not latency:
+        return what
+    freed = latency[layer["width_before"]] - latency[layer["width_after"]]
+    return f"{what}; they free {freed:.1f} us (predicted)"
+
+
+def staircases(record: Record, of: str) -> list[Markup]:
+    """The staircase under the choice of every layer.
+
+    Args:
+        record: The contents of ``report.json``.
+        of: The network; runs on one page differ in it.
+    """
     layers = [layer for layer in record["layers"] if layer.get("staircase")]
     if not layers or not charts.available():
         return []
-    caption = "Estimates: every other layer stays at its final width; the dot is the width that was chosen."
-    return [figure(charts.staircases(layers), caption)]
+    caption = (
+        "Predicted latency of the whole network over the width of each layer, in us (an estimate): every "
+        "other layer stays at its final width; the dot is the width that was chosen."
+    )
+    return [figures([charts.staircase(layer, of) for layer in layers], caption)]
 
 
-def _curves(history: Sequence[Record]) -> list[Markup]:
+def _trade(record: Record) -> list[Markup]:
+    """Accuracy against measured latency, dense as the reference."""
+    if not charts.available():
+        return []
+    lines = [
+        charts.Line(
+            name, [record[name]["latency_us"]["median"]], [100 * record[name]["accuracy"]], labels=[name]
+        )
+        for name in ("dense", "slim")
+    ]
+    svg = charts.line_chart(
+        lines, x_label="measured latency (us)", y_label="test accuracy (%)", title="Accuracy against latency"
+    )
+    return [figure(svg, "Medians, timed alternately in one run.")]
+
+
+def curves(history: Sequence[Record], of: str) -> list[Markup]:
+    """The training, epoch by epoch.
+
+    Args:
+        history: The rows of ``history.csv``.
+        of: The network; runs on one page differ in it.
+    """
     if not history or not charts.available():
         return []
     drawn = []
-    for column, label in (
-        ("loss", "training loss"),
-        ("accuracy", "test accuracy"),
-        ("groups_alive", "groups alive"),
-        ("predicted_us", "predicted latency (us)"),
-    ):
+    for column, label in CURVES:
         lines = [
             charts.Line(
                 phase,
@@ -142,12 +198,9 @@ def _curves(history: Sequence[Record]) -> list[Markup]:
             )
             for phase in dict.fromkeys(row["phase"] for row in history)
         ]
-        drawn.append(
-            figure(
-                charts.line_chart(lines, x_label="epoch", y_label=label, title=label), f"{label} per epoch"
-            )
-        )
-    return drawn
+        title = f"{label} per epoch, {of}"
+        drawn.append(charts.line_chart(lines, x_label="epoch", y_label=label, title=title, small=True))
+    return [figures(drawn, "Epoch by epoch; dense training and pruning are counted separately.")]
 
 
 def _equality(record: Record) -> Markup:
@@ -163,13 +216,34 @@ def _reproduction(record: Record) -> list[Markup]:
 
 def command_of(record: Record) -> str:
     """The command that the run can be repeated with."""
-    recipe, target = record["recipe"], record["target"]
-    option = f"--{target['kind'].replace('_', '-')} {target['value']:g}"
+    return " ".join(
+        (
+            f"hwprune prune --model {record['model']} --data {record['data']} --device {record['device']}",
+            target_option(record["target"]),
+            training_options(record),
+            *([f"--fine-tune-epochs {record['fine_tune']['epochs']}"] if record["fine_tune"] else []),
+        )
+    )
+
+
+def target_option(target: Record) -> str:
+    """The option that asks for a target."""
+    return f"--{target['kind'].replace('_', '-')} {target['value']:g}"
+
+
+def training_options(record: Record) -> str:
+    """The options that a run was trained with, but for what it started from."""
+    recipe, distillation = record["recipe"], record["distillation"]
     words = [
-        f"hwprune prune --model {record['model']} --data {record['data']} --device {record['device']}",
-        f"{option} --epochs {record['epochs']} --seed {record['seed']} --penalty {record['penalty']}",
+        f"--epochs {record['epochs']} --seed {record['seed']} --penalty {record['penalty']}",
         f"--batch-size {recipe['batch_size']} --learning-rate {recipe['learning_rate']:g}",
     ]
+    if record["granularity"] != "channel":
+        words.append(f"--granularity {record['granularity']}")
     if record["train_images"]:
         words.append(f"--train-images {record['train_images']}")
+    if record["weights"]:
+        words.append(f"--weights {record['weights']}")
+    if distillation:
+        words.append(f"--distill {distillation['weight']:g} --temperature {distillation['temperature']:g}")
     return " ".join(words)

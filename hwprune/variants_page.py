@@ -13,9 +13,9 @@ import pandas as pd
 from hwprune import charts
 from hwprune.errors import ArtifactError
 from hwprune.files import write_text
-from hwprune.page import Markup, code, figure, page, paragraph, table
+from hwprune.page import Markup, code, figure, folded, page, paragraph, table
 from hwprune.report import PAGE_FILE, RunFolder, network_rows, read_json
-from hwprune.run_page import NO_CHARTS, command_of
+from hwprune.run_page import NO_CHARTS, curves, pruned, staircases, target_option, training_options
 
 MANIFEST_FILE = "manifest.json"
 
@@ -105,7 +105,11 @@ def render_variants(folder: VariantsFolder) -> str:
         *((f"Accuracy against latency: {device}", _fronts(folder, device)) for device in devices),
         ("Predicted against measured", _predictions(folder)),
         ("What was missed, and why", _misses(missed)),
-        ("How to reproduce", [_commands(folder), table(("", ""), sorted(folder.record["versions"].items()))]),
+        ("What was pruned, and why", [_details(folder, entry) for entry in folder.measured]),
+        (
+            "How to reproduce",
+            [*_commands(folder), table(("", ""), sorted(folder.record["versions"].items()))],
+        ),
     ]
     return page(title, lead, sections)
 
@@ -175,7 +179,7 @@ def _fronts(folder: VariantsFolder, device: str) -> list[Markup]:
     front = pareto_front([(x, y) for x, y, _ in points])
     lines = [
         charts.Line(
-            "Pareto front", [points[at][0] for at in front], [points[at][1] for at in front], marked=False
+            "Pareto front", [points[at][0] for at in front], [points[at][1] for at in front], ringed=True
         ),
     ]
     for model in dict.fromkeys(entry["model"] for entry in entries):
@@ -236,6 +240,17 @@ def _predictions(folder: VariantsFolder) -> list[Markup]:
     return [figure(svg, "Predictions are estimates from the devices' tables; on the line they are right.")]
 
 
+def _details(folder: VariantsFolder, entry: Mapping[str, Any]) -> Markup:
+    """Widths, staircases and training of one variant, to unfold."""
+    run = RunFolder.read(folder.path / entry["name"])
+    content = [
+        *pruned(run.record),
+        *staircases(run.record, entry["name"]),
+        *curves(run.history, entry["name"]),
+    ]
+    return folded(f"{entry['name']}: {entry['speedup']:.2f} times as fast", content)
+
+
 def _misses(missed: Sequence[Mapping[str, Any]]) -> list[Markup]:
     if not missed:
         return []
@@ -245,9 +260,19 @@ def _misses(missed: Sequence[Mapping[str, Any]]) -> list[Markup]:
     return [table(("variant", "why"), rows)]
 
 
-def _commands(folder: VariantsFolder) -> Markup:
-    lines = [
-        command_of(read_json(folder.path / entry["name"] / "report.json", "hwprune prune"))
-        for entry in folder.measured
+def _commands(folder: VariantsFolder) -> list[Markup]:
+    """The command that made the variants, from what they were made with."""
+    if not folder.measured:
+        return []
+    entries = folder.record["variants"]
+    record = RunFolder.read(folder.path / folder.measured[0]["name"]).record
+    words = ["hwprune variants"]
+    for key in ("model", "device"):
+        words += [f"--{key} {name}" for name in dict.fromkeys(entry[key] for entry in entries)]
+    words += [f"--data {record['data']}", *dict.fromkeys(target_option(entry["target"]) for entry in entries)]
+    start = record["fine_tune"]
+    words += [
+        training_options(record),
+        f"--fine-tune-epochs {start['epochs']}" if start else "--from-scratch",
     ]
-    return code("\n".join(lines))
+    return [code(" ".join(words))]
