@@ -187,6 +187,8 @@ def _svg(figure: Any, title: str) -> str:
     text = buffer.getvalue()
     text = text[text.index("<svg") :].replace(_INK, "currentColor")
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    # A hundredth of a point is more than anyone sees, and a page may hold a hundred charts.
+    text = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), text)
     # Several charts share a page: their ids must not meet.
     salt = re.sub(r"\W+", "-", title)
     text = re.sub(r'\bid="', f'id="{salt}-', text)

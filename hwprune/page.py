@@ -15,6 +15,7 @@ nav ul { display: flex; flex-wrap: wrap; gap: .3rem 1.2rem; padding: 0; list-sty
 table { border-collapse: collapse; margin: .5rem 0; font-variant-numeric: tabular-nums; }
 .scroll > table { width: max-content; max-width: max(100%, 46rem); }
 th, td { text-align: left; padding: .3rem .8rem; border-bottom: 1px solid var(--line); vertical-align: top; }
+@media (max-width: 40rem) { .scroll > table { max-width: 60rem; } }
 .bar { background: #8883; width: clamp(4rem, 15vw, 10rem); height: .8rem; margin-top: .35rem; }
 .bar > div { background: var(--bar); height: 100%; }
 svg.chart { max-width: 100%; height: auto; }
@@ -75,6 +76,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]], label: str = 
 def paragraph(text: object) -> Markup:
     """A paragraph."""
     return Markup(f"<p>{escaped(text)}</p>")
+
+
+def small(text: object) -> Markup:
+    """Text that matters less than what stands beside it."""
+    return Markup(f"<small>{escaped(text)}</small>")
 
 
 def code(text: str) -> Markup:

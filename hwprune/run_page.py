@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hwprune import charts
-from hwprune.page import Markup, bar, code, figure, figures, page, paragraph, table
+from hwprune.page import Markup, bar, code, figure, figures, page, paragraph, small, table
 
 Record = Mapping[str, Any]
 
@@ -110,9 +110,9 @@ def _turns(record: Record) -> list[Markup]:
 
 def pruned(record: Record) -> list[Markup]:
     """What was pruned, layer by layer, and why."""
-    groups = record["groups"]
+    groups, unit = record["groups"], record.get("granularity", "channel")
     why = paragraph(
-        f"{groups['total'] - groups['kept']:,.0f} of {groups['total']:,.0f} groups ({record['granularity']}) "
+        f"{groups['total'] - groups['kept']:,.0f} of {groups['total']:,.0f} groups ({unit}) "
         f"left, chosen by the penalty {record['penalty']} to reach {record['target']['kind']} "
         f"{record['target']['value']:g}: those that the training could spare most easily for what they cost."
     )
@@ -122,12 +122,13 @@ def pruned(record: Record) -> list[Markup]:
             layer["width_before"],
             layer["width_after"],
             bar(layer["width_after"] / layer["width_before"]),
+            _freed(layer),
             _why(layer),
-            ", ".join(name for name in layer["tied"] if name != layer["name"]),
+            small(", ".join(name for name in layer["tied"] if name != layer["name"])),
         )
         for layer in record["layers"]
     ]
-    header = ("layer", "before", "after", "", "why", "cut together with")
+    header = ("layer", "before", "after", "", "frees, predicted (us)", "why", "cut together with")
     return [why, table(header, rows, f"Widths of {record['model']}")]
 
 
@@ -136,14 +137,15 @@ def _why(layer: Record) -> str:
     if layer["kept_whole_because"]:
         return f"kept whole: {layer['kept_whole_because']}"
     gone = layer["width_before"] - layer["width_after"]
-    if not gone:
-        return "nothing: all of it counts for more than what it costs"
+    return f"{gone} were least worth their cost" if gone else "all are worth their cost"
+
+
+def _freed(layer: Record) -> str:
+    """By how much the network would be slower with the layer as it was, in microseconds; a prediction."""
     latency = dict(layer.get("staircase") or ())
-    what = f"the {gone} that counted least for what they cost"
     if not latency:
-        return what
-    freed = latency[layer["width_before"]] - latency[layer["width_after"]]
-    return f"{what}; they free {freed:.1f} us (predicted)"
+        return ""
+    return f"{latency[layer['width_before']] - latency[layer['width_after']]:.1f}"
 
 
 def staircases(record: Record, of: str) -> list[Markup]:
@@ -221,7 +223,7 @@ def command_of(record: Record) -> str:
             f"hwprune prune --model {record['model']} --data {record['data']} --device {record['device']}",
             target_option(record["target"]),
             training_options(record),
-            *([f"--fine-tune-epochs {record['fine_tune']['epochs']}"] if record["fine_tune"] else []),
+            *([f"--fine-tune-epochs {record['fine_tune']['epochs']}"] if record.get("fine_tune") else []),
         )
     )
 
@@ -232,17 +234,17 @@ def target_option(target: Record) -> str:
 
 
 def training_options(record: Record) -> str:
-    """The options that a run was trained with, but for what it started from."""
-    recipe, distillation = record["recipe"], record["distillation"]
+    """The options that a run was trained with, but for what it started from; old reports know fewer."""
+    recipe, distillation = record["recipe"], record.get("distillation")
     words = [
         f"--epochs {record['epochs']} --seed {record['seed']} --penalty {record['penalty']}",
         f"--batch-size {recipe['batch_size']} --learning-rate {recipe['learning_rate']:g}",
     ]
-    if record["granularity"] != "channel":
+    if record.get("granularity", "channel") != "channel":
         words.append(f"--granularity {record['granularity']}")
     if record["train_images"]:
         words.append(f"--train-images {record['train_images']}")
-    if record["weights"]:
+    if record.get("weights"):
         words.append(f"--weights {record['weights']}")
     if distillation:
         words.append(f"--distill {distillation['weight']:g} --temperature {distillation['temperature']:g}")

@@ -270,7 +270,7 @@ def _commands(folder: VariantsFolder) -> list[Markup]:
     for key in ("model", "device"):
         words += [f"--{key} {name}" for name in dict.fromkeys(entry[key] for entry in entries)]
     words += [f"--data {record['data']}", *dict.fromkeys(target_option(entry["target"]) for entry in entries)]
-    start = record["fine_tune"]
+    start = record.get("fine_tune")
     words += [
         training_options(record),
         f"--fine-tune-epochs {start['epochs']}" if start else "--from-scratch",
