@@ -93,7 +93,8 @@ def build_profile(
         watch = Watch(look_us, notify, request.allow_busy, partial.seen_us)
         bench = Workbench(partial, watch, progress)
         try:
-            watch.begin(watch.usual_us if begun else before and before.provenance.reference_us)
+            seen_before = None if before is None else before.provenance.reference_us
+            watch.begin(watch.usual_us if begun else seen_before)
             if before is None:
                 built = _from_nothing(request, traced, bench, notify)
             else:
