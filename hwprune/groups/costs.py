@@ -159,7 +159,12 @@ def check_reachable(budget: Budget, aligns: Widths, dense: Widths, unit: str, fe
 def fit(
     budget: Budget, scores: Sequence[FloatArray], widths: Widths, aligns: Widths, fewest: int = 1
 ) -> Widths:
-    """Chooses widths within the budget, greedily: least score lost per cost saved first.
+    """Chooses widths within the budget, greedily: least loss per cost saved first.
+
+    What a layer passes on is about the product of what its layers keep, so the loss of a group is its part of
+    what its axis *still* has, in squares: the gradient of the sum of their logarithms. The last groups of a
+    narrow axis are dear, however little each had of the dense one, and no layer becomes a bottleneck while
+    there is something cheaper elsewhere.
 
     Args:
         budget: The budget.
@@ -170,12 +175,13 @@ def fit(
 
     Returns:
         Widths of shape ``(axes,)`` with ``budget.used <= budget.limit``. Groups taken out too
-        many are put back, strongest first, as long as they fit.
+        many are put back, dearest first, as long as they fit.
 
     Raises:
         TargetError: If the budget is exceeded at the fewest groups.
     """
     current = widths.copy()
+    losses = [_losses(values) for values in scores]
     removed: list[tuple[float, int]] = []
     used = float(budget.used(current))
     while used > budget.limit:
@@ -185,14 +191,24 @@ def fit(
             check_reachable(budget, aligns, widths, "of the budget", fewest)
         prices = price(budget, current, aligns, fewest).per_axis
         weakest = np.array(
-            [scores[axis][count - 1] if count else 0.0 for axis, count in enumerate(groups.tolist())]
+            [losses[axis][count - 1] if count else 0.0 for axis, count in enumerate(groups.tolist())]
         )
-        loss = np.where(shrinkable, weakest**2 / prices, np.inf)
-        axis = int(np.argmin(loss))
+        axis = int(np.argmin(np.where(shrinkable, weakest / prices, np.inf)))
         removed.append((float(weakest[axis]), axis))
         current = narrower(current, aligns, 1, fewest)[axis]
         used = float(budget.used(current))
     return _put_back(budget, current, widths, aligns, removed)
+
+
+def _losses(scores: FloatArray) -> FloatArray:
+    """What is lost with the weakest group of one axis, for every number of groups left, from 1 on.
+
+    >>> _losses(np.array([2.0, 1.0, 1.0])).tolist()
+    [6.0, 1.2, 1.0]
+    """
+    squares = scores**2
+    kept = np.maximum(np.cumsum(squares), np.finfo(np.float64).tiny)
+    return np.asarray(squares * (squares.sum() / kept), dtype=np.float64)
 
 
 def _put_back(
@@ -202,8 +218,8 @@ def _put_back(
     aligns: Widths,
     removed: Sequence[tuple[float, int]],
 ) -> Widths:
-    """Widens axes again, strongest removed group first, while the budget holds."""
-    for _score, axis in sorted(removed, key=lambda entry: -entry[0]):
+    """Widens axes again, dearest removed group first, while the budget holds."""
+    for _loss, axis in sorted(removed, key=lambda entry: -entry[0]):
         wider = current.copy()
         wider[axis] = min(current[axis] + aligns[axis], widths[axis])
         if float(budget.used(wider)) <= budget.limit:

@@ -49,6 +49,14 @@ def test_weakest_groups_leave_first_at_equal_cost():
     assert widths.tolist() == [32, 8]
 
 
+def test_no_layer_becomes_a_bottleneck_while_another_has_much_left():
+    ones, dense = np.ones(2, dtype=np.int64), np.array([8, 8])
+    # Equal groups; those of the first axis save three times as much. What is left goes by shares, 2 to 6,
+    # where losses that do not grow would leave 1 to 8.
+    budget = LatencyBudget(lambda widths: np.asarray(widths) @ np.array([3.0, 1.0]), 12.0)
+    assert fit(budget, [np.ones(8), np.ones(8)], dense, ones).tolist() == [2, 6]
+
+
 def test_an_unreachable_budget_says_what_can_be_reached():
     with pytest.raises(TargetError, match="at least"):
         fit(CountBudget(ALIGNS, 1), scores(), DENSE, ALIGNS)
