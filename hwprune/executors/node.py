@@ -120,7 +120,7 @@ class Farm:
 
     def time(self, paths: Mapping[str, Path], profile: DeviceProfile) -> dict[str, Timing]:
         """See :meth:`~hwprune.runtime.bench.Bench.time`."""
-        files = {name: path.read_bytes() for name, path in paths.items()}
+        files = {name: (path.name, _with_companion(path)) for name, path in paths.items()}
         return self.ask(profile, time_there, files)  # type: ignore[no-any-return]
 
     def ask(self, profile: DeviceProfile, measurement: Callable[..., Any], subject: Any) -> Any:
@@ -179,13 +179,31 @@ def localize_there(
     return local.model_copy(update={"rows": local.table}), lines
 
 
-def time_there(bench: Bench, profile: DeviceProfile, files: Mapping[str, bytes]) -> dict[str, Timing]:
-    """Times ONNX files that came as bytes."""
+def time_there(
+    bench: Bench, profile: DeviceProfile, files: Mapping[str, tuple[str, Mapping[str, bytes]]]
+) -> dict[str, Timing]:
+    """Times model files that came as bytes.
+
+    Args:
+        bench: That machine's.
+        profile: Says runtime, threads, batch and precision.
+        files: Name to the name of the model file, and the contents of it and of what lies beside it.
+    """
     with tempfile.TemporaryDirectory(prefix="hwprune-") as folder:
-        paths = {name: Path(folder) / f"{name}.onnx" for name in files}
-        for name, path in paths.items():
-            path.write_bytes(files[name])
+        paths = {}
+        for name, (file, contents) in files.items():
+            place = Path(folder) / name
+            place.mkdir()
+            for part, content in contents.items():
+                (place / part).write_bytes(content)
+            paths[name] = place / file
         return bench.time(paths, profile)
+
+
+def _with_companion(path: Path) -> dict[str, bytes]:
+    """A model file, and the weights that some runtimes keep beside it, by their names."""
+    parts = (path, path.with_suffix(".bin"))
+    return {part.name: part.read_bytes() for part in parts if part.is_file()}
 
 
 def _await(ray: Any, asked: Any, device: str) -> None:

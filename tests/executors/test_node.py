@@ -1,0 +1,58 @@
+"""What a node does without a cluster: files that came as bytes, and errors that go back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from hwprune.device.profile import DeviceProfile, load_profile
+from hwprune.errors import RuntimeUnavailableError
+from hwprune.executors import node
+from hwprune.runtime.bench import Bench
+from hwprune.runtime.timing import Timing
+
+PROFILE = load_profile("x86-avx2-ort")
+
+
+class Reads:
+    """A bench that tells how many bytes the files have, as microseconds, and those beside them."""
+
+    def time(self, paths: Mapping[str, Path], profile: DeviceProfile) -> dict[str, Timing]:
+        sizes = {
+            name: (path.stat().st_size, len(list(path.parent.iterdir()))) for name, path in paths.items()
+        }
+        return {name: Timing(size, size, size, count) for name, (size, count) in sizes.items()}
+
+
+def test_model_files_arrive_under_their_names_with_their_weights(tmp_path: Path) -> None:
+    (tmp_path / "slim.xml").write_bytes(b"structure")
+    (tmp_path / "slim.bin").write_bytes(b"w")
+    (tmp_path / "dense.onnx").write_bytes(b"all")
+    sent = {}
+
+    class Sends(node.Farm):
+        def ask(self, profile: DeviceProfile, measurement: object, subject: object) -> dict[str, Timing]:
+            sent["profile"] = profile
+            return node.time_there(Reads(), profile, subject)  # type: ignore[arg-type]
+
+    timings = Sends(None).time(  # type: ignore[arg-type]
+        {"slim": tmp_path / "slim.xml", "dense": tmp_path / "dense.onnx"}, PROFILE
+    )
+    assert {name: (timing.median_us, timing.runs) for name, timing in timings.items()} == {
+        "slim": (9, 2),
+        "dense": (3, 1),
+    }
+    assert sent == {"profile": PROFILE}
+
+
+def test_an_error_of_a_measurement_comes_back_as_a_value_and_a_mistake_is_raised() -> None:
+    def refuse(bench: Bench, profile: DeviceProfile, subject: object) -> None:
+        raise RuntimeUnavailableError("no such operator", got=subject)
+
+    answer = node.measure_there(refuse, PROFILE, "conv9d")
+    assert isinstance(answer, RuntimeUnavailableError)
+    assert str(answer) == "no such operator: got conv9d"
+    with pytest.raises(ZeroDivisionError):
+        node.measure_there(lambda *_: 1 / 0, PROFILE, None)
