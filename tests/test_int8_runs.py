@@ -15,7 +15,7 @@ import hwprune
 from hwprune.cli import main
 from hwprune.device.profile import RuntimeSpec, shipped_folder
 from hwprune.quantization import accuracy_in_runtime
-from hwprune.runtime.base import PRECISIONS, REGISTRY
+from hwprune.runtime.base import REGISTRY, kinds_running
 from hwprune.runtime.quantize import is_quantized
 from hwprune.shipping import make_shippable
 from hwprune.workloads import load_dataset
@@ -155,7 +155,7 @@ def test_a_device_that_cannot_run_what_is_quantised_is_refused(devices: Path, tm
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("kind", sorted(PRECISIONS))
+@pytest.mark.parametrize("kind", kinds_running("int8"))
 def test_a_network_on_8_bits_runs_as_it_is_shipped(finished: Path, tmp_path: Path, kind: str) -> None:
     pytest.importorskip(REGISTRY[kind][2])
     folder = tmp_path / "variant"

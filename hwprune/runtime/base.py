@@ -116,18 +116,23 @@ def check_precision(spec: RuntimeSpec) -> None:
     """
     precisions = PRECISIONS.get(spec.kind, ("fp32",))
     if spec.precision not in precisions:
+        others = ", ".join(kinds_running(spec.precision)) or "no runtime yet"
         raise RuntimeUnavailableError(
             f"the runtime {spec.kind} does not run {spec.precision} here",
             where="runtime.precision of the profile",
             expected=" or ".join(precisions),
             got=spec.precision,
-            hint=f"for {spec.precision} there is {_offering(spec.precision)}",
+            hint=f"for {spec.precision} there is {others}",
         )
 
 
-def _offering(precision: str) -> str:
-    kinds = [kind for kind, precisions in PRECISIONS.items() if precision in precisions]
-    return ", ".join(kinds) or "no runtime yet"
+def kinds_running(precision: str) -> list[str]:
+    """The runtimes that run a precision besides the single one.
+
+    >>> kinds_running("int8")
+    ['onnxruntime', 'openvino']
+    """
+    return sorted(kind for kind, precisions in PRECISIONS.items() if precision in precisions)
 
 
 #: Runtime kinds whose kernels skip weights of zero: their tables have rows at several densities.

@@ -13,7 +13,7 @@ import onnx
 from hwprune.device.profile import RuntimeSpec
 from hwprune.errors import InputError, RuntimeUnavailableError, VerificationError
 from hwprune.files import replacing
-from hwprune.runtime.base import PRECISIONS, Array, get_runtime
+from hwprune.runtime.base import Array, get_runtime, kinds_running
 from hwprune.runtime.quantize import is_quantized
 from hwprune.runtime.timing import random_feed
 
@@ -115,7 +115,7 @@ def convert(source: Path, name: str, out: Path) -> Conversion:
         raise InputError("unknown format", expected=f"one of {', '.join(FORMATS)}", got=name)
     ending, write, reader = FORMATS[name]
     # The simplifier computes what it can beforehand: weights would come back in single precision.
-    quantized, holding = is_quantized(source), [kind for kind in PRECISIONS if kind in FORMATS]
+    quantized, holding = is_quantized(source), [kind for kind in kinds_running("int8") if kind in FORMATS]
     if quantized and name not in holding:
         raise InputError(
             f"the format {name} does not hold quantised networks",

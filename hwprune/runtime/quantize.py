@@ -103,6 +103,7 @@ def _means_as_poolings(path: Path) -> None:
     model = onnx.load(str(path))
     constants = {item.name: onnx.numpy_helper.to_array(item) for item in model.graph.initializer}
     ranks = {item.name: len(item.type.tensor_type.shape.dim) for item in model.graph.value_info}
+    unread: set[str] = set()
     for node in model.graph.node:
         if node.op_type != "ReduceMean" or len(node.input) < 2 or node.input[1] not in constants:
             continue
@@ -110,7 +111,12 @@ def _means_as_poolings(path: Path) -> None:
         axes = {int(axis) % 4 for axis in constants[node.input[1]]}
         if kept and axes == {2, 3} and ranks.get(node.input[0]) == 4:
             node.op_type = "GlobalAveragePool"
+            unread.add(node.input[1])
             del node.input[1:], node.attribute[:]
+    # Constants that nobody reads any more would make ONNX Runtime warn on the terminal.
+    unread -= {name for node in model.graph.node for name in node.input}
+    for item in [item for item in model.graph.initializer if item.name in unread]:
+        model.graph.initializer.remove(item)
     onnx.save_model(model, str(path))
 
 

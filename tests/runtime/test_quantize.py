@@ -14,7 +14,7 @@ import hwprune
 from hwprune.device.kinds import describe
 from hwprune.device.profile import RuntimeSpec
 from hwprune.errors import InputError, RuntimeUnavailableError
-from hwprune.runtime.base import PRECISIONS, REGISTRY, Array, get_runtime, runtime_for
+from hwprune.runtime.base import REGISTRY, Array, get_runtime, kinds_running, runtime_for
 from hwprune.runtime.onnx_graph import read_operators
 from hwprune.runtime.quantize import is_quantized, quantize
 from hwprune.runtime.timing import as_run, measure_alternately, random_feed
@@ -55,7 +55,7 @@ def quantized(single: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", sorted(PRECISIONS))
+@pytest.mark.parametrize("kind", kinds_running("int8"))
 def test_a_quantised_network_computes_nearly_the_same(single: Path, quantized: Path, kind: str) -> None:
     pytest.importorskip(REGISTRY[kind][2])
     original = get_runtime("onnxruntime").open(single, RuntimeSpec(kind="onnxruntime"))
@@ -68,6 +68,13 @@ def test_a_quantised_network_computes_nearly_the_same(single: Path, quantized: P
         assert actual.shape == expected.shape
         difference = np.abs(actual - expected).max() / np.abs(expected).max()
         assert 1e-5 < difference < 0.15  # it is not the network in single precision either
+
+
+def test_quantising_writes_nothing_to_the_terminal(
+    single: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    quantize(single, tmp_path / "out.onnx", batches(single))
+    assert capfd.readouterr() == ("", "")
 
 
 def test_weights_are_bytes_per_channel_that_no_sum_of_two_products_overflows(quantized: Path) -> None:
@@ -110,7 +117,7 @@ def test_what_cannot_be_quantised_is_refused_and_nothing_is_left(
 def test_a_runtime_runs_8_bits_or_says_that_it_does_not(kind: str) -> None:
     pytest.importorskip(REGISTRY[kind][2])
     spec = RuntimeSpec(kind=kind, precision="int8")
-    if kind in PRECISIONS:
+    if kind in kinds_running("int8"):
         assert runtime_for(spec).version() == get_runtime(kind).version()
         return
     with pytest.raises(

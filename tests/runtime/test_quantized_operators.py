@@ -7,7 +7,7 @@ import pytest
 
 from hwprune.device.profile import RuntimeSpec
 from hwprune.operators import Operator
-from hwprune.runtime.base import PRECISIONS, REGISTRY, Effort
+from hwprune.runtime.base import REGISTRY, Effort, kinds_running
 from hwprune.runtime.operator_models import BUILDERS, make_operator_model
 from hwprune.runtime.quantized_operators import quantized, without_edges
 from hwprune.runtime.sampling import measure_operators
@@ -29,7 +29,7 @@ OPERATORS = [
 ]
 
 
-@pytest.fixture(params=sorted(PRECISIONS))
+@pytest.fixture(params=kinds_running("int8"))
 def spec(request: pytest.FixtureRequest) -> RuntimeSpec:
     pytest.importorskip(REGISTRY[request.param][2])
     return RuntimeSpec(kind=request.param, precision="int8")
