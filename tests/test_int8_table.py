@@ -1,0 +1,67 @@
+"""The table of ``tools/int8_table.py``, on a network that takes no training."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from torch import nn
+
+import hwprune
+from hwprune.pipeline import Settings
+from hwprune.quantization import quantize_on
+from hwprune.runtime.timing import measure_alternately
+from hwprune.targets import Speedup
+from hwprune.train.loop import Recipe
+from hwprune.workloads import Dataset
+
+TOOLS = Path(__file__).parent.parent / "tools"
+
+
+@pytest.fixture(scope="module")
+def tool() -> Iterator[ModuleType]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(TOOLS)
+        specification = importlib.util.spec_from_file_location("int8_table", TOOLS / "int8_table.py")
+        assert specification is not None
+        assert specification.loader is not None
+        module = importlib.util.module_from_spec(specification)
+        patch.setitem(sys.modules, "int8_table", module)
+        specification.loader.exec_module(module)
+        yield module
+
+
+def test_the_page_has_a_row_for_every_network(
+    tool: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images, labels = torch.randn(40, 1, 8, 8, generator=generator), torch.arange(40) % 3
+    dataset = Dataset("noise", images, labels, images, labels, 3)
+    files = []
+    for width in (16, 8):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Conv2d(1, width, 3), nn.ReLU(), nn.Flatten(), nn.Linear(36 * width, 3))
+        single, quantized = tmp_path / f"{width}.onnx", tmp_path / f"{width}.int8.onnx"
+        hwprune.export(network, single, images[:2])
+        quantize_on(dataset, single, quantized)
+        files += [single, quantized]
+    monkeypatch.setattr(tool, "measure_alternately", partial(measure_alternately, runs=20))
+    profile = hwprune.load_profile("x86-avx2-ort")
+    rows = tool.measure_in("onnxruntime", files, dataset, profile)
+    assert [row.network for row in rows] == ["dense fp32", "dense int8", "slim fp32", "slim int8"]
+    assert [row.timing.environment["precision"] for row in rows] == ["fp32", "int8", "fp32", "int8"]
+    assert [row.file_bytes for row in rows] == [file.stat().st_size for file in files]
+    assert rows[0].speedup == 1.0
+    assert all(0 <= row.accuracy <= 1 for row in rows)
+    settings = Settings("m", "fashion-mnist", profile.name, Speedup(2.0), Recipe(4, 64), train_images=40)
+    page = "\n".join(tool.as_markdown(rows, settings, profile))
+    for row in rows:
+        assert f"| onnxruntime | {row.network} | {row.accuracy:.2%} |" in page
+    assert "python tools/int8_table.py" in page
+    assert f"onnxruntime {rows[0].timing.environment['runtime_version']}" in page
