@@ -12,7 +12,7 @@ TOTAL_STRENGTH = 12.0
 #: Bounds of the strength of one step (method notes: 0.01-0.02 on a few thousand steps).
 LEAST_STRENGTH, GREATEST_STRENGTH = 0.01, 0.25
 #: Fractions of a fine-tuning after which the strength is full, and the survivors are fixed.
-TRAINED_FULL, TRAINED_SETTLE = 0.1, 0.25
+TRAINED_FULL, TRAINED_SETTLE = 0.02, 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class StrengthSchedule:
             total_steps: Steps of the fine-tuning.
 
         >>> StrengthSchedule.from_trained(100).settle_step
-        25
+        5
         """
         return cls(total_steps, start=0.0, full=TRAINED_FULL, settle=TRAINED_SETTLE)
 
