@@ -54,7 +54,7 @@ def save(result: Result, folder: str | Path) -> None:
         result: From :meth:`hwprune.Compressor.finish`.
         folder: Made where it is missing.
     """
-    save_slim(Path(folder), result.model, result.axes, result.kept, versions())
+    save_slim(Path(folder), result.model, result.axes, result.kept, versions(), result.forms)
 
 
 def load(folder: str | Path, model: nn.Module) -> nn.Module:

@@ -25,7 +25,7 @@ from hwprune.device.profile import DeviceProfile
 from hwprune.errors import InputError
 from hwprune.graph.axes import BoolArray, ChannelAxis
 from hwprune.graph.record import ExampleInputs
-from hwprune.groups import MASKED, MakeMasked
+from hwprune.groups import MASKED, SINGLE_WEIGHTS, MakeMasked
 from hwprune.groups.base import GroupSet
 from hwprune.groups.shards import is_sharded, whole
 from hwprune.mask_scope import MaskScope
@@ -34,14 +34,19 @@ from hwprune.plan import Plan
 from hwprune.processes import distributed
 from hwprune.runtime.bench import THIS_MACHINE, Bench
 from hwprune.scope import Request, Scope
+from hwprune.shape_scope import ShapeScope
+from hwprune.surgery.forms import Form
 from hwprune.targets import Target
 from hwprune.train.prox import ProximalStep
 from hwprune.train.schedule import StrengthSchedule
 
 CHANNEL = "channel"
-
-#: Granularities that make the network smaller.
-SHRINKING: dict[str, Callable[[Request], Scope]] = {CHANNEL: ChannelScope, "branch": BranchScope}
+#: Granularities that make the network smaller, each in its way; all others stay masks.
+SHRINKING: dict[str, Callable[[Request], Scope]] = {
+    CHANNEL: ChannelScope,
+    "branch": BranchScope,
+    "shape": ShapeScope,
+}
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +78,7 @@ class Result:
         report: Numbers.
         axes: The channel axes that could shrink.
         kept: Axis name to the mask of its kept channels.
+        forms: Convolutions that became smaller layers, after the cuts.
     """
 
     model: nn.Module
@@ -80,6 +86,7 @@ class Result:
     report: Report
     axes: tuple[ChannelAxis, ...]
     kept: dict[str, BoolArray]
+    forms: tuple[Form, ...] = ()
 
 
 class Compressor:
@@ -133,7 +140,7 @@ class Compressor:
         self._scope = _make_scope(granularity, request)
         self.proximal = ProximalStep(
             self._scope.groups,
-            make_penalty(penalty, singles=granularity not in SHRINKING),
+            make_penalty(penalty, singles=not isinstance(granularity, str) or granularity in SINGLE_WEIGHTS),
             self._scope.allowance,
             schedule or StrengthSchedule(total_steps),
         )
@@ -183,7 +190,9 @@ class Compressor:
             turns=self._scope.turns,
             max_abs_difference=finished.max_abs_difference,
         )
-        return Result(finished.model, finished.plan, report, finished.axes, finished.kept)
+        return Result(
+            finished.model, finished.plan, report, finished.axes, finished.kept, forms=finished.forms
+        )
 
     def _whole_model(self) -> nn.Module:
         """The trained network; where it is sharded, a copy with the weights of all processes."""
@@ -210,8 +219,8 @@ class Compressor:
 
 
 def granularity_names() -> tuple[str, ...]:
-    """What can be pruned: channels and branches make the network smaller, everything else stays a mask."""
-    return (*SHRINKING, *MASKED)
+    """What can be pruned: those of :data:`SHRINKING` make the network smaller, all others stay masks."""
+    return tuple(dict.fromkeys((*SHRINKING, *MASKED)))
 
 
 def _make_scope(granularity: str | MakeMasked, request: Request) -> Scope:

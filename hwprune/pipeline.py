@@ -270,7 +270,9 @@ class _Job:
             folder.write_result(
                 deployed["slim"],
                 paths["slim"],
-                lambda path: save_slim(path, result.model, result.axes, result.kept, versions()),
+                lambda path: save_slim(
+                    path, result.model, result.axes, result.kept, versions(), result.forms
+                ),
             )
         if masked is not None:
             save_checkpoint(masked, {"model": dict(self.pruned.state_dict())})

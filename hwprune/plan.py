@@ -32,6 +32,7 @@ class PlanRow:
         unit: What its widths count.
         staircase: Widths it could have, ascending, with the predicted latency of the whole network in
             microseconds (an estimate), every other axis being as wide as it was left; empty where unknown.
+        form: The form that its layer got and why, or why it got none; empty where that is no question.
     """
 
     name: str
@@ -42,6 +43,7 @@ class PlanRow:
     reason: str | None
     unit: str = "channels"
     staircase: Staircase = ()
+    form: str = ""
 
     @property
     def freed_us(self) -> float:
@@ -67,6 +69,7 @@ class Plan:
                 "kept_whole_because": row.reason,
                 "unit": row.unit,
                 "staircase": [list(step) for step in row.staircase],
+                "form": row.form,
             }
             for row in self.rows
         ]
@@ -75,7 +78,7 @@ class Plan:
         """A table with one line per axis."""
         lines = []
         for row in self.rows:
-            why = f"   ({row.reason})" if row.reason else ""
+            why = f"   ({row.reason or row.form})" if row.reason or row.form else ""
             lines.append(f"{row.name:40s} {row.width_before:5d} -> {row.width_after:5d}{why}")
         return "\n".join(lines)
 

@@ -136,6 +136,8 @@ def _why(layer: Record) -> str:
     """Why a layer has the width it has."""
     if layer["kept_whole_because"]:
         return f"kept whole: {layer['kept_whole_because']}"
+    if layer.get("form"):
+        return str(layer["form"])
     gone = layer["width_before"] - layer["width_after"]
     return f"{gone} were least worth their cost" if gone else "all are worth their cost"
 

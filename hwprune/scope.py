@@ -17,6 +17,7 @@ from hwprune.operators import Operator
 from hwprune.plan import Plan
 from hwprune.processes import from_first
 from hwprune.runtime.bench import THIS_MACHINE, Bench
+from hwprune.surgery.forms import Form
 from hwprune.targets import Target
 
 
@@ -66,6 +67,7 @@ class Finished:
         axes: The channel axes that could shrink.
         kept: Axis name to the mask of its kept channels.
         max_abs_difference: Against the trained network, over all outputs and inputs.
+        forms: Convolutions that became smaller layers, after the cuts.
     """
 
     model: nn.Module
@@ -73,6 +75,7 @@ class Finished:
     axes: tuple[ChannelAxis, ...]
     kept: dict[str, BoolArray]
     max_abs_difference: float
+    forms: tuple[Form, ...] = ()
 
 
 class Scope(Protocol):

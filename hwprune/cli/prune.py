@@ -126,7 +126,7 @@ def _print_report(console: Console, report: RunReport, out: Path) -> None:
     )
     if not record["target_met"]:
         console.print("warning: the measured network misses the target; see the turns in report.json")
-    for line in unchanged_lines(record["layers"]):
+    for line in (*form_lines(record["layers"]), *unchanged_lines(record["layers"])):
         console.print(line, markup=False)
     on_8_bits = record["environment"]["precision"] == "int8"
     models = f"{MODEL_FILE} (8 bits), {SINGLE_FILE}" if on_8_bits else MODEL_FILE
@@ -136,7 +136,18 @@ def _print_report(console: Console, report: RunReport, out: Path) -> None:
 def unchanged_lines(layers: Sequence[dict[str, Any]]) -> list[str]:
     """One line for every layer that had to keep its width, with the reason."""
     return [
-        f"kept whole: {layer['name']} ({layer['width_before']} channels): {layer['kept_whole_because']}"
+        f"kept whole: {layer['name']} ({layer['width_before']} {layer['unit']}): "
+        f"{layer['kept_whole_because']}"
         for layer in layers
         if layer["kept_whole_because"]
+    ]
+
+
+def form_lines(layers: Sequence[dict[str, Any]]) -> list[str]:
+    """One line for every layer that may have got another form: what it became, and why."""
+    return [
+        f"{layer['name']} ({layer['width_after']} of {layer['width_before']} {layer['unit']}): "
+        f"{layer['form']}"
+        for layer in layers
+        if layer["form"]
     ]

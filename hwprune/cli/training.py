@@ -59,7 +59,8 @@ _OPTIONS = (
         type=click.Choice(granularity_names()),
         default="channel",
         show_default=True,
-        help="What a group is: channels leave the network, weights and blocks become zeros (with --keep).",
+        help="What a group is: channels and residual branches leave the network, kernel positions (shape) its "
+        "convolutions; weights and blocks become zeros.",
     ),
     click.option(
         "--weights",

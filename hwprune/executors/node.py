@@ -118,10 +118,12 @@ class Farm:
             notify(line)
         return local  # type: ignore[no-any-return]
 
-    def time(self, paths: Mapping[str, Path], profile: DeviceProfile) -> dict[str, Timing]:
+    def time(
+        self, paths: Mapping[str, Path], profile: DeviceProfile, runs: int | None = None
+    ) -> dict[str, Timing]:
         """See :meth:`~hwprune.runtime.bench.Bench.time`."""
         files = {name: (path.name, _with_companion(path)) for name, path in paths.items()}
-        return self.ask(profile, time_there, files)  # type: ignore[no-any-return]
+        return self.ask(profile, time_there, (files, runs))  # type: ignore[no-any-return]
 
     def ask(self, profile: DeviceProfile, measurement: Callable[..., Any], subject: Any) -> Any:
         """The result of a measurement on a node that offers the profile's device.
@@ -180,15 +182,19 @@ def localize_there(
 
 
 def time_there(
-    bench: Bench, profile: DeviceProfile, files: Mapping[str, tuple[str, Mapping[str, bytes]]]
+    bench: Bench,
+    profile: DeviceProfile,
+    subject: tuple[Mapping[str, tuple[str, Mapping[str, bytes]]], int | None],
 ) -> dict[str, Timing]:
     """Times model files that came as bytes.
 
     Args:
         bench: That machine's.
         profile: Says runtime, threads, batch and precision.
-        files: Name to the name of the model file, and the contents of it and of what lies beside it.
+        subject: Name to the name of the model file, and the contents of it and of what lies beside it; and
+            the timed runs of each.
     """
+    files, runs = subject
     with tempfile.TemporaryDirectory(prefix="hwprune-") as folder:
         paths = {}
         for name, (file, contents) in files.items():
@@ -197,7 +203,7 @@ def time_there(
             for part, content in contents.items():
                 (place / part).write_bytes(content)
             paths[name] = place / file
-        return bench.time(paths, profile)
+        return bench.time(paths, profile, runs)
 
 
 def _with_companion(path: Path) -> dict[str, bytes]:

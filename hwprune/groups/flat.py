@@ -93,10 +93,10 @@ def inputs_last(tensor: Tensor) -> Tensor:
     return tensor.movedim(1, -1)
 
 
-class FlatWeights:
-    """Single weights as the members of a :class:`~hwprune.groups.base.GroupSet`, in layers end to end.
+class LayerGroups:
+    """Members of the weight matrices of a network, layer after layer in one vector.
 
-    Every method makes at most one vector of all members. Inputs run fastest, see :func:`inputs_last`.
+    What a member of a layer is, a subclass says with :meth:`members_of`.
 
     Args:
         layers: At least one.
@@ -107,6 +107,10 @@ class FlatWeights:
 
     def __init__(self, layers: Sequence[Layer]) -> None:
         self._take(layers)
+
+    def members_of(self, layer: Layer) -> int:
+        """Number of members of one layer."""
+        return layer.tensor.numel()
 
     def rebind(self, model: nn.Module) -> None:
         """Takes the weight matrices of the network anew, after something else put others in their place.
@@ -124,12 +128,12 @@ class FlatWeights:
 
     @property
     def member_count(self) -> int:
-        """Number of weights."""
-        return sum(layer.tensor.numel() for layer in self.layers)
+        """Number of members."""
+        return sum(self.members_of(layer) for layer in self.layers)
 
     @property
     def group_count(self) -> int:
-        """Number of weights."""
+        """Number of members: each is a group."""
         return self.member_count
 
     def parameters(self) -> list[Tensor]:
@@ -140,8 +144,34 @@ class FlatWeights:
         """Every layer with its place in the vector."""
         start = 0
         for layer in self.layers:
-            yield layer, slice(start, start + layer.tensor.numel())
-            start += layer.tensor.numel()
+            yield layer, slice(start, start + self.members_of(layer))
+            start += self.members_of(layer)
+
+    def groups_alive(self, alive: Tensor) -> int:
+        """Number of living members."""
+        return int(torch.count_nonzero(alive))
+
+    def members_alive(self, alive: Tensor) -> dict[str, int]:
+        """Living members of every layer, by dotted name."""
+        return {name: after for name, (_before, after) in self.counts(alive).items()}
+
+    def counts(self, alive: Tensor) -> dict[str, tuple[int, int]]:
+        """Members of every layer and those that live, by dotted name, for flags ``(members,)``."""
+        totals: dict[str, tuple[int, int]] = {}
+        for layer, place in self.slices():
+            before, after = totals.get(layer.name, (0, 0))
+            totals[layer.name] = (
+                before + self.members_of(layer),
+                after + int(torch.count_nonzero(alive[place])),
+            )
+        return totals
+
+
+class FlatWeights(LayerGroups):
+    """Single weights as the members of a :class:`~hwprune.groups.base.GroupSet`, in layers end to end.
+
+    Every method makes at most one vector of all members. Inputs run fastest, see :func:`inputs_last`.
+    """
 
     def _slices_at_hand(self) -> Iterator[tuple[Layer, slice, bool]]:
         """Every layer with the place of the rows that this process holds, and whether it counts them."""
@@ -185,25 +215,6 @@ class FlatWeights:
             for value in optimizer.state.get(layer.tensor, {}).values():
                 if isinstance(value, Tensor) and value.shape == layer.tensor.shape:
                     _scale_(local(value), factors[place])
-
-    def groups_alive(self, alive: Tensor) -> int:
-        """Number of living weights."""
-        return int(torch.count_nonzero(alive))
-
-    def members_alive(self, alive: Tensor) -> dict[str, int]:
-        """Living weights of every layer, by dotted name."""
-        return {name: after for name, (_before, after) in self.counts(alive).items()}
-
-    def counts(self, alive: Tensor) -> dict[str, tuple[int, int]]:
-        """Weights of every layer and those that live, by dotted name, for flags ``(members,)``."""
-        totals: dict[str, tuple[int, int]] = {}
-        for layer, place in self.slices():
-            before, after = totals.get(layer.name, (0, 0))
-            totals[layer.name] = (
-                before + layer.tensor.numel(),
-                after + int(torch.count_nonzero(alive[place])),
-            )
-        return totals
 
 
 def _scale_(tensor: Tensor, factors: Tensor) -> None:

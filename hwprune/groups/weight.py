@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from hwprune.groups.base import Grouping, Terms
-from hwprune.groups.flat import TYPICAL_SHARE, FlatWeights, find_layers
+from hwprune.groups.flat import TYPICAL_SHARE, FlatWeights, LayerGroups, find_layers
 
 #: Layers below this norm count as having it; a layer of zeros keeps shares of zero.
 SMALLEST_NORM = 1e-30
@@ -53,9 +53,9 @@ class WeightGroups(FlatWeights):
 
 
 class Singles:
-    """Every weight by itself, as a :class:`~hwprune.groups.base.Grouping`."""
+    """Every weight (or other member of a layer) by itself, as a :class:`~hwprune.groups.base.Grouping`."""
 
-    def __init__(self, groups: WeightGroups) -> None:
+    def __init__(self, groups: LayerGroups) -> None:
         self._groups = groups
 
     @property
@@ -98,14 +98,14 @@ class Singles:
 
 
 class WeightAllowance:
-    """So many weights of a network, as an :class:`~hwprune.groups.base.Allowance`.
+    """So many weights (or other members of layers), as an :class:`~hwprune.groups.base.Allowance`.
 
     Args:
         groups: The weights.
         limit: How many stay.
     """
 
-    def __init__(self, groups: WeightGroups, limit: int) -> None:
+    def __init__(self, groups: LayerGroups, limit: int) -> None:
         self.limit: float = limit
         self.record: Sequence[Mapping[str, float]] = ()
         self._groups = groups

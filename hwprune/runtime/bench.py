@@ -27,12 +27,15 @@ class Bench(Protocol):
         """
         ...
 
-    def time(self, paths: Mapping[str, Path], profile: DeviceProfile) -> dict[str, Timing]:
+    def time(
+        self, paths: Mapping[str, Path], profile: DeviceProfile, runs: int | None = None
+    ) -> dict[str, Timing]:
         """Times ONNX files alternately; see :func:`hwprune.runtime.timing.measure_alternately`.
 
         Args:
             paths: Name to file, here.
             profile: Says runtime, threads, batch and precision.
+            runs: Timed runs of each; by default as many as the medians need to be certain.
 
         Returns:
             Name to timing.
@@ -49,9 +52,11 @@ class ThisMachine:
         """See :meth:`Bench.localize`."""
         return localize(profile, operators, notify=notify)
 
-    def time(self, paths: Mapping[str, Path], profile: DeviceProfile) -> dict[str, Timing]:
+    def time(
+        self, paths: Mapping[str, Path], profile: DeviceProfile, runs: int | None = None
+    ) -> dict[str, Timing]:
         """See :meth:`Bench.time`."""
-        return measure_alternately(paths, profile)
+        return measure_alternately(paths, profile, runs)
 
 
 THIS_MACHINE = ThisMachine()

@@ -12,6 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from hwprune.errors import ArtifactError, GraphError
 from hwprune.files import replacing, write_text
 from hwprune.graph.axes import BoolArray, ChannelAxis, kept_positions
+from hwprune.surgery.forms import Form, reshape, shape_in_form
 from hwprune.surgery.rebuild import narrow
 from hwprune.surgery.stand_in import absent_layers, take_out
 from hwprune.surgery.structure import (
@@ -27,9 +29,11 @@ from hwprune.surgery.structure import (
     STRUCTURE_FILE,
     WEIGHTS_FILE,
     Cut,
+    Reshaped,
     Structure,
     check_absent,
     check_file,
+    checked_forms,
     checked_positions,
     cut_shape,
     read_structure,
@@ -47,6 +51,7 @@ def save_slim(
     axes: Sequence[ChannelAxis],
     kept: Mapping[str, BoolArray],
     versions: Mapping[str, str],
+    forms: Sequence[Form] = (),
 ) -> None:
     """Writes ``structure.json`` and ``model.safetensors``, each atomically.
 
@@ -56,6 +61,7 @@ def save_slim(
         axes: The axes of the dense network.
         kept: Axis name to the mask of kept channels.
         versions: Package versions to note.
+        forms: Convolutions that are in another form, after the cuts.
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = _unique_tensors(slim)
@@ -73,6 +79,9 @@ def save_slim(
             for (tensor, dim), positions in sorted(kept_positions(axes, kept).items())
         ),
         absent=absent_layers(slim),
+        reshaped=tuple(
+            Reshaped(module=form.module, form=form.kind, positions=form.positions) for form in forms
+        ),
         shapes={name: tuple(tensor.shape) for name, tensor in state.items()},
         weights_sha256=digest,
     )
@@ -80,7 +89,7 @@ def save_slim(
 
 
 def load_slim(folder: Path, model: nn.Module) -> nn.Module:
-    """Narrows ``model`` as the artefact says and fills in its weights.
+    """Narrows ``model`` as the artefact says, changes the form of convolutions and fills in the weights.
 
     Args:
         folder: What :func:`save_slim` wrote.
@@ -97,6 +106,10 @@ def load_slim(folder: Path, model: nn.Module) -> nn.Module:
     positions = checked_positions(folder, structure, {name: tuple(each.shape) for name, each in tensors})
     own = _unique_tensors(model, structure.absent)
     expected = {name: cut_shape(name, tuple(tensor.shape), positions) for name, tensor in own.items()}
+    forms = checked_forms(folder, structure, model, expected)
+    for form in forms:
+        weight = f"{form.module}.weight"
+        expected[weight] = shape_in_form(form.kind, expected[weight], np.array(form.positions))
     _check_shapes(folder / STRUCTURE_FILE, expected, structure.shapes)
     state = _read_weights(folder, structure, own)
     _check_shapes(folder / WEIGHTS_FILE, expected, {name: tuple(t.shape) for name, t in state.items()})
@@ -110,6 +123,7 @@ def load_slim(folder: Path, model: nn.Module) -> nn.Module:
             got=error.got,
         ) from error
     take_out(model, structure.absent)
+    reshape(model, forms)
     model.load_state_dict(state, strict=False)
     return model
 

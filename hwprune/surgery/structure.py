@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import reprlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import nn
 
 from hwprune.errors import ArtifactError
 from hwprune.graph.axes import IntArray
+from hwprune.surgery.forms import Form, why_as_it_is
 from hwprune.surgery.stand_in import Absence
 
 SCHEMA = 1
@@ -35,6 +38,16 @@ class Cut(BaseModel):
     kept: tuple[Position, ...] = Field(min_length=1)
 
 
+class Reshaped(BaseModel):
+    """A convolution in another form, and the positions of its first filter that live."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    module: str
+    form: Literal["cropped", "lowered"]
+    positions: tuple[Position, ...] = Field(min_length=1)
+
+
 class Structure(BaseModel):
     """The contents of ``structure.json``."""
 
@@ -45,6 +58,7 @@ class Structure(BaseModel):
     model_class: str
     cuts: tuple[Cut, ...]
     absent: dict[str, Absence] = Field(default_factory=dict)
+    reshaped: tuple[Reshaped, ...] = ()
     shapes: dict[str, Shape]
     weights_sha256: str = Field(pattern="^[0-9a-f]{64}$")
 
@@ -173,16 +187,56 @@ def checked_positions(
             )
         if (cut.tensor, cut.dim) in positions:
             raise ArtifactError("a dimension is cut twice", where=where, expected="one cut", got="two")
-        kept = np.array(cut.kept, dtype=np.int64)
-        if (np.diff(kept) <= 0).any() or kept[-1] >= cut.size:
-            raise ArtifactError(
-                "the kept positions are not ascending positions of the dimension",
-                where=where,
-                expected=f"ascending integers from 0 to {cut.size - 1}",
-                got=shortened(cut.kept),
-            )
-        positions[cut.tensor, cut.dim] = kept
+        positions[cut.tensor, cut.dim] = _ascending(cut.kept, cut.size, where)
     return positions
+
+
+def checked_forms(
+    folder: Path, structure: Structure, model: nn.Module, shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[Form, ...]:
+    """The convolutions in another form, checked against a fresh model.
+
+    Args:
+        folder: Where the structure is from, for the message.
+        structure: What was read.
+        model: The fresh model.
+        shapes: Name to shape of its tensors when their cuts are made.
+
+    Raises:
+        ArtifactError: If a layer is none whose form can be changed, comes twice, or lives where it is not.
+    """
+    forms: dict[str, Form] = {}
+    layers = {name for name, _module in model.named_modules()}
+    for item in structure.reshaped:
+        where = f"{folder / STRUCTURE_FILE}: {shortened(item.module)}"
+        reason = why_as_it_is(model, item.module) if item.module in layers else "no such layer"
+        if reason is None and item.module in forms:
+            reason = "it comes twice"
+        if reason is not None:
+            raise ArtifactError(
+                "the structure changes a layer that cannot be changed",
+                where=where,
+                expected="a plain two-dimensional convolution, once",
+                got=reason,
+                hint="pass a fresh, unpruned instance of the class that was pruned",
+            )
+        size = math.prod(shapes[f"{item.module}.weight"][1:])
+        positions = _ascending(item.positions, size, where)
+        forms[item.module] = Form(item.module, item.form, tuple(positions.tolist()))
+    return tuple(forms.values())
+
+
+def _ascending(values: tuple[int, ...], size: int, where: str) -> IntArray:
+    """Positions of a dimension; raises where they are none, or not in order."""
+    found = np.array(values, dtype=np.int64)
+    if (np.diff(found) <= 0).any() or found[-1] >= size:
+        raise ArtifactError(
+            "the kept positions are not ascending positions of the dimension",
+            where=where,
+            expected=f"ascending integers from 0 to {size - 1}",
+            got=shortened(values),
+        )
+    return found
 
 
 def cut_shape(

@@ -19,7 +19,9 @@ PROFILE = load_profile("x86-avx2-ort")
 class Reads:
     """A bench that tells how many bytes the files have, as microseconds, and those beside them."""
 
-    def time(self, paths: Mapping[str, Path], profile: DeviceProfile) -> dict[str, Timing]:
+    def time(
+        self, paths: Mapping[str, Path], profile: DeviceProfile, runs: int | None = None
+    ) -> dict[str, Timing]:
         sizes = {
             name: (path.stat().st_size, len(list(path.parent.iterdir()))) for name, path in paths.items()
         }

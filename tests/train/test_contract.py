@@ -7,7 +7,7 @@ from torch import nn
 
 from hwprune.errors import ArtifactError, InputError
 from hwprune.graph.coupling import find_axes
-from hwprune.groups import MASKED
+from hwprune.groups import MASKED, SINGLE_WEIGHTS
 from hwprune.groups.channel import ChannelGroups
 from hwprune.groups.costs import CountBudget
 from hwprune.groups.widths import WidthAllowance
@@ -21,7 +21,7 @@ GRANULARITIES = ("channel", *MASKED)
 CASES = [
     pytest.param(penalty, granularity, id=f"{penalty}-{granularity}")
     for granularity in GRANULARITIES
-    for penalty in penalty_names(singles=granularity != "channel")
+    for penalty in penalty_names(singles=granularity in SINGLE_WEIGHTS)
 ]
 
 
@@ -43,7 +43,7 @@ def proximal_step(model, penalty, granularity, peak=0.2):
         groups = MASKED[granularity](model, ())
         allowance = groups.allowance(lambda total: total // 4)
     schedule = StrengthSchedule(STEPS, peak=peak)
-    singles = granularity != "channel"
+    singles = granularity in SINGLE_WEIGHTS
     return ProximalStep(groups, make_penalty(penalty, singles=singles), allowance, schedule)
 
 
