@@ -39,7 +39,7 @@ class Grid:
         recipe: How every model is trained, dense and pruned.
         penalty: Which penalty drives the groups.
         train_images: Use only the first so many training images; ``None`` for all.
-        granularity: What a group is.
+        granularity: What a group is; by default what the rules of each device say.
         distillation: How every variant learns from its dense network; ``None`` for not at all.
         weights: File of trained weights of the only model, which is then not trained.
         fine_tune: How every variant is trained that starts from trained weights: the loosest target of a
@@ -59,7 +59,7 @@ class Grid:
     recipe: Recipe
     penalty: str = "envelope"
     train_images: int | None = None
-    granularity: str = "channel"
+    granularity: str | None = None
     weights: str | None = None
     fine_tune: Recipe | None = None
     distillation: Distillation | None = None
@@ -94,7 +94,7 @@ class Grid:
                     self.recipe,
                     self.penalty,
                     self.train_images,
-                    self.granularity,
+                    self.granularity or profile.granularity,
                     self.weights,
                     self.fine_tune,
                     looser if self.fine_tune is not None else None,

@@ -1,17 +1,23 @@
 """Filter shapes from the compressor's constructor to a saved folder, and the choice of forms."""
 
 import copy
+import importlib
 import json
 
 import pytest
 import torch
+from click.testing import CliRunner
 from torch import nn
 
 import hwprune
 from hwprune import shape_choice
+from hwprune.cli import main
 from hwprune.runtime.bench import THIS_MACHINE
+from hwprune.runtime.environment import local_profile
 from hwprune.shape_choice import choose_forms
 from hwprune.surgery.forms import living_positions
+from hwprune.train.loop import Recipe
+from hwprune.variants import Grid
 
 PROFILE = "x86-avx2-ort"
 STEPS = 40
@@ -153,3 +159,30 @@ def test_the_network_that_forms_are_chosen_for_is_not_touched():
         "3": {"dense", "lowered"},
     }
     assert all(median > 0 for choice in choices.values() for median in choice.medians_us.values())
+
+
+@pytest.mark.parametrize(
+    ("options", "granularity"),
+    [
+        (["--device", "x86-lowered-ort"], "shape"),
+        (["--device", PROFILE], "channel"),
+        (["--device", "x86-lowered-ort", "--granularity", "weight"], "weight"),
+    ],
+)
+def test_the_rules_of_the_device_say_what_a_group_is(options, granularity, monkeypatch, tmp_path):
+    asked = []
+    module = importlib.import_module("hwprune.cli.prune")
+    monkeypatch.setattr(module, "compress", lambda settings, *_arguments, **_options: asked.append(settings))
+    result = CliRunner().invoke(main, ["prune", *options, "--keep", "0.5", "--out", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    assert [settings.granularity for settings in asked] == [granularity]
+
+
+def test_variants_are_pruned_by_the_rules_of_their_devices():
+    devices = {name: hwprune.load_profile(name) for name in ("x86-lowered-ort", PROFILE)}
+    grid = Grid(["lenet5"], "digits", devices, [hwprune.Keep(0.5)], Recipe(1, 32, 0.1))
+    assert [variant.settings.granularity for variant in grid.variants()] == ["shape", "channel"]
+
+
+def test_the_stand_in_is_never_taken_for_the_device_of_this_machine():
+    assert local_profile().granularity == "channel"

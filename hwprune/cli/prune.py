@@ -76,7 +76,7 @@ def prune(
         run_grid(training.grid([model], data, {name: profile}), out, resume=resume, as_json=as_json)
         return
     console = Console(stderr=as_json, highlight=False)
-    settings = _settings(model, data, name, training)
+    settings = _settings(model, data, name, training, training.granularity or profile.granularity)
     with (
         joined(),
         telling_how_to_resume(),
@@ -92,7 +92,7 @@ def prune(
         _print_report(console, report, out)
 
 
-def _settings(model: str, data: str, device: str, training: Training) -> Settings:
+def _settings(model: str, data: str, device: str, training: Training, granularity: str) -> Settings:
     """What a run with one target is asked to do."""
     recipe, (target,) = training.recipe(data), training.targets()
     return Settings(
@@ -103,7 +103,7 @@ def _settings(model: str, data: str, device: str, training: Training) -> Setting
         recipe,
         training.penalty,
         training.train_images,
-        training.granularity,
+        granularity,
         None if training.weights is None else str(training.weights),
         training.fine_tune(recipe, several=False),
         distillation=training.distillation(),

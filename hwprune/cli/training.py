@@ -57,10 +57,9 @@ _OPTIONS = (
     click.option(
         "--granularity",
         type=click.Choice(granularity_names()),
-        default="channel",
-        show_default=True,
-        help="What a group is: channels and residual branches leave the network, kernel positions (shape) its "
-        "convolutions; weights and blocks become zeros.",
+        help="What a group is; by default what the rules of the device say, mostly channel. Channels and "
+        "residual branches leave the network, kernel positions (shape) its convolutions; weights and blocks "
+        "become zeros.",
     ),
     click.option(
         "--weights",
@@ -116,7 +115,7 @@ class Training:
     train_images: int | None
     seed: int
     penalty: str
-    granularity: str
+    granularity: str | None
     weights: Path | None
     fine_tune_epochs: int | None
     from_scratch: bool

@@ -196,6 +196,12 @@ class DeviceProfile(_Section):
         """Whether weights of zero cost less: a rule says so, and the table has rows at several densities."""
         return any(rule.granularity == "weight" for rule in self.rule)
 
+    @property
+    def granularity(self) -> str:
+        """What networks are pruned by where nobody says: by the first rule for convolutions, or of all."""
+        decides = self.rule_for(Operator("conv", 2, 2))
+        return (decides or self.rule[0]).granularity
+
     def rule_for(self, operator: Operator) -> Rule | None:
         """The first rule that matches ``operator``; rules for depthwise operators come before the others."""
         matching = [rule for rule in self.rule if rule.matches(operator)]
