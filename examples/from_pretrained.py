@@ -29,7 +29,7 @@ if __name__ == "__main__":
 
     epochs, steps = 3, 3 * 23
     profile = hwprune.load_profile("x86-avx2-ort")
-    schedule = StrengthSchedule.from_trained(steps)  # settles early: the rest is for recovery
+    schedule = StrengthSchedule.from_trained(steps)  # settles at once: the steps are for recovery
     compressor = hwprune.Compressor(
         model, data.test_images[:2], profile, hwprune.Speedup(2.0), total_steps=steps, schedule=schedule
     )

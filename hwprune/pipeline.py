@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hwprune.compressor import Compressor, Result
+from hwprune.compressor import CHANNEL, Compressor, Result
 from hwprune.delivery import as_deployed, describe_network, verify_exported
 from hwprune.device.profile import DeviceProfile
 from hwprune.output_folder import MARKER, OutputFolder
@@ -35,6 +35,8 @@ from hwprune.workloads import Dataset, batches_per_epoch, load_dataset, load_wei
 
 #: Test images that slim and masked are compared on.
 VERIFICATION_IMAGES = 64
+#: Penalties that need no pull where the weights are trained already.
+BY_NORMS = ("envelope", "magnitude")
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +196,7 @@ class _Job:
             total_steps=total_steps,
             granularity=settings.granularity,
             penalty=settings.penalty,
-            schedule=StrengthSchedule.from_trained(total_steps) if settings.fine_tune else None,
+            schedule=_schedule(settings, total_steps),
             notify=observer.note,
             bench=bench,
         )
@@ -279,6 +281,18 @@ class _Job:
         write_report(folder.path, report)
         folder.remove_checkpoints()
         return report
+
+
+def _schedule(settings: Settings, total_steps: int) -> StrengthSchedule | None:
+    """For trained weights their own, for all others the usual one.
+
+    Few channels go, and trained norms tell which; of single weights and the like nearly all go, which takes a
+    pull, and so do penalties that somebody asked for by name.
+    """
+    if settings.fine_tune is None:
+        return None
+    by_norms = settings.granularity == CHANNEL and settings.penalty in BY_NORMS
+    return StrengthSchedule.from_trained(total_steps, pull=not by_norms)
 
 
 def _new_model(settings: Settings, dataset: Dataset) -> nn.Module:

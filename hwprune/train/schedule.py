@@ -11,8 +11,8 @@ from hwprune.errors import InputError
 TOTAL_STRENGTH = 12.0
 #: Bounds of the strength of one step (method notes: 0.01-0.02 on a few thousand steps).
 LEAST_STRENGTH, GREATEST_STRENGTH = 0.01, 0.25
-#: Fractions of a fine-tuning after which the strength is full, and the survivors are fixed.
-TRAINED_FULL, TRAINED_SETTLE = 0.02, 0.05
+#: Fractions of a fine-tuning after which a pull is full, and after which the survivors are fixed.
+TRAINED_FULL, TRAINED_SETTLE = 0.1, 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +51,25 @@ class StrengthSchedule:
             )
 
     @classmethod
-    def from_trained(cls, total_steps: int) -> StrengthSchedule:
-        """A schedule for a network that is trained already: at once, so that most steps are left to recover.
+    def from_trained(cls, total_steps: int, *, pull: bool = False) -> StrengthSchedule:
+        """A schedule for a network that is trained already.
+
+        Its norms tell what it needs, so that the survivors are fixed in the first step and all others are left
+        to recover. A pull before that costs more than it finds: on a thin VGG-16, 188 steps, three times as
+        fast, settling at once was ahead of a pull over the first tenth by 0.3 points, and by more of a longer one.
 
         Args:
             total_steps: Steps of the fine-tuning.
+            pull: Let the penalty pull all the same, over the first quarter.
 
-        >>> StrengthSchedule.from_trained(100).settle_step
-        5
+        >>> StrengthSchedule.from_trained(100).settle_step, StrengthSchedule.from_trained(100).strength(1)
+        (1, 0.0)
+        >>> StrengthSchedule.from_trained(100, pull=True).settle_step
+        25
         """
-        return cls(total_steps, start=0.0, full=TRAINED_FULL, settle=TRAINED_SETTLE)
+        if pull:
+            return cls(total_steps, start=0.0, full=TRAINED_FULL, settle=TRAINED_SETTLE)
+        return cls(total_steps, start=0.0, full=0.0, settle=0.5 / total_steps, peak=0.0)
 
     @property
     def settle_step(self) -> int:
