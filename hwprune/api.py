@@ -54,7 +54,15 @@ def save(result: Result, folder: str | Path) -> None:
         result: From :meth:`hwprune.Compressor.finish`.
         folder: Made where it is missing.
     """
-    save_slim(Path(folder), result.model, result.axes, result.kept, versions(), result.forms)
+    save_slim(
+        Path(folder),
+        result.model,
+        result.axes,
+        result.kept,
+        versions(),
+        forms=result.forms,
+        biases=result.biases,
+    )
 
 
 def load(folder: str | Path, model: nn.Module) -> nn.Module:

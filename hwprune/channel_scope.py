@@ -18,6 +18,7 @@ from hwprune.groups.costs import Widths
 from hwprune.plan import Plan, Staircase, axis_aligns, make_plan, pin
 from hwprune.processes import from_first
 from hwprune.scope import Finished, Request
+from hwprune.surgery.fold import fold_constants
 from hwprune.surgery.prove import prove
 from hwprune.surgery.rebuild import rebuild
 from hwprune.surgery.verify import verify
@@ -48,8 +49,8 @@ class ChannelScope(WidthScope[ChannelGroups]):
         # Measured and tried once: what differs from process to process would make the processes differ.
         self.profile = request.localized(operators)
         aligns = axis_aligns(axes, operators, self.profile)
-        proven = from_first(lambda: prove(model, axes, example_inputs, aligns))
-        self._axes = proven.axes
+        proven = from_first(lambda: prove(model, axes, example_inputs, aligns, fold=True))
+        self._axes, self._folded = proven.axes, proven.folded
         self.groups = ChannelGroups(model, proven.axes, aligns)
         columns = [proven.axes.index(axis) for axis in self.groups.axes]
         predictor = WidthPredictor(
@@ -71,7 +72,7 @@ class ChannelScope(WidthScope[ChannelGroups]):
     def preview(self) -> Plan:
         """The plan before training: what may shrink, what cannot and why, and what it would free."""
         dense = self.groups.widths
-        return make_plan(self._axes, self.groups, {}, self._staircases(dense))
+        return make_plan(self._axes, self.groups, {}, self._staircases(dense), self._folded)
 
     def finish(
         self, trained: nn.Module, alive: Tensor, verification_inputs: Sequence[ExampleInputs]
@@ -84,9 +85,13 @@ class ChannelScope(WidthScope[ChannelGroups]):
         kept = self.groups.kept(alive)
         axes = self.groups.axes
         slim = rebuild(trained, axes, kept)
+        biases: tuple[str, ...] = ()
+        if self._folded:
+            biases = fold_constants(trained, slim, axes, kept, self._request.example_inputs)
         difference = verify(trained, slim, verification_inputs, axes=axes, kept=kept)
-        plan = make_plan(self._axes, self.groups, kept, self._staircases(self.groups.widths_of(alive)))
-        return Finished(slim, plan, axes, kept, difference.absolute)
+        staircases = self._staircases(self.groups.widths_of(alive))
+        plan = make_plan(self._axes, self.groups, kept, staircases, self._folded)
+        return Finished(slim, plan, axes, kept, difference.absolute, biases=biases)
 
     def _staircases(self, widths: Widths) -> dict[str, Staircase]:
         """The whole network's predicted latency over the width of every axis, the others being ``widths``."""

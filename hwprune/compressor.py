@@ -79,6 +79,7 @@ class Result:
         axes: The channel axes that could shrink.
         kept: Axis name to the mask of its kept channels.
         forms: Convolutions that became smaller layers, after the cuts.
+        biases: Dotted names of layers whose bias holds the constants of dead channels.
     """
 
     model: nn.Module
@@ -87,6 +88,7 @@ class Result:
     axes: tuple[ChannelAxis, ...]
     kept: dict[str, BoolArray]
     forms: tuple[Form, ...] = ()
+    biases: tuple[str, ...] = ()
 
 
 class Compressor:
@@ -191,7 +193,13 @@ class Compressor:
             max_abs_difference=finished.max_abs_difference,
         )
         return Result(
-            finished.model, finished.plan, report, finished.axes, finished.kept, forms=finished.forms
+            finished.model,
+            finished.plan,
+            report,
+            finished.axes,
+            finished.kept,
+            finished.forms,
+            finished.biases,
         )
 
     def _whole_model(self) -> nn.Module:

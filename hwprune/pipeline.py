@@ -273,7 +273,13 @@ class _Job:
                 deployed["slim"],
                 paths["slim"],
                 lambda path: save_slim(
-                    path, result.model, result.axes, result.kept, versions(), result.forms
+                    path,
+                    result.model,
+                    result.axes,
+                    result.kept,
+                    versions(),
+                    forms=result.forms,
+                    biases=result.biases,
                 ),
             )
         if masked is not None:

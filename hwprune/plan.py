@@ -33,6 +33,7 @@ class PlanRow:
         staircase: Widths it could have, ascending, with the predicted latency of the whole network in
             microseconds (an estimate), every other axis being as wide as it was left; empty where unknown.
         form: The form that its layer got and why, or why it got none; empty where that is no question.
+        folded: Layers whose biases take up the constants of its dead channels, where those are not zero.
     """
 
     name: str
@@ -44,6 +45,7 @@ class PlanRow:
     unit: str = "channels"
     staircase: Staircase = ()
     form: str = ""
+    folded: tuple[str, ...] = ()
 
     @property
     def freed_us(self) -> float:
@@ -68,6 +70,7 @@ class Plan:
                 "tied": list(row.tied),
                 "kept_whole_because": row.reason,
                 "unit": row.unit,
+                "folded_into": list(row.folded),
                 "staircase": [list(step) for step in row.staircase],
                 "form": row.form,
             }
@@ -79,6 +82,8 @@ class Plan:
         lines = []
         for row in self.rows:
             why = f"   ({row.reason or row.form})" if row.reason or row.form else ""
+            if row.folded:
+                why = f"   (dead channels are constants, folded into {', '.join(row.folded)})"
             lines.append(f"{row.name:40s} {row.width_before:5d} -> {row.width_after:5d}{why}")
         return "\n".join(lines)
 
@@ -145,6 +150,7 @@ def make_plan(
     groups: ChannelGroups,
     kept: Mapping[str, BoolArray],
     staircases: Mapping[str, Staircase],
+    folded: Mapping[str, tuple[str, ...]],
 ) -> Plan:
     """The plan after the support has settled.
 
@@ -153,6 +159,7 @@ def make_plan(
         groups: The prunable channels.
         kept: Axis name to the mask of its kept channels; an axis not named is whole.
         staircases: Axis name to the latency over its width.
+        folded: Axis name to the layers that take up the constants of its dead channels.
     """
     aligns = dict(zip((axis.name for axis in groups.axes), groups.aligns, strict=True))
     rows = []
@@ -169,6 +176,7 @@ def make_plan(
                 tuple(dict.fromkeys(part.tensor.rpartition(".")[0] for part in axis.slices)),
                 reason,
                 staircase=staircases.get(axis.name, ()),
+                folded=folded.get(axis.name, ()),
             )
         )
     return Plan(tuple(rows))

@@ -68,6 +68,7 @@ class Finished:
         kept: Axis name to the mask of its kept channels.
         max_abs_difference: Against the trained network, over all outputs and inputs.
         forms: Convolutions that became smaller layers, after the cuts.
+        biases: Dotted names of layers whose bias holds the constants of dead channels.
     """
 
     model: nn.Module
@@ -76,6 +77,7 @@ class Finished:
     kept: dict[str, BoolArray]
     max_abs_difference: float
     forms: tuple[Form, ...] = ()
+    biases: tuple[str, ...] = ()
 
 
 class Scope(Protocol):

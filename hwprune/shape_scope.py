@@ -96,7 +96,7 @@ class ShapeScope:
         difference = verify(trained, slim, verification_inputs, axes=axes, kept=kept)
         self._saved_us = sum(choice.saved_us for choice in choices.values())
         plan = self._plan_of_forms(alive, choices)
-        return Finished(slim, plan, axes, kept, difference.absolute, forms)
+        return Finished(slim, plan, axes, kept, difference.absolute, forms=forms)
 
     def _unread(
         self, trained: nn.Module, verification_inputs: Sequence[ExampleInputs]

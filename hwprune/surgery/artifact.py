@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from hwprune.errors import ArtifactError, GraphError
 from hwprune.files import replacing, write_text
-from hwprune.graph.axes import BoolArray, ChannelAxis, kept_positions
+from hwprune.graph.axes import BoolArray, ChannelAxis, IntArray, kept_positions
+from hwprune.surgery.fold import give_biases, new_bias, takes_bias
 from hwprune.surgery.forms import Form, reshape, shape_in_form
 from hwprune.surgery.rebuild import narrow
 from hwprune.surgery.stand_in import absent_layers, take_out
@@ -51,7 +52,9 @@ def save_slim(
     axes: Sequence[ChannelAxis],
     kept: Mapping[str, BoolArray],
     versions: Mapping[str, str],
+    *,
     forms: Sequence[Form] = (),
+    biases: Collection[str] = (),
 ) -> None:
     """Writes ``structure.json`` and ``model.safetensors``, each atomically.
 
@@ -62,6 +65,7 @@ def save_slim(
         kept: Axis name to the mask of kept channels.
         versions: Package versions to note.
         forms: Convolutions that are in another form, after the cuts.
+        biases: Dotted names of layers that may have got a bias which the dense network does not have.
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = _unique_tensors(slim)
@@ -82,6 +86,7 @@ def save_slim(
         reshaped=tuple(
             Reshaped(module=form.module, form=form.kind, positions=form.positions) for form in forms
         ),
+        biases=tuple(sorted(biases)),
         shapes={name: tuple(tensor.shape) for name, tensor in state.items()},
         weights_sha256=digest,
     )
@@ -105,6 +110,7 @@ def load_slim(folder: Path, model: nn.Module) -> nn.Module:
     tensors = _outside([*model.named_parameters(), *model.named_buffers()], structure.absent)
     positions = checked_positions(folder, structure, {name: tuple(each.shape) for name, each in tensors})
     own = _unique_tensors(model, structure.absent)
+    own |= _new_biases(folder, structure, model, positions)
     expected = {name: cut_shape(name, tuple(tensor.shape), positions) for name, tensor in own.items()}
     forms = checked_forms(folder, structure, model, expected)
     for form in forms:
@@ -123,9 +129,32 @@ def load_slim(folder: Path, model: nn.Module) -> nn.Module:
             got=error.got,
         ) from error
     take_out(model, structure.absent)
+    give_biases(model, structure.biases)
     reshape(model, forms)
     model.load_state_dict(state, strict=False)
     return model
+
+
+def _new_biases(
+    folder: Path, structure: Structure, model: nn.Module, positions: Mapping[tuple[str, int], IntArray]
+) -> dict[str, Tensor]:
+    """The biases that layers of the fresh model are given, as wide as the layers are when they are cut."""
+    layers = dict(model.named_modules())
+    found: dict[str, Tensor] = {}
+    for name in structure.biases:
+        if name not in layers or name in structure.absent or not takes_bias(layers[name]):
+            raise ArtifactError(
+                "the artefact is from another network",
+                where=f"{folder / STRUCTURE_FILE}: {shortened(name)}",
+                expected="a linear layer or a convolution",
+                got=type(layers[name]).__name__ if name in layers else "no such layer",
+                hint="pass a fresh, unpruned instance of the class that was pruned",
+            )
+        if layers[name].bias is None:
+            rows = positions.get((f"{name}.weight", 0))
+            bias = new_bias(layers[name])
+            found[f"{name}.bias"] = bias if rows is None else bias[: rows.size]
+    return found
 
 
 def _read_weights(folder: Path, structure: Structure, own: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from hwprune.graph.axes import ChannelAxis
 from hwprune.graph.record import ExampleInputs
 from hwprune.graph.trace import trace_operators
 from hwprune.operators import Operator
+from hwprune.surgery.fold import fold_constants
 from hwprune.surgery.rebuild import rebuild
 from hwprune.surgery.verify import TOLERANCE, compare, outputs_of
 
@@ -39,12 +40,15 @@ class ProvenAxes:
         operators: The fused operators of the dense network.
         in_loss: Shape ``(operators, axes)``: input channels an operator loses per channel of the axis.
         out_loss: Shape ``(operators, axes)``: likewise for output channels.
+        folded: Axis name to the layers whose biases take up the constants of its dead channels, for axes
+            whose dead channels are not zero.
     """
 
     axes: tuple[ChannelAxis, ...]
     operators: tuple[Operator, ...]
     in_loss: npt.NDArray[np.int64]
     out_loss: npt.NDArray[np.int64]
+    folded: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def prove(
@@ -53,6 +57,7 @@ def prove(
     example_inputs: ExampleInputs,
     aligns: Mapping[str, int],
     *,
+    fold: bool = False,
     seed: int = 0,
 ) -> ProvenAxes:
     """Cuts every axis once on a randomised copy and pins those that do not come out equal.
@@ -62,6 +67,8 @@ def prove(
         axes: Its axes, as found by the coupling.
         example_inputs: What it is called with.
         aligns: Axis name to the number of channels that leave together.
+        fold: Whether axes may shrink whose dead channels are constants that a bias takes up; whoever rebuilds
+            the network must then call :func:`~hwprune.surgery.fold.fold_constants`.
         seed: Seed of the random parameters.
 
     Returns:
@@ -73,17 +80,21 @@ def prove(
     in_loss = np.zeros((len(operators), len(axes)), dtype=np.int64)
     out_loss = np.zeros_like(in_loss)
     proven = []
+    folded: dict[str, tuple[str, ...]] = {}
     for index, axis in enumerate(axes):
         removed = min(aligns[axis.name], axis.width - 1)
         if axis.pinned is None and removed > 0:
-            reason, slim_operators = _trial(dense, axis, example_inputs, removed, generator)
+            trial = _Trial(dense, axis, example_inputs, fold=fold)
+            reason, slim_operators = trial.cut(removed, generator)
             if reason is None and [op.kind for op in slim_operators] != [op.kind for op in operators]:
                 reason = "the narrower network runs other operators"
             if reason is None:
                 reason = _widths(operators, slim_operators, removed, in_loss[:, index], out_loss[:, index])
+            if reason is None and trial.folded:
+                folded[axis.name] = trial.folded
             axis = replace(axis, pinned=reason)
         proven.append(axis)
-    return ProvenAxes(tuple(proven), operators, in_loss, out_loss)
+    return ProvenAxes(tuple(proven), operators, in_loss, out_loss, folded)
 
 
 def randomised(model: nn.Module, generator: torch.Generator) -> nn.Module:
@@ -110,32 +121,43 @@ def _random_like(tensor: Tensor, name: str, generator: torch.Generator) -> Tenso
     return drawn.mul(0.3).add(1.0 if name.endswith("weight") else 0.0)
 
 
-def _trial(
-    dense: nn.Module,
-    axis: ChannelAxis,
-    example_inputs: ExampleInputs,
-    removed: int,
-    generator: torch.Generator,
-) -> tuple[str | None, tuple[Operator, ...]]:
-    """Cuts ``removed`` random channels; the reason why that is wrong, if it is, and the slim operators."""
-    mask = np.ones(axis.width, dtype=bool)
-    mask[torch.randperm(axis.width, generator=generator)[:removed].numpy()] = False
-    with zeroed(dense, axis, mask):
-        expected = outputs_of(dense, example_inputs)
-        try:
-            slim = rebuild(dense, [axis], {axis.name: mask})
-            operators = trace_operators(slim, example_inputs)
-            actual = outputs_of(slim, example_inputs)
-        except GraphError as error:
-            return f"cannot be narrowed: {error.got or error.what}", ()
-    difference = compare(expected, actual)
-    if difference.relative > TRIAL_TOLERANCE:
-        return (
-            f"a zeroed channel still acts on the network (outputs differ by {difference.absolute:.2g}): "
-            "an activation with f(0) != 0, or a layer that mixes the channels",
-            (),
-        )
-    return None, operators
+class _Trial:
+    """One axis, cut alone.
+
+    Attributes:
+        folded: The layers that took up constants, where that made the cut exact.
+    """
+
+    def __init__(
+        self, dense: nn.Module, axis: ChannelAxis, example_inputs: ExampleInputs, *, fold: bool
+    ) -> None:
+        self._dense, self._axis, self._inputs, self._fold = dense, axis, example_inputs, fold
+        self.folded: tuple[str, ...] = ()
+
+    def cut(self, removed: int, generator: torch.Generator) -> tuple[str | None, tuple[Operator, ...]]:
+        """Cuts some random channels; the reason why that is wrong, if it is, and the slim operators."""
+        axis = self._axis
+        mask = np.ones(axis.width, dtype=bool)
+        mask[torch.randperm(axis.width, generator=generator)[:removed].numpy()] = False
+        with zeroed(self._dense, axis, mask):
+            expected = outputs_of(self._dense, self._inputs)
+            try:
+                slim = rebuild(self._dense, [axis], {axis.name: mask})
+                operators = trace_operators(slim, self._inputs)
+                difference = compare(expected, outputs_of(slim, self._inputs))
+                if self._fold and difference.relative > TRIAL_TOLERANCE:
+                    kept = {axis.name: mask}
+                    self.folded = fold_constants(self._dense, slim, [axis], kept, self._inputs)
+                    difference = compare(expected, outputs_of(slim, self._inputs))
+            except GraphError as error:
+                return f"cannot be narrowed: {error.got or error.what}", ()
+        if difference.relative > TRIAL_TOLERANCE:
+            return (
+                f"a zeroed channel still acts on the network (outputs differ by {difference.absolute:.2g}): "
+                "an activation with f(0) != 0, or a layer that mixes the channels",
+                (),
+            )
+        return None, operators
 
 
 class zeroed:  # noqa: N801  (used as a context manager, like torch.no_grad)

@@ -59,6 +59,7 @@ class Structure(BaseModel):
     cuts: tuple[Cut, ...]
     absent: dict[str, Absence] = Field(default_factory=dict)
     reshaped: tuple[Reshaped, ...] = ()
+    biases: tuple[str, ...] = ()
     shapes: dict[str, Shape]
     weights_sha256: str = Field(pattern="^[0-9a-f]{64}$")
 

@@ -179,7 +179,7 @@ def test_networks_agree_in_evaluation_with_batch_statistics_and_in_the_runtime(r
 
 def test_a_saved_network_loads_into_a_fresh_instance_and_trains_on(reshaped, tmp_path):
     _model, slim, forms = reshaped
-    save_slim(tmp_path, slim, (), {}, {}, forms)
+    save_slim(tmp_path, slim, (), {}, {}, forms=forms)
     loaded = load_slim(tmp_path, network(seed=1))
     assert torch.equal(loaded.eval()(IMAGES), slim.eval()(IMAGES))
     optimizer = torch.optim.SGD(loaded.parameters(), lr=0.1)
@@ -205,7 +205,7 @@ def test_a_saved_network_loads_into_a_fresh_instance_and_trains_on(reshaped, tmp
 )
 def test_a_tampered_form_is_refused_and_the_instance_stays(reshaped, tmp_path, entry, message):
     _model, slim, forms = reshaped
-    save_slim(tmp_path, slim, (), {}, {}, forms)
+    save_slim(tmp_path, slim, (), {}, {}, forms=forms)
     structure = tmp_path / "structure.json"
     content = json.loads(structure.read_text())
     content["reshaped"][0].update(entry)
