@@ -121,6 +121,16 @@ def test_a_plan_says_what_is_tied_pinned_and_freed() -> None:
     assert "cut together with" in shown.output
 
 
+def test_a_plan_of_branches_says_what_each_could_free() -> None:
+    result = run("plan", "--granularity", "branch", "--json")
+    assert result.exit_code == 0, result.output
+    layers = json.loads(result.stdout)["layers"]
+    assert [layer["name"] for layer in layers] == [f"blocks.{index}" for index in range(3)]
+    assert all(layer["unit"] == "branches" for layer in layers)
+    without, dense = zip(*([step[1] for step in layer["staircase"]] for layer in layers), strict=True)
+    assert max(without) < min(dense)
+
+
 def test_keep_keeps_exactly_the_fraction_rounded_down(tmp_path: Path) -> None:
     result = prune(tmp_path / "run", "--keep", 0.3, "--json")
     assert result.exit_code == 0, result.output

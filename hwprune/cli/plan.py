@@ -8,10 +8,10 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from hwprune.channel_scope import ChannelScope
 from hwprune.cli.common import json_option, profiles_option, told
 from hwprune.cli.profile_networks import make_networks
 from hwprune.cli.progress import Lines
+from hwprune.compressor import CHANNEL, SHRINKING
 from hwprune.device.profile import load_profile
 from hwprune.plan import PlanRow
 from hwprune.runtime.environment import local_profile
@@ -22,11 +22,20 @@ from hwprune.targets import Keep
 @click.command("plan")
 @click.argument("network", metavar="MODEL[:CxHxW]", default="resnet8:1x8x8")
 @click.option("--device", help="Profile name or folder; default: the one of this machine's CPU runtime.")
+@click.option(
+    "--granularity",
+    type=click.Choice(tuple(SHRINKING)),
+    default=CHANNEL,
+    show_default=True,
+    help="What leaves.",
+)
 @profiles_option
 @json_option
 @told
-def plan_command(network: str, device: str | None, profiles: Path | None, as_json: bool) -> None:
-    """Show which channels are tied, what is pinned and why, and the latency that each axis could free.
+def plan_command(
+    network: str, device: str | None, granularity: str, profiles: Path | None, as_json: bool
+) -> None:
+    """Show what would leave together, what is pinned and why, and the latency that each of it could free.
 
     Latencies are estimates from rows measured on this machine; nothing is trained.
 
@@ -35,7 +44,7 @@ def plan_command(network: str, device: str | None, profiles: Path | None, as_jso
     ((name, found),) = make_networks([network]).items()
     profile = load_profile(device, profiles) if device else local_profile(profiles)
     console = Console(stderr=as_json, highlight=False)
-    scope = ChannelScope(
+    scope = SHRINKING[granularity](
         Request(found.model, found.model, found.example, profile, Keep(1.0), (), True, Lines(console).note)
     )
     plan = scope.preview()
@@ -49,7 +58,9 @@ def plan_command(network: str, device: str | None, profiles: Path | None, as_jso
         click.echo(json.dumps(record, indent=2))
         return
     for row in plan.rows:
-        console.print(_axis_lines(row), markup=False, soft_wrap=True)
+        console.print(
+            _branch_lines(row) if row.unit == "branches" else _axis_lines(row), markup=False, soft_wrap=True
+        )
     console.print(
         f"{name}: {scope.dense_predicted_us:.1f} us predicted on {profile.name} (an estimate)", soft_wrap=True
     )
@@ -62,4 +73,11 @@ def _axis_lines(row: PlanRow) -> str:
     return (
         f"{row.name}: {row.width_before} channels in steps of {row.align}, could free {row.freed_us:.1f} us\n"
         f"    cut together with {tied}"
+        + (f"\n    constants go into the biases of {', '.join(row.folded)}" if row.folded else "")
     )
+
+
+def _branch_lines(row: PlanRow) -> str:
+    if row.reason:
+        return f"{row.name}: a branch that stays: {row.reason}"
+    return f"{row.name}: a branch that could free {row.freed_us:.1f} us\n    {', '.join(row.tied)}"
