@@ -53,9 +53,22 @@ class Contender:
 
 
 def compressed(
-    job: Job, *, penalty: str = "envelope", distil: bool = False, target: Target | None = None
+    job: Job,
+    *,
+    penalty: str = "envelope",
+    distil: bool = False,
+    pull: bool = False,
+    target: Target | None = None,
 ) -> Made:
-    """Our own, as ``hwprune prune`` does it."""
+    """Our own, as ``hwprune prune`` does it.
+
+    Args:
+        job: The run.
+        penalty: Which.
+        distil: Learn from the dense network too.
+        pull: Let the penalty pull where the start is trained, instead of settling at once.
+        target: Instead of the job's speed-up.
+    """
     network = job.copy_of_dense()
     steps = job.trainer(network).total_steps
     compressor = Compressor(
@@ -65,7 +78,7 @@ def compressed(
         target or Speedup(job.speedup),
         total_steps=steps,
         penalty=penalty,
-        schedule=StrengthSchedule.from_trained(steps) if job.starts_trained else None,
+        schedule=StrengthSchedule.from_trained(steps, pull=pull) if job.starts_trained else None,
     )
     teacher = Teacher(job.copy_of_dense(), DISTILLATION) if distil else None
     run_epochs(job.trainer(network, wrap=compressor.wrap, teacher=teacher))
@@ -187,15 +200,24 @@ def sparse_then_cut(job: Job, *, method: str) -> Made:
 _PEER = ("torch-pruning==1.6.1",)
 
 CONTENDERS: dict[str, Contender] = {
-    "hwprune": Contender("the envelope, in microseconds", compressed),
+    "hwprune": Contender(
+        "in microseconds; the envelope from scratch, settled at once from a trained start", compressed
+    ),
     "hwprune-distil": Contender("the same, taught by the dense network", partial(compressed, distil=True)),
+    "hwprune-pull": Contender(
+        "in microseconds, the envelope pulling from a trained start too", partial(compressed, pull=True)
+    ),
     "hwprune-count": Contender("the envelope, in groups", by_count),
     "hwprune-magnitude": Contender(
-        "cut once by norm, in microseconds", partial(compressed, penalty="magnitude")
+        "from scratch, cut once by norm, in microseconds", partial(compressed, penalty="magnitude")
     ),
-    "wgsef": Contender("the plain envelope, in microseconds", partial(compressed, penalty="wgsef")),
-    "group-lasso": Contender("group lasso, in microseconds", partial(compressed, penalty="group-lasso")),
-    "halo": Contender("HALO on groups, in microseconds", partial(compressed, penalty="halo")),
+    "wgsef": Contender(
+        "the plain envelope, in microseconds", partial(compressed, penalty="wgsef", pull=True)
+    ),
+    "group-lasso": Contender(
+        "group lasso, in microseconds", partial(compressed, penalty="group-lasso", pull=True)
+    ),
+    "halo": Contender("HALO on groups, in microseconds", partial(compressed, penalty="halo", pull=True)),
     "magnitude": Contender(
         "the same part of every layer by norm, in the device's steps",
         partial(cut_once, choose=uniform_magnitude),
