@@ -6,7 +6,8 @@ line.
 
 from hwprune.api import load, predict, save
 from hwprune.compressor import Compressor, Report, Result
-from hwprune.device.profile import DeviceProfile, load_profile
+from hwprune.device.library import load_profile
+from hwprune.device.profile import DeviceProfile
 from hwprune.errors import HwpruneError
 from hwprune.runtime.export import export
 from hwprune.runtime.timing import Timing, measure

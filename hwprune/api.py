@@ -14,7 +14,7 @@ from hwprune.graph.record import ExampleInputs
 from hwprune.graph.trace import trace_operators, with_densities
 from hwprune.runtime.environment import versions
 from hwprune.runtime.onnx_graph import read_operators
-from hwprune.surgery.artifact import load_slim, save_slim
+from hwprune.surgery.artifact import load_slim
 
 
 def predict(
@@ -54,15 +54,7 @@ def save(result: Result, folder: str | Path) -> None:
         result: From :meth:`hwprune.Compressor.finish`.
         folder: Made where it is missing.
     """
-    save_slim(
-        Path(folder),
-        result.model,
-        result.axes,
-        result.kept,
-        versions(),
-        forms=result.forms,
-        biases=result.biases,
-    )
+    result.save(Path(folder), versions())
 
 
 def load(folder: str | Path, model: nn.Module) -> nn.Module:

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -35,6 +36,7 @@ from hwprune.processes import distributed
 from hwprune.runtime.bench import THIS_MACHINE, Bench
 from hwprune.scope import Request, Scope
 from hwprune.shape_scope import ShapeScope
+from hwprune.surgery.artifact import save_slim
 from hwprune.surgery.forms import Form
 from hwprune.targets import Target
 from hwprune.train.prox import ProximalStep
@@ -89,6 +91,15 @@ class Result:
     kept: dict[str, BoolArray]
     forms: tuple[Form, ...] = ()
     biases: tuple[str, ...] = ()
+
+    def save(self, folder: Path, versions: Mapping[str, str]) -> None:
+        """Writes the slim network as JSON and safetensors; see :func:`hwprune.save`.
+
+        Args:
+            folder: Made where it is missing.
+            versions: Package versions to note.
+        """
+        save_slim(folder, self.model, self.axes, self.kept, versions, forms=self.forms, biases=self.biases)
 
 
 class Compressor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from hwprune.report import RunReport, write_report
 from hwprune.runtime.bench import THIS_MACHINE, Bench
 from hwprune.runtime.environment import versions
 from hwprune.runtime.export import export
-from hwprune.surgery.artifact import save_slim
+from hwprune.runtime.timing import Timing
 from hwprune.targets import Target, describe
 from hwprune.train.checkpoint import load_checkpoint, save_checkpoint
 from hwprune.train.distillation import Distillation
@@ -243,50 +244,44 @@ class _Job:
         masked: Path | None,
     ) -> RunReport:
         """Exports, compares and times the networks and writes everything; the report."""
-        images, profile = self.verification_images, self.compressor.profile
         networks = {"dense": self.dense, "slim": result.model}
         with tempfile.TemporaryDirectory(prefix="hwprune-") as staging:
             paths = {name: Path(staging) / f"{name}.onnx" for name in networks}
             for name, network in networks.items():
                 export(network, paths[name], self.dataset.test_images[:2])
-            gap = verify_exported(self.pruned, paths["slim"], images, profile)
+            profile = self.compressor.profile
+            gap = verify_exported(self.pruned, paths["slim"], self.verification_images, profile)
             deployed = as_deployed(paths, profile.runtime, self.dataset)
-            self.observer.note("timing dense and slim alternately")
-            timings = self.bench.time(deployed, profile)
+            timings, described = self._described(networks, deployed)
             report = RunReport(
                 settings=self.settings.as_record(),
                 seconds=time.perf_counter() - started,
                 versions=versions(),
                 environment=dict(timings["slim"].environment),
-                networks={
-                    name: describe_network(
-                        networks[name], deployed[name], timings[name], self.dataset, profile.runtime
-                    )
-                    for name in networks
-                },
+                networks=described,
                 result=result,
                 runtime_gap=gap,
                 image_shape=self.dataset.image_shape,
                 history=history,
             )
-            folder.write_result(
-                deployed["slim"],
-                paths["slim"],
-                lambda path: save_slim(
-                    path,
-                    result.model,
-                    result.axes,
-                    result.kept,
-                    versions(),
-                    forms=result.forms,
-                    biases=result.biases,
-                ),
-            )
+            folder.write_result(deployed["slim"], paths["slim"], lambda path: result.save(path, versions()))
         if masked is not None:
             save_checkpoint(masked, {"model": dict(self.pruned.state_dict())})
         write_report(folder.path, report)
         folder.remove_checkpoints()
         return report
+
+    def _described(
+        self, networks: Mapping[str, nn.Module], deployed: Mapping[str, Path]
+    ) -> tuple[dict[str, Timing], dict[str, dict[str, Any]]]:
+        """Timings of the networks, measured alternately, and what the report says of each."""
+        self.observer.note("timing dense and slim alternately")
+        profile = self.compressor.profile
+        timings = self.bench.time(deployed, profile)
+        return timings, {
+            name: describe_network(network, deployed[name], timings[name], self.dataset, profile.runtime)
+            for name, network in networks.items()
+        }
 
 
 def _schedule(settings: Settings, total_steps: int) -> StrengthSchedule | None:

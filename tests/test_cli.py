@@ -16,7 +16,7 @@ from torch import nn
 
 import hwprune
 from hwprune.cli import main
-from hwprune.device.profile import shipped_folder
+from hwprune.device.library import shipped_folder
 from hwprune.runtime.base import get_runtime
 from hwprune.workloads import load_dataset, make_model
 

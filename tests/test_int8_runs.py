@@ -13,7 +13,8 @@ from click.testing import CliRunner, Result
 
 import hwprune
 from hwprune.cli import main
-from hwprune.device.profile import RuntimeSpec, shipped_folder
+from hwprune.device.library import shipped_folder
+from hwprune.device.profile import RuntimeSpec
 from hwprune.quantization import accuracy_in_runtime
 from hwprune.runtime.base import REGISTRY, kinds_running
 from hwprune.runtime.quantize import is_quantized

@@ -15,7 +15,7 @@ from torch import nn
 
 import hwprune
 from hwprune.cli import main, profile_build
-from hwprune.device.profile import shipped_folder
+from hwprune.device.library import shipped_folder
 from hwprune.device.profile_text import to_toml
 from hwprune.profile_check import UNALIGNED, NetworkError, by_widths
 from hwprune.runtime import steady

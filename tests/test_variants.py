@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 
 import hwprune
 from hwprune.cli import main
-from hwprune.device.profile import shipped_folder
+from hwprune.device.library import shipped_folder
 from hwprune.train.loop import Trainer
 from hwprune.variants_page import pareto_front
 

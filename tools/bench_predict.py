@@ -12,8 +12,9 @@ import time
 import numpy as np
 
 from hwprune.cli.profile_networks import make_networks
+from hwprune.device.library import load_profile
 from hwprune.device.predict import WidthPredictor
-from hwprune.device.profile import DeviceProfile, load_profile
+from hwprune.device.profile import DeviceProfile
 from hwprune.graph.coupling import find_axes
 from hwprune.graph.trace import trace_operators
 from hwprune.groups.channel import ChannelGroups

@@ -22,7 +22,8 @@ from bench_pages import machine_line, write_page
 from rich.console import Console
 
 from hwprune.cli.progress import Lines
-from hwprune.device.profile import DeviceProfile, RuntimeSpec, load_profile
+from hwprune.device.library import load_profile
+from hwprune.device.profile import DeviceProfile, RuntimeSpec
 from hwprune.output_folder import MODEL_FILE
 from hwprune.pipeline import Settings, Shared, compress
 from hwprune.quantization import CALIBRATION_IMAGES, accuracy_in_runtime, quantize_on

@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from hwprune.cli.common import json_option, profiles_option, told
-from hwprune.device.profile import DeviceProfile, find_profiles, load_profile
+from hwprune.device.library import find_profiles, load_profile
+from hwprune.device.profile import DeviceProfile
 
 
 @click.command()

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from hwprune.cli.common import json_option, profiles_option, told
-from hwprune.device.profile import load_profile
+from hwprune.device.library import load_profile
 from hwprune.runtime.environment import local_profile
 from hwprune.runtime.remote import Host, measure_on
 from hwprune.runtime.timing import measure

@@ -8,15 +8,20 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from hwprune.branch_scope import BranchScope
+from hwprune.channel_scope import ChannelScope
 from hwprune.cli.common import json_option, profiles_option, told
 from hwprune.cli.profile_networks import make_networks
 from hwprune.cli.progress import Lines
-from hwprune.compressor import CHANNEL, SHRINKING
-from hwprune.device.profile import load_profile
+from hwprune.compressor import CHANNEL
+from hwprune.device.library import load_profile
 from hwprune.plan import PlanRow
 from hwprune.runtime.environment import local_profile
 from hwprune.scope import Request
 from hwprune.targets import Keep
+
+#: Granularities whose groups have a latency of their own before anything is trained.
+PLANNED: dict[str, type[ChannelScope | BranchScope]] = {CHANNEL: ChannelScope, "branch": BranchScope}
 
 
 @click.command("plan")
@@ -24,7 +29,7 @@ from hwprune.targets import Keep
 @click.option("--device", help="Profile name or folder; default: the one of this machine's CPU runtime.")
 @click.option(
     "--granularity",
-    type=click.Choice(tuple(SHRINKING)),
+    type=click.Choice(tuple(PLANNED)),
     default=CHANNEL,
     show_default=True,
     help="What leaves.",
@@ -44,7 +49,7 @@ def plan_command(
     ((name, found),) = make_networks([network]).items()
     profile = load_profile(device, profiles) if device else local_profile(profiles)
     console = Console(stderr=as_json, highlight=False)
-    scope = SHRINKING[granularity](
+    scope = PLANNED[granularity](
         Request(found.model, found.model, found.example, profile, Keep(1.0), (), True, Lines(console).note)
     )
     plan = scope.preview()

@@ -13,6 +13,7 @@ from hwprune import charts
 from hwprune.cli.common import telling_how_to_go_on, told
 from hwprune.cli.profile_networks import DEFAULT_NETWORKS, make_networks, networks_option
 from hwprune.cli.progress import observing
+from hwprune.device.library import is_name
 from hwprune.device.predict import table_of
 from hwprune.device.profile import (
     PROFILE_FILE,
@@ -22,7 +23,6 @@ from hwprune.device.profile import (
     Provenance,
     Rule,
     RuntimeSpec,
-    is_name,
 )
 from hwprune.errors import ArtifactError, InputError
 from hwprune.files import TEMPORARY_FILES, write_text

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -13,8 +14,9 @@ from rich.console import Console
 from hwprune import charts
 from hwprune.cli.common import json_option, profiles_option, told
 from hwprune.cli.profile_networks import DEFAULT_NETWORKS, make_networks, networks_option
+from hwprune.device.library import load_profile
 from hwprune.device.predict import table_of
-from hwprune.device.profile import DeviceProfile, load_profile
+from hwprune.device.profile import DeviceProfile
 from hwprune.errors import InputError, MissingRowError, ProfileError
 from hwprune.files import write_text
 from hwprune.graph.trace import trace_operators
@@ -90,23 +92,30 @@ def check(
         about = _about(checked, f"hwprune profile check {checked.name} --count {count} --seed {seed}")
         write_text(markdown, markdown_page(checked.name, about, errors))
     if as_json:
-        record = {
-            "profile": checked.name,
-            "environment": environment(),
-            "seed": seed,
-            **summarise(errors),
-            "widths": by_widths(errors),
-            "errors": [{**asdict(error), "error": error.error} for error in errors],
-        }
-        click.echo(json.dumps(record, indent=2))
+        click.echo(json.dumps(_record(checked, seed, errors), indent=2))
         return
     for kind, summary in by_widths(errors).items():
-        console.print(
-            f"{kind}: {summary['networks']} networks, median error {summary['median']:.1%}, 95 % within "
-            f"{summary['p95']:.1%}, 99 % within {summary['p99']:.1%}, worst {summary['worst']:.1%}, "
-            f"median signed {summary['bias']:+.1%}",
-            soft_wrap=True,
-        )
+        console.print(_summary_line(kind, summary), soft_wrap=True)
+
+
+def _record(checked: DeviceProfile, seed: int, errors: Sequence[NetworkError]) -> dict[str, Any]:
+    """What ``--json`` prints."""
+    return {
+        "profile": checked.name,
+        "environment": environment(),
+        "seed": seed,
+        **summarise(errors),
+        "widths": by_widths(errors),
+        "errors": [{**asdict(error), "error": error.error} for error in errors],
+    }
+
+
+def _summary_line(kind: str, summary: Mapping[str, float]) -> str:
+    return (
+        f"{kind}: {summary['networks']} networks, median error {summary['median']:.1%}, 95 % within "
+        f"{summary['p95']:.1%}, 99 % within {summary['p99']:.1%}, worst {summary['worst']:.1%}, "
+        f"median signed {summary['bias']:+.1%}"
+    )
 
 
 def _compare(

@@ -17,7 +17,7 @@ from hwprune.cli.progress import observing
 from hwprune.cli.tensorboard import drawing
 from hwprune.cli.training import Training, telling_how_to_resume, training_options
 from hwprune.cli.variants import run_grid
-from hwprune.device.profile import load_profile
+from hwprune.device.library import load_profile
 from hwprune.output_folder import MODEL_FILE, SINGLE_FILE
 from hwprune.pipeline import Settings, compress
 from hwprune.processes import joined

@@ -14,7 +14,7 @@ from hwprune.cli.common import json_option, profiles_option, told
 from hwprune.cli.config import config_option
 from hwprune.cli.progress import observing
 from hwprune.cli.training import Training, telling_how_to_resume, training_options
-from hwprune.device.profile import load_profile
+from hwprune.device.library import load_profile
 from hwprune.errors import InputError, TargetError
 from hwprune.executors.base import Executor, InProcess
 from hwprune.executors.cluster import RayCluster

@@ -6,18 +6,12 @@ a table is a template: it states rules for a device that nobody has measured yet
 
 from __future__ import annotations
 
-import difflib
 import math
-import os
-import re
-import tomllib
-from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from platformdirs import user_data_path
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hwprune.device.steps import Steps
 from hwprune.device.table import LatencyTable
@@ -26,7 +20,6 @@ from hwprune.operators import Operator
 
 SCHEMA = 1
 PROFILE_FILE = "profile.toml"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class _Section(BaseModel):
@@ -229,167 +222,3 @@ class DeviceProfile(_Section):
 def _read_once(path: Path, changed: int, command: str) -> LatencyTable:
     """A table is read when it is first needed, and again only where the file has changed since."""
     return LatencyTable.read(path, command)
-
-
-def shipped_folder() -> Path:
-    """The profiles that come with the package: inside a wheel, or beside the package in a checkout."""
-    package = Path(__file__).resolve().parent.parent
-    inside = package / "profiles"
-    return inside if inside.is_dir() else package.parent / "profiles"
-
-
-def search_path(first: Path | None = None) -> tuple[Path, ...]:
-    """Folders that profiles are looked for in, in order.
-
-    Args:
-        first: A folder given by the user, looked in before the others.
-    """
-    from_environment = os.environ.get("HWPRUNE_PROFILES")
-    candidates = [
-        first,
-        Path(from_environment) if from_environment else None,
-        user_data_path("hwprune") / "profiles",
-        shipped_folder(),
-    ]
-    return tuple(folder for folder in candidates if folder is not None)
-
-
-def find_profiles(search: Path | None = None) -> tuple[DeviceProfile, ...]:
-    """Every profile on the search path, by name; the first of a name counts.
-
-    Args:
-        search: A folder looked in first.
-
-    Raises:
-        ProfileError: If a profile is malformed, or ``search`` is no folder.
-    """
-    if search is not None and not search.is_dir():
-        raise ProfileError("no such folder of profiles", where=search, expected="a folder")
-    found: dict[str, DeviceProfile] = {}
-    for folder in _profile_folders(search):
-        if folder.name not in found:
-            found[folder.name] = read_profile(folder)
-    return tuple(found[name] for name in sorted(found))
-
-
-def load_profile(name_or_folder: str | Path, search: Path | None = None) -> DeviceProfile:
-    """Loads a profile by name or from its folder.
-
-    Args:
-        name_or_folder: A name on the search path, or a folder that holds ``profile.toml``.
-        search: A folder looked in first.
-
-    Raises:
-        ProfileError: If there is none, or it is malformed.
-    """
-    as_folder = Path(name_or_folder)
-    if (as_folder / PROFILE_FILE).is_file():
-        return read_profile(as_folder)
-    names: list[str] = []
-    for folder in _profile_folders(search):
-        if folder.name == str(name_or_folder):
-            return read_profile(folder)
-        names.append(folder.name)
-    close = difflib.get_close_matches(str(name_or_folder), names, n=1)
-    raise ProfileError(
-        f"unknown device {str(name_or_folder)!r}",
-        expected=f"one of {', '.join(sorted(set(names))) or '(none found)'}, or a folder with {PROFILE_FILE}",
-        hint=f"did you mean {close[0]!r}?" if close else "list them with: hwprune devices",
-    )
-
-
-def _profile_folders(search: Path | None) -> Iterator[Path]:
-    for root in search_path(search):
-        if root.is_dir():
-            yield from sorted(folder for folder in root.iterdir() if (folder / PROFILE_FILE).is_file())
-
-
-def read_profile(folder: Path) -> DeviceProfile:
-    """Reads and validates ``folder/profile.toml``.
-
-    Raises:
-        ProfileError: If it is not TOML, or a key is missing, unknown or of the wrong kind; the message names
-            file, key, what was expected and what stands there.
-    """
-    path = folder / PROFILE_FILE
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ProfileError("the profile is not TOML", where=path, got=error) from error
-    except OSError as error:
-        raise ProfileError("the profile cannot be read", where=path, got=error) from error
-    try:
-        profile = DeviceProfile.model_validate({**content, "folder": folder.resolve()})
-    except ValidationError as error:
-        raise _told(path, content, error) from error
-    if not is_name(profile.name) or profile.name != folder.resolve().name:
-        raise ProfileError(
-            "the profile's name is not that of its folder",
-            where=f"{path}, key name",
-            expected=folder.resolve().name,
-            got=profile.name,
-        )
-    table = profile.latency.table
-    if table is not None and not (folder / table).is_file():
-        raise ProfileError(
-            "the latency table is missing",
-            where=f"{path}, key latency.table",
-            expected=f"the file {table} beside the profile",
-            hint="measure it with: hwprune profile build, or leave the key out for a template",
-        )
-    if table is not None and Path(table).name != table:
-        raise ProfileError(
-            "the latency table lies outside of the profile's folder",
-            where=f"{path}, key latency.table",
-            expected="a file name",
-            got=table,
-        )
-    return profile
-
-
-def is_name(text: str) -> bool:
-    """Whether a profile may have this name.
-
-    >>> is_name("x86-avx2-ort"), is_name(".hidden")
-    (True, False)
-    """
-    return _NAME.fullmatch(text) is not None
-
-
-def _told(path: Path, content: dict[str, Any], error: ValidationError) -> ProfileError:
-    """The first validation error in the words of a user."""
-    first = error.errors()[0]
-    location = [str(part) for part in first["loc"]]
-    key = ".".join(location)
-    got: object = first["input"]
-    hint = None
-    if first["type"] == "extra_forbidden":
-        known = _known_keys(location[:-1])
-        close = difflib.get_close_matches(location[-1], known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"the keys here are {', '.join(known)}"
-        return ProfileError("unknown key in the profile", where=f"{path}, key {key}", got=got, hint=hint)
-    if first["type"] == "missing":
-        unknown = [other["loc"][-1] for other in error.errors() if other["type"] == "extra_forbidden"]
-        close = difflib.get_close_matches(location[-1], [str(name) for name in unknown], n=1)
-        hint = f"{close[0]!r} looks like a misspelling of it" if close else None
-        return ProfileError("a key of the profile is missing", where=f"{path}, key {key}", hint=hint)
-    return ProfileError(
-        "a value of the profile is wrong", where=f"{path}, key {key}", expected=first["msg"], got=repr(got)
-    )
-
-
-_SECTIONS: dict[str, type[BaseModel]] = {
-    "hardware": Hardware,
-    "runtime": RuntimeSpec,
-    "rule": Rule,
-    "latency": LatencySpec,
-    "provenance": Provenance,
-}
-
-
-def _known_keys(location: list[str]) -> list[str]:
-    """The keys of the section at ``location``, as the file spells them."""
-    if not location:
-        return ["schema", "name", *_SECTIONS]
-    section = _SECTIONS.get(location[0])
-    return list(section.model_fields) if section else []

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor, nn
 
+from hwprune.device.library import read_profile
 from hwprune.device.predict import predict_operators
-from hwprune.device.profile import PROFILE_FILE, DeviceProfile, LatencySpec, Provenance, read_profile
+from hwprune.device.profile import PROFILE_FILE, DeviceProfile, LatencySpec, Provenance
 from hwprune.device.profile_text import to_toml
 from hwprune.device.table import LatencyTable
 from hwprune.errors import ProfileError

@@ -6,7 +6,8 @@ import datetime
 import importlib.metadata
 from pathlib import Path
 
-from hwprune.device.profile import DeviceProfile, find_profiles
+from hwprune.device.library import find_profiles
+from hwprune.device.profile import DeviceProfile
 from hwprune.errors import ProfileError
 from hwprune.runtime.base import REGISTRY
 from hwprune.runtime.processor import machine, processor

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from heard import Heard
 
-from hwprune.device.profile import load_profile
+from hwprune.device.library import load_profile
 from hwprune.errors import HostError, HwpruneError, InputError, RuntimeUnavailableError, TrainingError
 from hwprune.executors.cluster import RayCluster
 from hwprune.phases import Observer

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from hwprune.device.profile import DeviceProfile, load_profile
+from hwprune.device.library import load_profile
+from hwprune.device.profile import DeviceProfile
 from hwprune.errors import RuntimeUnavailableError
 from hwprune.executors import node
 from hwprune.runtime.bench import Bench

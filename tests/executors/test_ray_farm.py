@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from heard import Heard
 
-from hwprune.device.profile import load_profile, shipped_folder
+from hwprune.device.library import load_profile, shipped_folder
 from hwprune.executors.cluster import RayCluster
 from hwprune.targets import Keep
 from hwprune.train.loop import Recipe
