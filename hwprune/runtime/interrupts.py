@@ -17,8 +17,8 @@ def finishing() -> Iterator[None]:
         KeyboardInterrupt: At the end, where there was an interrupt; instead of whatever it made go wrong
             inside, such as a converter that the same Ctrl-C ended.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread is interrupted
+    if threading.current_thread() is not threading.main_thread() or _ignored():
+        yield  # only the main thread is interrupted, and under nohup not even that
         return
     interrupts = 0
 
@@ -39,3 +39,7 @@ def finishing() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
     if interrupts:
         raise KeyboardInterrupt
+
+
+def _ignored() -> bool:
+    return signal.getsignal(signal.SIGINT) is signal.SIG_IGN

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -96,6 +96,15 @@ def interrupted(times: int, done: list[str], error: Exception | None = None) -> 
         done.append("measured")
 
 
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C interrupts, also where the tests run under nohup."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_an_interrupt_waits_until_the_measurement_is_complete_and_a_second_one_does_not() -> None:
     done: list[str] = []
     with pytest.raises(KeyboardInterrupt):
@@ -107,12 +116,22 @@ def test_an_interrupt_waits_until_the_measurement_is_complete_and_a_second_one_d
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_what_an_interrupt_made_go_wrong_is_an_interrupt() -> None:
     died = RuntimeUnavailableError("the converter was interrupted, too")
     with pytest.raises(KeyboardInterrupt):
         interrupted(1, [], died)
     with pytest.raises(RuntimeUnavailableError):
         interrupted(0, [], died)
+
+
+def test_an_interrupt_that_is_ignored_stays_so() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with finishing():
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 SETTINGS = {"cpu": "a machine", "runtime": "onnxruntime 1.31.1", "networks": "small"}
