@@ -1,8 +1,12 @@
 """Folds the constants of dead channels into the biases behind them.
 
 A dead channel is zero only where its activation of zero is; behind a sigmoid it is a half everywhere. A layer
-that reads such a channel adds the constant times its weights to every output, which a bias does as well:
-always in a linear layer, and in a convolution where no zero padding lets the border see something else.
+that reads such a channel adds the constant times its weights to every output, which a bias does as well: in a
+linear layer, and in a convolution where no zero padding lets the border see something else.
+
+A constant is one only where it is the same for all data. It is therefore looked for on the example inputs, on
+other data of the same shapes and, where the network takes them, on maps twice as large; what differs between
+them is not folded. A network that takes no larger maps is folded for the sizes of the example inputs.
 
 The bias goes to the layer itself even where a batch norm follows: that subtracts the constant again with its
 statistics, in training as in evaluation, whether the constant comes from a channel or from a bias.
@@ -10,12 +14,13 @@ statistics, in training as in evaluation, whether the constant comes from a chan
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from hwprune.graph.axes import BoolArray, ChannelAxis, kept_positions
 from hwprune.graph.record import ExampleInputs, call_model, evaluation_mode
@@ -87,25 +92,43 @@ def _constants(
 ) -> dict[str, Tensor]:
     """What every layer reads from its dead channels, shape ``(inputs,)``; zero for living ones.
 
-    Layers whose dead channels are not the same everywhere are left out.
+    Layers whose dead channels are not the same everywhere and for all data are left out.
     """
+    found = _observed(model, readers, example_inputs)
+    if not any(constants.any() for constants in found.values()):
+        return found
+    try:
+        again = _observed(model, readers, _other_data(example_inputs))
+    except Exception:  # whatever the user's forward pass raises on such data: nothing is known to be constant
+        return {}
+    found = {name: each for name, each in found.items() if name in again and _same(each, again[name])}
+    try:
+        larger = _observed(model, readers, _larger_maps(example_inputs))
+    except Exception:  # the network takes maps of its own size only
+        return found
+    return {name: each for name, each in found.items() if name in larger and _same(each, larger[name])}
+
+
+def _observed(
+    model: nn.Module, readers: Mapping[str, Any], example_inputs: ExampleInputs
+) -> dict[str, Tensor]:
+    """The constants of one forward pass."""
     found: dict[str, Tensor] = {}
     varies: set[str] = set()
     handles = []
     for name, keep in readers.items():
 
-        def note(module: Any, args: Any, name: str = name, keep: Any = keep) -> None:
-            lowest, highest = _bounds(args[0], _channel_dim(module))
-            if lowest.shape != module.weight.shape[1:2]:
+        def note(module: Any, args: Any, kwargs: Any, name: str = name, keep: Any = keep) -> None:
+            features = args[0] if args else kwargs["input"]
+            if features.ndim < 2 or features.shape[_channel_dim(module)] != module.weight.shape[1]:
                 varies.add(name)  # channels that lie elsewhere: an input without a batch
                 return
+            lowest, highest = _bounds(features, _channel_dim(module))
             lowest[torch.from_numpy(keep)] = highest[torch.from_numpy(keep)] = 0.0
-            spread = float((highest - lowest).max())
-            again = found.setdefault(name, lowest)
-            if spread > ROUNDING * float(highest.abs().max()) or not torch.equal(again, lowest):
+            if not (_same(lowest, highest) and _same(found.setdefault(name, lowest), lowest)):
                 varies.add(name)
 
-        handles.append(model.get_submodule(name).register_forward_pre_hook(note))
+        handles.append(model.get_submodule(name).register_forward_pre_hook(note, with_kwargs=True))
     try:
         with evaluation_mode(model), torch.no_grad():
             call_model(model, example_inputs)
@@ -113,6 +136,43 @@ def _constants(
         for handle in handles:
             handle.remove()
     return {name: constants for name, constants in found.items() if name not in varies}
+
+
+def _same(left: Tensor, right: Tensor) -> bool:
+    """Whether constants are equal but for rounding; a value that is no number equals nothing."""
+    return bool((left - right).abs().max() <= ROUNDING * right.abs().max())
+
+
+def _other_data(example_inputs: ExampleInputs) -> Any:
+    """Inputs of the same shapes and types: noise added to numbers, integers in another order."""
+    generator = torch.Generator().manual_seed(0)
+
+    def other(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor) or not leaf.numel():
+            return leaf
+        if not leaf.is_floating_point():
+            places = torch.randint(leaf.numel(), (leaf.numel(),), generator=generator)
+            return leaf.flatten()[places.to(leaf.device)].view(leaf.shape)
+        scale = leaf.nan_to_num(0.0, 0.0, 0.0).abs().mean().clamp_min(1.0)
+        return leaf + scale * torch.randn(leaf.shape, generator=generator).to(leaf)
+
+    return _mapped(other, example_inputs)
+
+
+def _larger_maps(example_inputs: ExampleInputs) -> Any:
+    """Inputs whose maps are twice as long in every direction."""
+
+    def larger(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor) or leaf.ndim < 3:
+            return leaf
+        return leaf.repeat(1, 1, *[2] * (leaf.ndim - 2))
+
+    return _mapped(larger, example_inputs)
+
+
+def _mapped(change: Callable[[Any], Any], example_inputs: ExampleInputs) -> Any:
+    """The inputs with every tensor changed; a mapping of a class of its own becomes a dictionary."""
+    return tree_map(change, dict(example_inputs) if isinstance(example_inputs, Mapping) else example_inputs)
 
 
 def _channel_dim(module: nn.Module) -> int:

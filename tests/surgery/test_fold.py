@@ -113,6 +113,96 @@ def test_without_folding_nothing_changes():
     assert all("f(0) != 0" in axis.pinned for axis in proven.axes if axis.name in ("0", "3", "8"))
 
 
+class Gated(nn.Module):
+    """Behind the gate a dead channel is the same everywhere in an image, and not the same in another."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.gate, self.last = nn.Conv2d(3, 6, 1), nn.Linear(3, 1), nn.Conv2d(6, 4, 1)
+
+    def forward(self, images):
+        gate = torch.sigmoid(self.gate(images.mean((2, 3))))[:, :, None, None]
+        return self.last(torch.sigmoid(self.first(images)) * gate)
+
+
+@pytest.mark.parametrize("inputs", [IMAGES[:1], torch.zeros(2, 3, 8, 8)], ids=["one image", "zeros"])
+def test_what_depends_on_the_data_is_no_constant(inputs):
+    torch.manual_seed(0)
+    masked, slim, proven, _, biases = cut_in_half(Gated(), inputs)
+    assert "f(0) != 0" in next(axis.pinned for axis in proven.axes if axis.name == "first")
+    assert biases == ()
+    verify(masked, slim, [inputs, IMAGES, 3 * IMAGES])
+
+
+class Tokens(nn.Module):
+    """The same with integers at the entrance."""
+
+    def __init__(self):
+        super().__init__()
+        self.table, self.first, self.last = nn.Embedding(9, 5), nn.Linear(5, 6), nn.Linear(6, 4)
+
+    def forward(self, tokens):
+        return self.last(torch.sigmoid(self.first(self.table(tokens))) * tokens[:, :1, None].sigmoid())
+
+
+def test_what_depends_on_integers_is_no_constant():
+    torch.manual_seed(0)
+    tokens = torch.arange(7)[None]
+    masked, slim, _, _, biases = cut_in_half(Tokens(), {"tokens": tokens})
+    assert biases == ()
+    verify(masked, slim, [{"tokens": tokens}, {"tokens": tokens.flip(1)}])
+
+
+class Summed(nn.Module):
+    """A constant that grows with the map."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 6, 1), nn.Linear(6, 4)
+
+    def forward(self, images):
+        return self.last(torch.sigmoid(self.first(images)).sum((2, 3)))
+
+
+def test_what_depends_on_the_size_of_the_map_is_no_constant():
+    torch.manual_seed(0)
+    masked, slim, _, _, biases = cut_in_half(Summed())
+    assert biases == ()
+    verify(masked, slim, [IMAGES, torch.randn(2, 3, 11, 11)])
+
+
+class Plain(nn.Module):
+    """Layers that are called by keyword, and on one row without a batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.last = nn.Linear(5, 6), nn.Linear(6, 6), nn.Linear(6, 4)
+
+    def forward(self, rows):
+        return self.last(torch.sigmoid(self.second(input=torch.sigmoid(self.first(rows)))).mean(0))
+
+
+def test_layers_called_by_keyword_fold_and_those_without_a_batch_do_not():
+    torch.manual_seed(0)
+    rows = torch.randn(3, 5)
+    masked, slim, proven, _, biases = cut_in_half(Plain(), rows)
+    assert proven.folded == {"first": ("second",)}
+    assert biases == ("second",)
+    verify(masked, slim, [rows, 2 * rows])
+
+
+def test_a_channel_that_is_no_number_is_not_folded():
+    torch.manual_seed(0)
+    activation = Applied(lambda features: torch.where(features == 0, torch.nan, features))
+    model = nn.Sequential(nn.Linear(5, 6), activation, nn.Linear(6, 4))
+    with torch.no_grad():
+        model[0].weight[:3] = model[0].bias[:3] = 0
+    axis = next(axis for axis in find_axes(model, torch.randn(3, 5)) if axis.name == "0")
+    kept = {"0": np.arange(6) >= 3}
+    slim = rebuild(model, [axis], kept)
+    assert fold_constants(model, slim, [axis], kept, torch.randn(3, 5)) == ()
+
+
 LAYERS = st.lists(
     st.tuples(
         st.sampled_from(sorted(CONSTANT | ZERO)),
