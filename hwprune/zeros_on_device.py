@@ -30,6 +30,8 @@ from hwprune.runtime.timing import Timing
 
 #: The part of the weights that is left in the second network that the prediction is fitted to.
 SPARSE_SAMPLE = 0.1
+#: What stands for a dead weight in a network that is timed with it: latency depends on no value but zero.
+REVIVED = 1e-2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,7 +39,7 @@ class ZerosLoop:
     """Sets weights of a network to zero and times it on the device.
 
     Attributes:
-        model: The dense network; not touched.
+        model: The network, whose weights may be zero already; not touched.
         example_inputs: What it is exported with.
         layers: The layers that numbers of weights refer to, in order.
         profile: The device.
@@ -77,11 +79,15 @@ class ZerosLoop:
         return kept
 
     def _with_zeros(self, kept: Mapping[str, BoolArray]) -> nn.Module:
+        """A copy with exactly these weights: those that died in training live again, or dense were not dense."""
         model = copy.deepcopy(self.model)
         with torch.no_grad():
-            for name, mask in kept.items():
-                weights = model.get_parameter(name)
-                weights.mul_(torch.from_numpy(mask).view(weights.shape).to(weights))
+            for layer in self.layers:
+                weights = model.get_parameter(layer.parameter)
+                weights.masked_fill_(weights == 0, REVIVED)
+                if layer.parameter in kept:
+                    mask = torch.from_numpy(kept[layer.parameter]).view(weights.shape)
+                    weights.mul_(mask.to(weights))
         return model
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -17,9 +18,11 @@ from hwprune.device.rows import Row
 from hwprune.device.table import LatencyTable
 from hwprune.errors import TargetError
 from hwprune.graph.trace import trace_operators
+from hwprune.groups.weight import WeightGroups
 from hwprune.operators import Operator, multiply_accumulates
 from hwprune.runtime.environment import environment
 from hwprune.runtime.rows import with_zeros
+from hwprune.zeros_on_device import ZerosLoop
 
 STEPS = 40
 INPUTS = torch.zeros(2, 1, 8, 8)
@@ -111,3 +114,19 @@ def test_a_latency_out_of_reach_is_told_with_what_is_in_reach() -> None:
     model = network()
     with pytest.raises(TargetError, match="times faster than dense"):
         compressor(model, skipping(model), 100.0)
+
+
+def test_a_network_whose_weights_died_is_timed_with_as_many_as_asked_for() -> None:
+    model = network()
+    groups = WeightGroups(model)
+    with torch.no_grad():
+        for layer in groups.layers:
+            layer.tensor.mul_(torch.rand_like(layer.tensor) < 0.2)
+    dead = {layer.parameter: int(layer.tensor.count_nonzero()) for layer in groups.layers}
+    loop = ZerosLoop(model, INPUTS, groups.layers, skipping(network()))
+    sizes = np.array([layer.tensor.numel() for layer in groups.layers])
+    for widths, kept in ((sizes, {}), (sizes // 2, loop.kept(sizes // 2))):
+        built = loop._with_zeros(kept)
+        found = [int(built.get_parameter(layer.parameter).count_nonzero()) for layer in groups.layers]
+        assert found == widths.tolist()
+    assert {layer.parameter: int(layer.tensor.count_nonzero()) for layer in groups.layers} == dead
