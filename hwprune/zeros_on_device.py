@@ -79,7 +79,7 @@ class ZerosLoop:
         return kept
 
     def _with_zeros(self, kept: Mapping[str, BoolArray]) -> nn.Module:
-        """A copy with exactly these weights: those that died in training live again, or dense were not dense."""
+        """A copy with exactly these weights: those that died in training live again."""
         model = copy.deepcopy(self.model)
         with torch.no_grad():
             for layer in self.layers:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -37,12 +37,16 @@ from hwprune.surgery.structure import (
     checked_forms,
     checked_positions,
     cut_shape,
+    is_absent,
     read_structure,
+    sealed,
     shortened,
 )
 
 #: What the names and shapes at the head of a weights file may take, in bytes per tensor and for the whole.
 HEADER_BYTES_PER_TENSOR, HEADER_BYTES = 1024, 2**16
+#: Where the weights file notes the hash of the structure.
+SEAL = "structure_sha256"
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -69,10 +73,6 @@ def save_slim(
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = _unique_tensors(slim)
-    weights = folder / WEIGHTS_FILE
-    with replacing(weights) as temporary:
-        save_file(state, str(temporary))
-        digest = _sha256(temporary)
     sizes = {(part.tensor, part.dim): part.channels.size for axis in axes for part in axis.slices}
     structure = Structure(
         schema=SCHEMA,
@@ -88,8 +88,12 @@ def save_slim(
         ),
         biases=tuple(sorted(biases)),
         shapes={name: tuple(tensor.shape) for name, tensor in state.items()},
-        weights_sha256=digest,
+        weights_sha256="0" * 64,
     )
+    with replacing(folder / WEIGHTS_FILE) as temporary:
+        save_file(state, str(temporary), {SEAL: sealed(structure)})
+        digest = _sha256(temporary)
+    structure = structure.model_copy(update={"weights_sha256": digest})
     write_text(folder / STRUCTURE_FILE, structure.model_dump_json(by_alias=True, indent=1) + "\n")
 
 
@@ -142,7 +146,7 @@ def _new_biases(
     layers = dict(model.named_modules())
     found: dict[str, Tensor] = {}
     for name in structure.biases:
-        if name not in layers or name in structure.absent or not takes_bias(layers[name]):
+        if name not in layers or is_absent(structure, name) or not takes_bias(layers[name]):
             raise ArtifactError(
                 "the artefact is from another network",
                 where=f"{folder / STRUCTURE_FILE}: {shortened(name)}",
@@ -179,9 +183,28 @@ def _read_weights(folder: Path, structure: Structure, own: Mapping[str, Tensor])
             hint="copy the folder again, both files together",
         )
     try:
+        with safe_open(str(path), "pt") as file:
+            noted = (file.metadata() or {}).get(SEAL)
+        _check_seal(folder / STRUCTURE_FILE, structure, noted)
         return load_file(str(path))
     except (SafetensorError, ValueError, TypeError, KeyError, RuntimeError, OSError) as error:
         raise ArtifactError("the weights cannot be read", where=path, got=shortened(str(error))) from error
+
+
+def _check_seal(path: Path, structure: Structure, noted: str | None) -> None:
+    """The structure is the one noted in the weights; the first artefacts have no note, and cuts alone."""
+    if noted is None and not (structure.absent or structure.reshaped or structure.biases):
+        return
+    if noted != (found := sealed(structure)):
+        raise ArtifactError(
+            "the structure is not the one that the weights were written with",
+            where=path,
+            expected="no layer absent, reshaped or with another bias, as the weights note no structure"
+            if noted is None
+            else f"SHA-256 {shortened(noted[:12])}...",
+            got=f"{found[:12]}...",
+            hint="copy the folder again, both files together",
+        )
 
 
 def _check_shapes(

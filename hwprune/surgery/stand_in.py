@@ -7,11 +7,12 @@ the sum.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -42,7 +43,17 @@ class Dimension(BaseModel):
         return self.size if self.of is None else -(-shape[self.of] // self.per)
 
 
-Dimensions = Annotated[tuple[Dimension, ...], Field(max_length=8)]
+#: Elements that a stand-in may make whatever it is given: more are no layer, but a way to fill the memory.
+MOST_ELEMENTS = 2**28
+
+
+def _bounded(dimensions: tuple[Dimension, ...]) -> tuple[Dimension, ...]:
+    if math.prod(dimension.size for dimension in dimensions if dimension.of is None) > MOST_ELEMENTS:
+        raise ValueError(f"at most {MOST_ELEMENTS} elements")
+    return dimensions
+
+
+Dimensions = Annotated[tuple[Dimension, ...], Field(max_length=8), AfterValidator(_bounded)]
 
 
 class Absence(BaseModel):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import reprlib
@@ -132,6 +133,21 @@ def read_structure(folder: Path) -> Structure:
         ) from error
 
 
+def sealed(structure: Structure) -> str:
+    """SHA-256 of a structure, all of it but the hash of the weights, in which it is noted.
+
+    Args:
+        structure: What is written, or was read.
+    """
+    content = structure.model_dump(mode="json", by_alias=True, exclude={"weights_sha256"})
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def is_absent(structure: Structure, name: str) -> bool:
+    """Whether a layer is one of those taken out, or lies inside one."""
+    return any(f"{name}.".startswith(f"{layer}.") for layer in structure.absent)
+
+
 def check_absent(folder: Path, structure: Structure, own: Collection[str]) -> None:
     """Checks that the layers of removed branches are layers of a fresh model, none within another.
 
@@ -213,6 +229,8 @@ def checked_forms(
         reason = why_as_it_is(model, item.module) if item.module in layers else "no such layer"
         if reason is None and item.module in forms:
             reason = "it comes twice"
+        if reason is None and is_absent(structure, item.module):
+            reason = "it is taken out"
         if reason is not None:
             raise ArtifactError(
                 "the structure changes a layer that cannot be changed",
