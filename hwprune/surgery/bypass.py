@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from hwprune.errors import GraphError
 from hwprune.graph.branches import Branch, without_branches
@@ -22,7 +23,7 @@ from hwprune.graph.record import ExampleInputs, Recording, call_model, evaluatio
 from hwprune.graph.trace import operators_of, trace_operators
 from hwprune.operators import Operator
 from hwprune.surgery.prove import TRIAL_TOLERANCE, randomised
-from hwprune.surgery.stand_in import Absence, Dimension, first_tensor, take_out
+from hwprune.surgery.stand_in import Absence, Dimension, take_out
 from hwprune.surgery.verify import compare, outputs_of
 
 
@@ -116,6 +117,10 @@ def _trial(
         actual = outputs_of(dense, example_inputs)
     except GraphError as error:
         return f"the network cannot do without it: {error.got or error.what}"
+    except (
+        Exception
+    ) as error:  # the user's own code, which may take another way here than when it is recorded
+        return f"the network cannot do without it: {type(error).__name__}: {error}"
     finally:
         for name, layer in layers.items():
             dense.set_submodule(name, layer)
@@ -149,7 +154,7 @@ def _zeroed(model: nn.Module, branch: Branch) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """One run of a layer: shape of its first tensor, and what it returned (shapes, or ``None``)."""
+    """One run of a layer: shape of its first tensor (empty: of none), and shapes of what it returned."""
 
     source: tuple[int, ...]
     outputs: tuple[tuple[int, ...] | None, ...] | None
@@ -163,7 +168,8 @@ def _observe(model: nn.Module, names: Sequence[str], example_inputs: ExampleInpu
     for name in seen:
 
         def note(_module: nn.Module, args: Any, kwargs: Any, output: Any, name: str = name) -> None:
-            seen[name].append(_seen(tuple(first_tensor((args, kwargs)).shape), output))
+            given = [tuple(leaf.shape) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+            seen[name].append(_seen(given[0] if given else (), output))
 
         handles.append(model.get_submodule(name).register_forward_hook(note, with_kwargs=True))
     try:

@@ -191,12 +191,52 @@ class Direct(nn.Module):
         return images + self.conv(nn.functional.conv2d(images, self.other))
 
 
+class Scale(nn.Module):
+    """A layer that is called without a tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.value = nn.Parameter(torch.ones(3, 1, 1))
+
+    def forward(self):
+        return self.value * 2
+
+
+class Scaled(nn.Module):
+    """A branch with such a layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.scale = nn.Conv2d(3, 3, 3, padding=1), Scale()
+
+    def forward(self, images):
+        return images + self.conv(images) * self.scale()
+
+
+class Fast(nn.Module):
+    """Reads the weight of its layer where nobody records it, as PyTorch's transformer does."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, images):
+        if torch.utils._python_dispatch._get_current_dispatch_mode() is None:
+            assert self.conv.weight.ndim == 4
+        return images + self.conv(images)
+
+
 @pytest.mark.parametrize(
     ("block", "reason"),
     [
         (Constant, "still runs operators of it: add"),
         (Looking, "the network cannot do without it"),
         (Direct, "still runs operators of it: conv"),
+        (Scaled, "called without a tensor"),
+        (
+            Fast,
+            "the network cannot do without it: AttributeError: 'StandIn' object has no attribute 'weight'",
+        ),
     ],
 )
 def test_what_cannot_be_taken_out_exactly_is_pinned(block, reason):
@@ -207,3 +247,11 @@ def test_what_cannot_be_taken_out_exactly_is_pinned(block, reason):
     assert reason in str(bypass.branch.pinned)
     assert bypass.absences == {}
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_branches_that_the_fast_path_of_a_transformer_reads_are_pinned():
+    torch.manual_seed(0)
+    bypasses = proven(nn.TransformerEncoderLayer(12, 2, 24, batch_first=True), torch.randn(2, 5, 12))
+    reasons = [str(bypass.branch.pinned) for bypass in bypasses]
+    assert all("AttributeError: 'StandIn' object has no attribute" in reason for reason in reasons)
+    assert any("'weight'" in reason for reason in reasons)

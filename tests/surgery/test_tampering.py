@@ -53,7 +53,7 @@ class Changed(nn.Module):
     def __init__(self):
         super().__init__()
         self.stem = nn.Conv2d(1, 4, 3, padding=1)
-        self.branch = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1, bias=False), nn.ReLU())
+        self.branch = nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU())
         self.conv, self.relu = nn.Conv2d(4, 4, 3, padding=1), nn.ReLU()
         self.head = nn.Linear(4, 3, bias=False)
 
