@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,8 @@ from hwprune.graph.record import ExampleInputs, call_model, evaluation_mode
 from hwprune.runtime.bench import THIS_MACHINE, Bench
 from hwprune.runtime.export import export
 from hwprune.surgery.forms import Form, possible_forms, reshape, why_as_it_is
+from hwprune.surgery.prove import TRIAL_TOLERANCE
+from hwprune.surgery.verify import compare, outputs_of
 
 #: What a form must be faster by, as a fraction, to be taken: less is within the noise of two runs.
 SMALLEST_GAIN = 0.03
@@ -85,6 +88,7 @@ def choose_forms(
         choices[name] = (
             Choice(None, reason, {}) if reason else _choose(model, name, shapes[name], profile, bench)
         )
+    choices = _fitting(model, choices, example_inputs)
     if bench is None:
         return choices
     return _confirmed(model, choices, example_inputs, profile, bench)
@@ -160,6 +164,39 @@ def in_form(convolution: nn.Conv2d, form: Form) -> nn.Module:
 def _adds_no_operator(convolution: nn.Conv2d, form: Form) -> bool:
     layer = in_form(convolution, form)
     return getattr(layer, "channels", None) is None and getattr(layer, "pads", None) is None
+
+
+def _fitting(
+    model: nn.Module, choices: Mapping[str, Choice], example_inputs: ExampleInputs
+) -> dict[str, Choice]:
+    """The choices, without those that the user's own code, which may read attributes, cannot do with."""
+    trial = copy.deepcopy(model)
+    fitting = {}
+    with evaluation_mode(trial):
+        expected = outputs_of(trial, example_inputs)
+        for name, choice in choices.items():
+            failure = _failure(trial, choice.form, expected, example_inputs) if choice.form else None
+            reason = f"the network reads more of it than its output: {failure}"
+            fitting[name] = choice if failure is None else Choice(None, reason, choice.medians_us)
+    return fitting
+
+
+def _failure(
+    trial: nn.Module, form: Form, expected: Sequence[Tensor], example_inputs: ExampleInputs
+) -> str | None:
+    """Why one form alone does not fit into the network; ``None`` where it does."""
+    layer = trial.get_submodule(form.module)
+    reshape(trial, [form])
+    try:
+        actual = outputs_of(trial, example_inputs)
+    except Exception as error:  # the user's own code, which may raise anything
+        return f"{type(error).__name__}: {error}"
+    finally:
+        trial.set_submodule(form.module, layer)
+    difference = compare(expected, actual)
+    if difference.relative > TRIAL_TOLERANCE:
+        return f"outputs differ by {difference.absolute:.2g}"
+    return None
 
 
 def _confirmed(
@@ -254,10 +291,10 @@ def _input_shapes(
     handles = []
     for name in layers:
 
-        def note(_module: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
-            shapes.setdefault(name, tuple(inputs[0].shape))
+        def note(_module: nn.Module, args: Any, kwargs: Any, name: str = name) -> None:
+            shapes.setdefault(name, tuple((args[0] if args else kwargs["input"]).shape))
 
-        handles.append(model.get_submodule(name).register_forward_pre_hook(note))
+        handles.append(model.get_submodule(name).register_forward_pre_hook(note, with_kwargs=True))
     try:
         with evaluation_mode(model), torch.no_grad():
             call_model(model, example_inputs)

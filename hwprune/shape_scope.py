@@ -111,6 +111,8 @@ class ShapeScope:
             return axes, {}
         proven = from_first(lambda: prove(trained, concerned, example_inputs, aligns))
         kept = {axis.name: unread[axis.name] for axis in proven.axes if axis.pinned is None}
+        if not kept:
+            return axes, {}
         try:
             verify(trained, rebuild(trained, axes, kept), verification_inputs)
         except VerificationError as error:

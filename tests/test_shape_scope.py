@@ -1,16 +1,19 @@
 """Filter shapes from the compressor's constructor to a saved folder, and the choice of forms."""
 
 import copy
+import dataclasses
 import importlib
 import json
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
 from torch import nn
 
 import hwprune
-from hwprune import shape_choice
+from hwprune import shape_choice, shape_scope
 from hwprune.cli import main
 from hwprune.runtime.bench import THIS_MACHINE
 from hwprune.runtime.environment import local_profile
@@ -186,3 +189,64 @@ def test_variants_are_pruned_by_the_rules_of_their_devices():
 
 def test_the_stand_in_is_never_taken_for_the_device_of_this_machine():
     assert local_profile().granularity == "channel"
+
+
+class Reading(nn.Module):
+    """Its own code reads the size of the kernel."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3, padding=1)
+
+    def forward(self, images):
+        return self.conv(images) * self.conv.kernel_size[0]
+
+
+class Naming(Reading):
+    """Its own code calls the layer by keyword."""
+
+    def forward(self, images):
+        return self.conv(input=images)
+
+
+@pytest.mark.parametrize(
+    ("network", "living", "failure"),
+    [
+        (Reading, [3, 4, 5], "outputs differ by"),
+        (Reading, [0, 4, 8], "AttributeError"),
+        (Naming, [0, 4, 8], "TypeError"),
+    ],
+)
+def test_a_layer_of_which_more_is_used_than_its_output_stays(network, living, failure, monkeypatch):
+    prices = {"dense": 9.0, "cropped": 5.0, "lowered": 4.0}
+    monkeypatch.setattr(
+        shape_choice, "time_networks", lambda networks, *_arguments: {name: prices[name] for name in networks}
+    )
+    torch.manual_seed(0)
+    model = network()
+    with torch.no_grad():
+        model.conv.weight.flatten(1)[:, [place for place in range(9) if place not in living]] = 0
+    choices = choose_forms(model, ["conv"], torch.randn(1, 1, 8, 8), hwprune.load_profile(PROFILE))
+    assert choices["conv"].form is None
+    assert f"reads more of it than its output: {failure}" in choices["conv"].reason
+
+
+def test_nothing_is_timed_where_no_unread_channel_may_leave(monkeypatch):
+    def pinned(_model, axes, *_arguments):
+        return SimpleNamespace(axes=[dataclasses.replace(axis, pinned="a trial") for axis in axes])
+
+    timed = []
+
+    def pretend(networks, *_arguments):
+        timed.append(set(networks))
+        return dict.fromkeys(networks, 1.0)
+
+    monkeypatch.setattr(shape_scope, "prove", pinned)
+    monkeypatch.setattr(shape_scope, "time_networks", pretend)
+    monkeypatch.setattr(shape_choice, "time_networks", pretend)
+    unread = lambda _model, axes, _aligns: {  # noqa: E731
+        axis.name: np.arange(axis.width) > 0 for axis in axes if axis.name == "0"
+    }
+    monkeypatch.setattr(shape_scope, "unread_channels", unread)
+    trained(measure=True)
+    assert {"before", "after"} not in timed

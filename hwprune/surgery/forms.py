@@ -57,7 +57,7 @@ def why_as_it_is(model: nn.Module, name: str) -> str | None:
     if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
         return "it has hooks"
     everywhere = model.named_modules(remove_duplicate=False)
-    holders = Counter(id(getattr(other, "weight", None)) for _name, other in everywhere)
+    holders = Counter(id(each) for _name, other in everywhere for each in other._parameters.values())
     return "its weight is shared" if holders[id(module.weight)] > 1 else None
 
 

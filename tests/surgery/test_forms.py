@@ -215,3 +215,10 @@ def test_a_tampered_form_is_refused_and_the_instance_stays(reshaped, tmp_path, e
     with pytest.raises(ArtifactError, match=message):
         load_slim(tmp_path, fresh)
     assert str(fresh) == before
+
+
+def test_a_weight_that_another_layer_has_by_another_name_is_shared():
+    model = nn.Sequential(convolution({"kernel_size": 3}), nn.Module())
+    assert why_as_it_is(model, "0") is None
+    model[1].register_parameter("kernel", model[0].weight)
+    assert why_as_it_is(model, "0") == "its weight is shared"
