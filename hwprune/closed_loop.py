@@ -174,10 +174,12 @@ def calibrate(loop: Loop, predictor: Predictor, sample: Sequence[Widths]) -> tup
 
 def _cached_measurements(loop: Loop, operators: Sequence[Operator], sample: Sequence[Widths]) -> FloatArray:
     hardware = loop.profile.hardware
+    networks = [loop.kept(widths) for widths in sample]
     key = json.dumps(
         [
             [str(replace(operator, name="")) for operator in operators],
-            [widths.tolist() for widths in sample],
+            # Equal widths of other axes are another network.
+            [[(name, int(mask.sum())) for name, mask in kept.items()] for kept in networks],
             loop.profile.runtime.model_dump(mode="json"),
             [hardware.model, hardware.isa, str(hardware.cores), versions()["torch"]],
         ]
@@ -188,7 +190,7 @@ def _cached_measurements(loop: Loop, operators: Sequence[Operator], sample: Sequ
             return np.array(json.loads(path.read_text())["median_us"], dtype=np.float64)
         except (ValueError, KeyError):
             path.unlink()  # a cache: measured again below
-    timings = loop.measure({f"network{i}": loop.kept(widths) for i, widths in enumerate(sample)})
+    timings = loop.measure({f"network{i}": kept for i, kept in enumerate(networks)})
     medians = [timings[f"network{i}"].median_us for i in range(len(sample))]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {"median_us": medians, "widths": [widths.tolist() for widths in sample]})

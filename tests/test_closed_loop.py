@@ -1,12 +1,15 @@
 """The closed loop on a device that is slower than predicted."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from hwprune.closed_loop import settle_on_device
+import hwprune
+from hwprune import closed_loop
+from hwprune.closed_loop import calibrate, settle_on_device
 from hwprune.errors import TargetError
 from hwprune.groups.costs import LatencyBudget, Widths
 
@@ -62,3 +65,44 @@ def test_a_correction_out_of_reach_leaves_the_last_network_that_was_measured() -
 def test_a_first_budget_out_of_reach_is_an_error() -> None:
     with pytest.raises(TargetError):
         settle(offset_us=0.0, first_limit=4.0)
+
+
+class Counting:
+    """Has one axis, and counts how often it is measured."""
+
+    def __init__(self, axis: str) -> None:
+        self.axis, self.measured = axis, 0
+        self.profile = hwprune.load_profile("x86-avx2-ort")
+
+    def kept(self, widths: Widths) -> dict[str, Any]:
+        return {self.axis: np.arange(8) < widths[0]}
+
+    def measure(self, networks: dict[str, Any]) -> dict[str, SimpleNamespace]:
+        self.measured += 1
+        return {
+            name: SimpleNamespace(median_us=float(kept[self.axis].sum())) for name, kept in networks.items()
+        }
+
+
+class Proportional:
+    """Predicts a microsecond per channel."""
+
+    operators = ()
+
+    def latency_us(self, widths: Widths) -> Any:
+        return np.asarray(widths).sum(-1).astype(float)
+
+    def with_calibration(self, _factor: float, _overhead_us: float) -> "Proportional":
+        return self
+
+
+def test_equal_widths_of_another_axis_are_measured_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(closed_loop, "user_cache_path", lambda _name: tmp_path)
+    first, again, other = Counting("block1"), Counting("block1"), Counting("block2")
+    for loop in (first, again, other):
+        device: Any = loop
+        predictor: Any = Proportional()
+        assert calibrate(device, predictor, [np.array([8]), np.array([2])]) == pytest.approx((1.0, 0.0))
+    assert (first.measured, again.measured, other.measured) == (1, 0, 1)
