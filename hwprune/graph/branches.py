@@ -130,9 +130,9 @@ class _Search:
 
     def _branch(self, addition: int, output: Value) -> Branch | None:
         """Everything that is computed for ``output`` alone; ``None`` where that is no layer."""
-        if output.index not in self._maker or self._readers[output.index] != {addition}:
+        last = self._maker.get(output.index)
+        if last is None or self._readers_of(last) != {addition}:
             return None
-        last = self._maker[output.index]
         calls = {last}
         for index in range(last - 1, -1, -1):
             readers = self._readers_of(index)

@@ -40,6 +40,14 @@ def test_the_built_in_residual_network_has_a_branch_for_every_block():
     assert set(branches[3].parameters) == {name for name in named if name.startswith(branches[3].modules)}
 
 
+def test_what_is_split_off_for_another_reader_is_no_branch():
+    def split(layers, x):
+        added, other = layers.conv(x).chunk(2, 1)
+        return torch.cat([x + added, other], 1)
+
+    assert found(split, conv=conv(4, 8)) == ()
+
+
 def test_a_plain_network_has_none():
     model = make_model("mobilenetv1", in_channels=4, image_size=8, classes=10, seed=0)
     assert find_branches(model, IMAGES)[1] == ()
