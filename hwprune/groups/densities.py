@@ -185,7 +185,7 @@ def fit_counts(budget: LatencyBudget, ladders: Sequence[Ladder]) -> Widths:
     room = budget.limit - least - sum(float(spend[at]) for spend, at in zip(spent, places, strict=True))
     for layer in sorted(range(len(ladders)), key=lambda layer: -ladders[layer].losses[places[layer]]):
         spend, at = spent[layer], places[layer]
-        places[layer] = next(higher for higher in range(at + 1) if spend[higher] - spend[at] <= room)
+        places[layer] = next((higher for higher in range(at) if spend[higher] - spend[at] <= room), at)
         room -= float(spend[places[layer]] - spend[at])
     return np.array([steps.counts[at] for steps, at in zip(ladders, places, strict=True)], dtype=np.int64)
 

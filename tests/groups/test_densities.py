@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from hwprune.errors import TargetError
+from hwprune.groups import densities
 from hwprune.groups.costs import LatencyBudget, Widths
 from hwprune.groups.densities import DensityAllowance, Ladder, fit_counts, ladder, price_weights
 from hwprune.groups.flat import find_layers
@@ -52,6 +53,12 @@ def test_a_step_of_the_latency_is_taken_as_a_whole_or_not_at_all() -> None:
     assert loose[0] == 1000
     assert 150 < tight[0] < 200
     assert float(stepped(tight)) <= 60.0
+
+
+def test_a_step_that_rounding_puts_out_of_the_room_is_still_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(densities, "_knapsack", lambda _room, spent, _losses: [0] * len(spent))
+    limit = float(np.nextafter(straight(SIZES), 0.0))
+    assert fit_counts(LatencyBudget(straight, limit), ladders()).tolist() == SIZES.tolist()
 
 
 def test_what_cannot_be_reached_is_told_with_what_can() -> None:
