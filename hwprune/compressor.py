@@ -124,7 +124,7 @@ class Compressor:
     Raises:
         GraphError: If the forward pass fails or nothing can be pruned.
         TargetError: If the target is out of reach; the message gives the fastest the device can be. A
-            latency is in reach of channels and branches only.
+            latency is in reach of channels and branches, and of single weights where the device skips zeros.
         InputError: If an argument is wrong.
     """
 
