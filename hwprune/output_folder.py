@@ -18,6 +18,8 @@ from hwprune.train.checkpoint import load_checkpoint, save_checkpoint
 
 #: Marks a folder as ours and says which run it belongs to.
 MARKER = "run.json"
+#: Written last: a folder that has it is finished.
+REPORT_FILE = "report.json"
 MODEL_FILE, SLIM_FOLDER, CHECKPOINTS = "model.onnx", "slim", "checkpoints"
 #: The network in single precision, where the device runs another one.
 SINGLE_FILE = "model.fp32.onnx"
@@ -87,6 +89,7 @@ class OutputFolder:
         if resume:
             _check_same(marker, settings)
         else:
+            (path / REPORT_FILE).unlink(missing_ok=True)  # of another run, until this one is finished
             shutil.rmtree(path / CHECKPOINTS, ignore_errors=True)
         for left_by_a_killed_run in path.rglob(TEMPORARY_FILES):
             left_by_a_killed_run.unlink()

@@ -12,9 +12,9 @@ from typing import Any
 from hwprune.device.profile import DeviceProfile
 from hwprune.errors import InputError
 from hwprune.files import replacing
-from hwprune.output_folder import single_precision_file
+from hwprune.output_folder import REPORT_FILE, single_precision_file
 from hwprune.quantization import CALIBRATION_IMAGES, Scores, quantize_on, scores
-from hwprune.report import REPORT_FILE, read_json
+from hwprune.report import read_json
 from hwprune.runtime.base import get_runtime
 from hwprune.runtime.bench import THIS_MACHINE, Bench
 from hwprune.runtime.formats import convert

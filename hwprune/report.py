@@ -13,9 +13,10 @@ import pandas as pd
 from hwprune.compressor import Result
 from hwprune.errors import ArtifactError
 from hwprune.files import replacing, write_json, write_text
+from hwprune.output_folder import REPORT_FILE
 from hwprune.run_page import render_run
 
-REPORT_FILE, HISTORY_FILE, PAGE_FILE = "report.json", "history.csv", "report.html"
+HISTORY_FILE, PAGE_FILE = "history.csv", "report.html"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

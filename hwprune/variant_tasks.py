@@ -12,11 +12,11 @@ from typing import Any
 
 from hwprune.device.profile import DeviceProfile
 from hwprune.files import write_json
-from hwprune.output_folder import MARKER
+from hwprune.output_folder import MARKER, REPORT_FILE
 from hwprune.phases import Observer
 from hwprune.pipeline import Settings, Shared, compress, train_dense
 from hwprune.quantized_export import INT8_FOLDER, add_quantized
-from hwprune.report import REPORT_FILE, read_json
+from hwprune.report import read_json
 from hwprune.runtime.bench import Bench
 from hwprune.shipping import file_hashes, make_shippable
 from hwprune.targets import Target, describe

@@ -145,9 +145,8 @@ def make_variants(
         for variant in variants:
             _check_settings(out / variant.name, variant.settings)
         finished = {variant.name for variant in variants if variant.finished(out)}
-    else:  # the user's own network may have changed under the same name
-        shutil.rmtree(out / SHARED_FOLDER, ignore_errors=True)
-
+    else:
+        _forget(variants, out)
     entries = {variant.name: _kept_entry(variant, out) for variant in variants if variant.name in finished}
     by_name = {variant.name: variant for variant in variants}
     tasks = list(_tasks([by_name[name] for name in by_name if name not in finished], out, resume=resume))
@@ -163,6 +162,17 @@ def make_variants(
     folder = VariantsFolder.read(out)
     folder.write_page()
     return folder
+
+
+def _forget(variants: Sequence[Variant], out: Path) -> None:
+    """Removes what an earlier start has left of the variants: one that is interrupted would count as made."""
+    if (out / MANIFEST_FILE).is_file():
+        _write_manifest(out, [])
+    # The user's own network may have changed under the same name.
+    shutil.rmtree(out / SHARED_FOLDER, ignore_errors=True)
+    for variant in variants:
+        if (out / variant.name / MARKER).is_file():
+            shutil.rmtree(out / variant.name)
 
 
 def _tasks(variants: Sequence[Variant], out: Path, *, resume: bool) -> Iterator[Task]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hwprune.errors import ArtifactError
-from hwprune.output_folder import CHECKPOINTS, MARKER, OutputFolder
+from hwprune.output_folder import CHECKPOINTS, MARKER, REPORT_FILE, OutputFolder
 
 
 def test_a_run_killed_while_it_wrote_its_mark_is_no_obstacle(tmp_path: Path) -> None:
@@ -32,3 +32,10 @@ def test_another_hidden_file_is_not_ours(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="not ours"):
         OutputFolder.open(tmp_path, {"seed": 0}, resume=False)
     assert (tmp_path / ".profile.tmp").exists()
+
+
+def test_a_fresh_start_has_no_report_of_the_run_before(tmp_path: Path) -> None:
+    folder = OutputFolder.open(tmp_path, {"seed": 0}, resume=False)
+    (folder.path / REPORT_FILE).write_text("{}")
+    OutputFolder.open(tmp_path, {"seed": 1}, resume=False)
+    assert not (tmp_path / REPORT_FILE).exists()

@@ -149,6 +149,33 @@ def test_resume_makes_only_what_is_missing(
     assert "other settings" in other.stderr
 
 
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, call: int) -> None:
+    """The training is interrupted at the beginning of epoch number ``call``."""
+    original, calls = Trainer.run_epoch, list[int]()
+
+    def interrupted(self: Trainer, *rest: Any) -> Any:
+        calls.append(self.epoch)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return original(self, *rest)
+
+    monkeypatch.setattr(Trainer, "run_epoch", interrupted)
+
+
+def test_what_a_fresh_start_was_interrupted_before_is_not_finished(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ["variants", "--out", out, "--model", "lenet5", "--batch-size", 256, "--keep", 0.9]
+    arguments += ["--keep", 0.8, "--epochs"]
+    assert run(*arguments, 1).exit_code == 0
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_at(patch, 2)  # in the dense training
+        assert run(*arguments, 2).exit_code == 130
+    assert entries(out) == []
+    assert run(*arguments, 2, "--resume").exit_code == 0
+    for entry in entries(out):
+        assert json.loads((out / entry["name"] / "report.json").read_text())["epochs"] == 2
+
+
 def test_a_variant_that_fails_does_not_lose_the_others(devices: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     result = run("variants", "--out", out, *QUICK, "--keep", 0.5, "--speedup", 1000)
