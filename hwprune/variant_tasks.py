@@ -110,6 +110,18 @@ def shared_file(name: str) -> str:
     return f"{SHARED_FOLDER}/{name}.safetensors"
 
 
+def begun_with(folder: Path) -> Mapping[str, Any] | None:
+    """The settings that the variant in a folder was begun with; ``None`` where none was.
+
+    Raises:
+        ArtifactError: If its mark is damaged.
+    """
+    if not (folder / MARKER).is_file():
+        return None
+    settings = read_json(folder / MARKER, "hwprune prune").get("settings")
+    return settings if isinstance(settings, dict) else {}
+
+
 @dataclass(frozen=True, slots=True)
 class DenseTask:
     """Trains a model that several variants start from, or are compared with.
@@ -194,16 +206,28 @@ class VariantTask:
             write_json(folder / INT8_FILE, add_quantized(folder, self.variant.profile, bench))
         return self.variant.entry(folder)
 
-    def _compress(self, root: Path, bench: Bench, observer: Observer) -> None:
-        folder, settings = root / self.name, self.variant.settings
-        (root / SHARED_FOLDER).mkdir(parents=True, exist_ok=True)
-        dense, start = root / shared_file(self.variant.dense_name), None
+    def _start(self, root: Path) -> tuple[Settings, Path | None, bool]:
+        """What the run is asked to do, the network it starts from, and whether it goes on with one begun."""
+        settings, start = self.variant.settings, None
+        before = begun_with(root / self.name) if self.resume else None
         if self.variant.looser is not None:
             start = root / shared_file(self.variant.looser)
-            if not start.is_file():  # the looser variant failed: begin where it would have begun
+            # The looser variant failed, or had failed when this one began: from where it would have begun.
+            if not start.is_file() or (before is not None and before.get("follows") is None):
                 settings, start = replace(settings, follows=None), None
+        # One that began from another network than there is now begins anew.
+        return (
+            settings,
+            start,
+            before is not None and before.get("follows") == settings.as_record()["follows"],
+        )
+
+    def _compress(self, root: Path, bench: Bench, observer: Observer) -> None:
+        folder = root / self.name
+        (root / SHARED_FOLDER).mkdir(parents=True, exist_ok=True)
+        dense = root / shared_file(self.variant.dense_name)
+        settings, start, begun = self._start(root)
         masked = None if settings.fine_tune is None else root / shared_file(self.name)
-        begun = self.resume and (folder / MARKER).is_file()
         shutil.rmtree(folder / INT8_FOLDER, ignore_errors=True)  # of another run
         compress(
             settings,

@@ -16,12 +16,19 @@ from hwprune.files import write_json
 from hwprune.output_folder import MARKER
 from hwprune.pipeline import Settings
 from hwprune.quantized_export import format_for
-from hwprune.report import read_json
 from hwprune.runtime.environment import environment, versions
 from hwprune.targets import Speedup, Target, describe
 from hwprune.train.distillation import Distillation
 from hwprune.train.loop import Recipe
-from hwprune.variant_tasks import SHARED_FOLDER, DenseTask, Variant, VariantTask, folder_name, shared_file
+from hwprune.variant_tasks import (
+    SHARED_FOLDER,
+    DenseTask,
+    Variant,
+    VariantTask,
+    begun_with,
+    folder_name,
+    shared_file,
+)
 from hwprune.variants_page import MANIFEST_FILE, VariantsFolder
 
 SCHEMA = 1
@@ -83,6 +90,11 @@ class Grid:
 
     def variants(self) -> list[Variant]:
         """Every variant, those of one model together and a looser target before a tighter one."""
+        # A node that shares no disk has no file of ours: the rows travel with the profile.
+        whole = {
+            device: profile.model_copy(update={"rows": profile.table})
+            for device, profile in self.devices.items()
+        }
         return [
             Variant(
                 folder_name(model, profile, target),
@@ -104,7 +116,7 @@ class Grid:
                 self.int8,
             )
             for model in self.models
-            for device, profile in self.devices.items()
+            for device, profile in whole.items()
             for looser, target in _chained(self.targets)
         ]
 
@@ -199,12 +211,12 @@ def _kept_entry(variant: Variant, out: Path) -> dict[str, Any]:
 
 def _check_settings(folder: Path, settings: Settings) -> None:
     """Raises where a variant was begun with other settings."""
-    if not (folder / MARKER).is_file():
+    before = begun_with(folder)
+    if before is None:
         return
-    begun_with = read_json(folder / MARKER, "hwprune prune").get("settings", {})
     # A variant whose looser one failed started from the dense network.
-    asked = {**settings.as_record(), "follows": begun_with.get("follows")}
-    if begun_with != json.loads(json.dumps(asked)):
+    asked = {**settings.as_record(), "follows": before.get("follows")}
+    if before != json.loads(json.dumps(asked)):
         raise ArtifactError(
             "a variant was made with other settings",
             where=folder,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,8 +16,11 @@ from click.testing import CliRunner, Result
 
 import hwprune
 from hwprune.cli import main
-from hwprune.device.library import shipped_folder
-from hwprune.train.loop import Trainer
+from hwprune.device.library import load_profile, shipped_folder
+from hwprune.device.table import LatencyTable
+from hwprune.targets import Keep
+from hwprune.train.loop import Recipe, Trainer
+from hwprune.variants import Grid
 from hwprune.variants_page import pareto_front
 
 QUICK = ["--epochs", "2", "--batch-size", "128"]
@@ -174,6 +179,40 @@ def test_what_a_fresh_start_was_interrupted_before_is_not_finished(tmp_path: Pat
     assert run(*arguments, 2, "--resume").exit_code == 0
     for entry in entries(out):
         assert json.loads((out / entry["name"] / "report.json").read_text())["epochs"] == 2
+
+
+@pytest.mark.parametrize("began_alone", [True, False])
+def test_a_variant_goes_on_although_the_looser_one_came_or_went(tmp_path: Path, began_alone: bool) -> None:
+    """It began while the looser one was not there, which is there now; or the other way round."""
+    out = tmp_path / "out"
+    arguments = ["variants", "--out", out, "--model", "lenet5", "--batch-size", 256, "--keep", 0.9]
+    arguments += ["--keep", 0.8, "--epochs", 1]
+    with pytest.MonkeyPatch.context() as patch:
+        interrupt_at(patch, 3)  # dense, looser, tighter
+        assert run(*arguments).exit_code == 130
+    loose, tight = (next(out.glob(f"lenet5-*-keep-{value}")) for value in (0.9, 0.8))
+    if began_alone:
+        mark = json.loads((tight / "run.json").read_text())
+        mark["settings"]["follows"] = None
+        (tight / "run.json").write_text(json.dumps(mark))
+    else:
+        (out / ".shared" / f"{loose.name}.safetensors").unlink()
+    assert run(*arguments, "--resume").exit_code == 0
+    assert [entry["status"] for entry in entries(out)] == ["done", "done"]
+    assert json.loads((tight / "report.json").read_text())["follows"] is None
+
+
+def test_the_rows_of_a_device_travel_with_its_variants(tmp_path: Path) -> None:
+    source = shipped_folder() / "x86-avx2-ort"
+    shutil.copytree(source, tmp_path / "x86-avx2-ort")
+    device = load_profile("x86-avx2-ort", tmp_path)
+    grid = Grid(["lenet5"], "digits", {"x86-avx2-ort": device}, [Keep(0.5)], Recipe(1))
+    parcel = pickle.dumps(grid.variants())
+    shutil.rmtree(tmp_path / "x86-avx2-ort")
+    (variant,) = pickle.loads(parcel)
+    table = variant.profile.table
+    assert table is not None
+    assert len(table) == len(LatencyTable.read(source / "latency.csv", ""))
 
 
 def test_a_variant_that_fails_does_not_lose_the_others(devices: Path, tmp_path: Path) -> None:
