@@ -91,7 +91,7 @@ def build_profile(
         notify("the profile covers these networks already; --anew measures everything again")
         return before
     with reference_kernel(request.template.runtime) as look_us:
-        watch = Watch(look_us, notify, request.allow_busy, partial.seen_us)
+        watch = Watch(look_us, notify, request.allow_busy, partial.seen_us, partial.busy)
         bench = Workbench(partial, watch, progress)
         try:
             seen_before = None if before is None else before.provenance.reference_us
@@ -103,9 +103,9 @@ def build_profile(
                 latency = before.latency.model_copy(update={"table": TABLE_FILE})
                 table = _measure_table(before, traced, bench, notify)
                 built = before.model_copy(update={"rows": table, "latency": latency})
-            watch.finish()
+            watch.finish("with --anew" if before is None else f"once {partial.path.name} is removed")
         finally:
-            partial.save(now=True)
+            bench.save(now=True)
     return _written(_with_provenance(built, before, request, watch), request.out, watch, partial)
 
 

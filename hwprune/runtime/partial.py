@@ -23,7 +23,8 @@ INTERVAL = 5.0
 
 def partial_file(out: Path) -> Path:
     """Where the build of a profile keeps what it has measured: beside the profile's folder."""
-    return out.with_name(f"{out.name}.partial.json")
+    place = out.absolute()  # a folder such as "." has no name of its own
+    return place.with_name(f"{place.name}.partial.json")
 
 
 @dataclass(slots=True)
@@ -38,6 +39,7 @@ class PartialBuild:
         steps: Operator that was probed to the staircase found.
         networks: Digest of a network's operators to its measured latency in microseconds.
         extends: Whether the build adds to a profile that is there already.
+        busy: Whether something was measured on a busy machine.
     """
 
     path: Path
@@ -47,6 +49,7 @@ class PartialBuild:
     steps: dict[Operator, Steps] = field(default_factory=dict)
     networks: dict[str, float] = field(default_factory=dict)
     extends: bool = False
+    busy: bool = False
     _written: float = field(default_factory=time.monotonic)
 
     @classmethod
@@ -56,14 +59,17 @@ class PartialBuild:
         Args:
             path: The file.
             settings: What is built now.
-            anew: Begin from nothing, whatever is there.
+            anew: Begin from nothing, whatever is there; the file is removed.
 
         Raises:
             ArtifactError: If the file is not ours, or was left by a build with other settings.
         """
-        if anew or not path.exists():
+        if anew:
+            path.unlink(missing_ok=True)
+        if not path.exists():
             return cls(path, settings)
-        hint = "name another folder with --out, or forget what was measured with --anew"
+        # Not --anew, which would replace a profile that the build was to add to.
+        hint = "name another folder with --out, or remove the file to forget what was measured"
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             found = cls._from_record(path, content) if content.get("mark") == MARK else None
@@ -90,7 +96,7 @@ class PartialBuild:
 
     def save(self, *, now: bool = False) -> None:
         """Writes the file, at most every few seconds unless it is to be written ``now``."""
-        if not self.rows and not self.steps:
+        if not self.seen_us and not self.rows and not self.steps:
             return  # nothing worth keeping yet
         if not now and time.monotonic() - self._written < INTERVAL:
             return
@@ -116,6 +122,7 @@ class PartialBuild:
             "steps": [[*astuple(probe), asdict(steps)] for probe, steps in self.steps.items()],
             "networks": self.networks,
             "extends": self.extends,
+            "busy": self.busy,
         }
 
     @classmethod
@@ -126,7 +133,16 @@ class PartialBuild:
             rows[size, measured] = Row(measured, median, p10, p90, runs)
         steps = {Operator(*probe): Steps(**found) for *probe, found in record["steps"]}
         networks = dict(record["networks"])
-        return cls(path, record["settings"], record["seen_us"], rows, steps, networks, record["extends"])
+        return cls(
+            path,
+            record["settings"],
+            record["seen_us"],
+            rows,
+            steps,
+            networks,
+            record["extends"],
+            record.get("busy", False),
+        )
 
 
 def _told(settings: Mapping[str, str], keys: Sequence[str]) -> str:

@@ -112,8 +112,11 @@ class Watch:
                 what = "the machine is busy: a reference kernel is slower time and again"
                 self._refuse(what, self.usual_us, DISTURBED, looks)
 
-    def finish(self) -> None:
+    def finish(self, again: str = "with --anew") -> None:
         """Judges whether the machine stayed as it was.
+
+        Args:
+            again: How all of it is measured again, for the message.
 
         Raises:
             ProfileError: If the reference kernel took longer or shorter in one third of the build than in
@@ -127,7 +130,7 @@ class Watch:
                 medians[0],
                 STEADY,
                 medians,
-                "measure again with --anew, or take what was measured as it is with --allow-busy: the "
+                f"measure again {again}, or take what was measured as it is with --allow-busy: the "
                 "profile says so then",
             )
 

@@ -34,6 +34,11 @@ class Workbench:
     def __init__(self, partial: PartialBuild, watch: Watch, progress: Progress | None = None) -> None:
         self._partial, self._watch, self._progress = partial, watch, progress
 
+    def save(self, *, now: bool = False) -> None:
+        """Keeps what is measured, and whether the machine was busy; see :meth:`PartialBuild.save`."""
+        self._partial.busy = self._watch.busy
+        self._partial.save(now=now)
+
     def rows(
         self,
         operators: Sequence[Operator],
@@ -49,7 +54,7 @@ class Workbench:
         for chunk in files(missing, working_set):
             fresh = self._watch.measure(measuring(chunk, spec, working_set))
             known.update(((working_set, row.operator), row) for row in fresh)
-            self._partial.save()
+            self.save()
             left -= len(chunk)
             if self._progress is not None:
                 self._progress(len(known), len(known) + left)
@@ -59,7 +64,7 @@ class Workbench:
         """The staircase of a probe."""
         if probe not in self._partial.steps:
             self._partial.steps[probe] = self._watch.measure(lambda: find_steps(probe, spec))
-            self._partial.save()
+            self.save()
         return self._partial.steps[probe]
 
     def network_us(
@@ -80,7 +85,7 @@ class Workbench:
                 export(model, path, example)
                 timing = self._watch.measure(lambda: measure(path, profile))
             self._partial.networks[digest] = timing.median_us
-            self._partial.save()
+            self.save()
         return self._partial.networks[digest]
 
 

@@ -141,6 +141,7 @@ def partial(path: Path) -> PartialBuild:
     found = PartialBuild.open(path, SETTINGS)
     found.seen_us += [55.5, 56.0]
     found.rows[1024, CONV] = Row(CONV, 3.0, 2.5, 4.25, 50)
+    found.busy = True
     found.save(now=True)
     return found
 
@@ -149,9 +150,20 @@ def test_an_unfinished_build_is_read_as_it_was_left(tmp_path: Path) -> None:
     left = partial(tmp_path / "mine.partial.json")
     found = PartialBuild.open(left.path, SETTINGS)
     assert (found.seen_us, found.rows, found.steps) == (left.seen_us, left.rows, left.steps)
+    assert found.busy
     assert not PartialBuild.open(left.path, SETTINGS, anew=True).rows
+    assert list(tmp_path.iterdir()) == []
+    found.save(now=True)
     found.remove()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unfinished_build_lies_beside_a_folder_that_is_named_by_a_dot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine").mkdir()
+    monkeypatch.chdir(tmp_path / "mine")
+    assert partial_file(Path()) == tmp_path / "mine.partial.json"
 
 
 def test_an_unfinished_build_with_other_settings_is_refused_with_the_difference(tmp_path: Path) -> None:
@@ -269,8 +281,11 @@ def test_a_profile_is_extended_and_keeps_its_calibration(
     assert set(before.table or ()) < set(after.table or ())
     assert after.provenance.command == "hwprune profile build && hwprune profile build"
 
+    Machine(monkeypatch, breaks_after=0)
+    with pytest.raises(KeyboardInterrupt):
+        build_profile(request(out, anew=True), lambda line: None)
     anew = Machine(monkeypatch)
-    replaced = build_profile(request(out, anew=True), lambda line: None)
+    replaced = build_profile(request(out), lambda line: None)  # which goes on with the one of --anew
     assert anew.measured
     assert set(replaced.table or ()) == set(before.table or ())
 
