@@ -95,7 +95,7 @@ def measure_alternately(
     }
     samples = sample(networks, runs)
     return {
-        name: timing_of(samples[name], {**facts, **_precision(path, files[name], profile.runtime)})
+        name: timing_of(samples[name], {**facts, **precision_of(path, files[name], profile.runtime)})
         for name, path in paths.items()
     }
 
@@ -123,8 +123,14 @@ def as_run(paths: Mapping[str, Path], spec: RuntimeSpec) -> Iterator[dict[str, P
         yield files
 
 
-def _precision(path: Path, run: Path, spec: RuntimeSpec) -> dict[str, str]:
-    """What a file ran in: a quantised one on 8 bits, whatever the profile says."""
+def precision_of(path: Path, run: Path, spec: RuntimeSpec) -> dict[str, str]:
+    """What a file ran in, for the record: a quantised one on 8 bits, whatever the profile says.
+
+    Args:
+        path: The file.
+        run: What :func:`as_run` made of it.
+        spec: Says the precision of all others.
+    """
     if run != path:
         return {"precision": spec.precision, "quantised": "for this measurement, on random inputs"}
     quantized = path.suffix in _TOLD_APART and is_quantized(path)

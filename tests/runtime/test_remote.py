@@ -26,11 +26,14 @@ from hwprune.cli import main
 from hwprune.device.profile import DeviceProfile
 from hwprune.errors import HostError, HwpruneError, InputError
 from hwprune.operators import Operator
-from hwprune.runtime import board, processor, stopwatch
+from hwprune.runtime import board, processor, remote, stopwatch
 from hwprune.runtime.base import REGISTRY, get_runtime
 from hwprune.runtime.board import LOADERS
+from hwprune.runtime.onnx_values import read_values
 from hwprune.runtime.operator_models import make_operator_model
+from hwprune.runtime.quantize import quantize
 from hwprune.runtime.remote import Host, measure_on
+from hwprune.runtime.timing import random_feed
 
 SSHD = shutil.which("sshd") or shutil.which("/usr/sbin/sshd")
 needs_sshd = pytest.mark.skipif(SSHD is None, reason="needs sshd: the package openssh-server")
@@ -241,3 +244,16 @@ def test_a_machine_without_ssh_is_told(files: dict[str, Path]) -> None:
 def test_the_name_of_a_host_is_never_an_option(files: dict[str, Path], name: str) -> None:
     with pytest.raises(InputError, match="no such host"):
         measure_on(Host(name), files, device(), runs=5)
+
+
+def test_a_quantised_file_is_reported_on_8_bits_whatever_the_profile_says(
+    files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = {"fp32": files["narrow"], "int8": tmp_path / "int8.onnx"}
+    quantize(paths["fp32"], paths["int8"], [random_feed(read_values(paths["fp32"]).inputs, 1)])
+    told = [{"machine": {}}, *({"name": name, "durations_us": [1.0]} for name in paths), {"done": True}]
+    monkeypatch.setattr(remote, "_talk", lambda host, archive: (told, "", 0))
+    timings = measure_on(Host("board"), paths, device())
+    assert {name: timing.environment["precision"] for name, timing in timings.items()} == {
+        name: name for name in paths
+    }
