@@ -62,7 +62,7 @@ def render_run(record: Record, history: Sequence[Record]) -> str:
             Markup(
                 f"Target: {record['target']['kind']} {record['target']['value']:g}, {verdict}. "
                 f"Measured speed-up: <strong>{record['speedup']:.2f}</strong>. "
-                f"Seed {record['seed']}, {record['epochs']} epochs dense and as many pruned."
+                f"Seed {record['seed']}, {_epochs(record)}."
             )
         )
     ]
@@ -82,6 +82,13 @@ def render_run(record: Record, history: Sequence[Record]) -> str:
         ("How to reproduce", _reproduction(record)),
     ]
     return page(title, lead, sections)
+
+
+def _epochs(record: Record) -> str:
+    """How long the two networks were trained; given weights are not trained dense."""
+    fine_tune = record.get("fine_tune") or record
+    dense = 0 if record.get("weights") else record["epochs"]
+    return f"{dense} epochs dense and {fine_tune['epochs']} pruned"
 
 
 def _predictions(record: Record) -> Markup:
@@ -242,7 +249,7 @@ def training_options(record: Record) -> str:
         f"--epochs {record['epochs']} --seed {record['seed']} --penalty {record['penalty']}",
         f"--batch-size {recipe['batch_size']} --learning-rate {recipe['learning_rate']:g}",
     ]
-    if record.get("granularity", "channel") != "channel":
+    if record.get("granularity"):  # what a device does by default is not told by its name
         words.append(f"--granularity {record['granularity']}")
     if record["train_images"]:
         words.append(f"--train-images {record['train_images']}")

@@ -265,7 +265,10 @@ def _commands(folder: VariantsFolder) -> list[Markup]:
     if not folder.measured:
         return []
     entries = folder.record["variants"]
-    record = RunFolder.read(folder.path / folder.measured[0]["name"]).record
+    records = [RunFolder.read(folder.path / entry["name"]).record for entry in folder.measured]
+    record = dict(records[0])
+    if len({other.get("granularity") for other in records}) > 1:  # nobody asked: each device has its own
+        record.pop("granularity")
     words = ["hwprune variants"]
     for key in ("model", "device"):
         words += [f"--{key} {name}" for name in dict.fromkeys(entry[key] for entry in entries)]
@@ -275,4 +278,6 @@ def _commands(folder: VariantsFolder) -> list[Markup]:
         training_options(record),
         f"--fine-tune-epochs {start['epochs']}" if start else "--from-scratch",
     ]
+    if any("int8" in entry for entry in entries):
+        words.append("--int8")
     return [code(" ".join(words))]

@@ -1,0 +1,73 @@
+"""The commands that the pages give to repeat what they show."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hwprune.run_page import command_of, render_run
+from hwprune.variants_page import VariantsFolder, render_variants
+
+NETWORK = {
+    "accuracy": 0.5,
+    "latency_us": {"median": 2.0, "p10": 1.0, "p90": 3.0},
+    "params": 1,
+    "macs": 1,
+    "file_bytes": 1,
+}
+RECORD: dict[str, Any] = {
+    "model": "lenet5",
+    "data": "digits",
+    "device": "a",
+    "target": {"kind": "speedup", "value": 2.0},
+    "granularity": "channel",
+    "penalty": "envelope",
+    "epochs": 10,
+    "seed": 0,
+    "train_images": None,
+    "recipe": {"batch_size": 32, "learning_rate": 0.1},
+    "fine_tune": {"epochs": 3},
+    "dense": NETWORK,
+    "slim": NETWORK,
+    "predicted_us": {"dense": 2.0, "slim": 2.0},
+    "prediction_error": {"dense": 0.0, "slim": 0.0},
+    "groups": {"kept": 1, "total": 2},
+    "speedup": 1.0,
+    "target_met": False,
+    "turns": [],
+    "layers": [],
+    "max_abs_difference": {"torch": 0.0, "runtime": 0.0},
+    "environment": {},
+    "versions": {},
+}
+
+
+def test_the_granularity_is_said_whichever_it_is() -> None:
+    assert "--granularity channel" in command_of(RECORD)
+    assert "--granularity block" in command_of({**RECORD, "granularity": "block"})
+
+
+def test_the_page_says_for_how_long_either_network_was_trained() -> None:
+    assert "10 epochs dense and 3 pruned" in render_run(RECORD, [])
+    assert "10 epochs dense and 10 pruned" in render_run({**RECORD, "fine_tune": None}, [])
+    assert "0 epochs dense and 3 pruned" in render_run({**RECORD, "weights": "w.pt"}, [])
+
+
+@pytest.mark.parametrize("second", ["channel", "weight"])
+def test_variants_name_8_bits_and_the_granularity_that_all_have(second: str, tmp_path: Path) -> None:
+    entries = []
+    for device, granularity in (("a", "channel"), ("b", second)):
+        entry = {**RECORD, "name": device, "device": device, "granularity": granularity, "status": "done"}
+        on_8_bits = {"accuracy_fp32": 0.5, "latency_us_fp32": {"median": 2.0}, "speedup_over_slim": 1.0}
+        entries.append({**entry, "int8": {**NETWORK, **on_8_bits}})
+        (tmp_path / device).mkdir()
+        (tmp_path / device / "report.json").write_text(json.dumps(entry))
+        (tmp_path / device / "history.csv").write_text(
+            "phase,epoch,loss,accuracy,groups_alive,predicted_us\n"
+        )
+    page = render_variants(VariantsFolder(tmp_path, {"variants": entries, "versions": {}}))
+    assert "--int8" in page
+    assert ("--granularity channel" in page) == (second == "channel")
