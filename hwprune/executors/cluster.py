@@ -43,11 +43,12 @@ class RayCluster:
         Raises:
             MissingPackageError: If Ray is not installed.
             HostError: If there is no cluster at the address.
-            InputError: If no node of the cluster offers a device.
+            InputError: If no node of the cluster offers a device, or has so many cores.
         """
         devices = sorted({device for task in tasks for device in task.devices})
         with _connected(self.address, devices) as ray:
             _check_devices(ray, devices)
+            _check_cores(ray, self.cores)
             yield from _Farm(ray, self.cores, root, observer).run(tasks)
 
 
@@ -137,7 +138,7 @@ def _connected(address: str | None, devices: Sequence[str]) -> Iterator[Any]:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         ray.init(address=address or "auto", **quiet)
-    except ConnectionError as error:
+    except (ConnectionError, ValueError) as error:  # nobody there, or no address at all
         if address is not None:
             raise HostError(
                 "there is no cluster at the address",
@@ -162,6 +163,18 @@ def _check_devices(ray: Any, devices: Sequence[str]) -> None:
             where=", ".join(missing),
             expected=f"a node started with: ray start ... --resources='{{\"{missing[0]}\": 1}}'",
             got=", ".join(sorted(name for name in offered if ":" not in name)),
+        )
+
+
+def _check_cores(ray: Any, cores: int) -> None:
+    """Raises where no node has so many cores: its tasks would wait for ever."""
+    most = int(max((node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]), default=0))
+    if cores > most:
+        raise InputError(
+            "no node of the cluster has so many cores",
+            where="--ray-cores",
+            expected=f"at most {most}",
+            got=cores,
         )
 
 

@@ -55,16 +55,15 @@ def run_task(task: Task, files: bytes, mailbox: Any) -> Delivery:
     node = ray.get_runtime_context().get_node_id()[:8]
     with tempfile.TemporaryDirectory(prefix="hwprune-") as folder, Worker() as worker:
         root = Path(folder)
-        unpack(files, root, task.needs)
         observer = Mail(task.name, mailbox, worker)
         observer.note(f"begins on node {node}")
         try:
+            unpack(files, root, task.needs)
             told = task.run(root, Farm(worker), observer)
         except HwpruneError as error:
             return Delivery({}, pack(root, ()), error)
         except OSError as error:  # of this node: others may do better with theirs
-            what = f"{error.strerror or error} ({error.filename or 'file system'})"
-            return Delivery({}, pack(root, ()), HostError(f"node {node}: {what}", where=task.name))
+            return Delivery({}, pack(root, ()), _of_node(error, f"node {node}", task.name))
         return Delivery(told, pack(root, task.makes), None)
 
 
@@ -160,6 +159,11 @@ def first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def _of_node(error: OSError, node: str, where: str) -> HostError:
+    """An error of a node's file system as one that the user is told."""
+    return HostError(f"{node}: {error.strerror or error} ({error.filename or 'file system'})", where=where)
+
+
 def measure_there(measurement: Callable[..., Any], profile: DeviceProfile, subject: Any) -> Any:
     """Runs a measurement while nothing of ours computes on this machine; an error is returned, not raised.
 
@@ -170,6 +174,8 @@ def measure_there(measurement: Callable[..., Any], profile: DeviceProfile, subje
             return measurement(THIS_MACHINE, profile, subject)
     except HwpruneError as error:
         return error
+    except OSError as error:  # of this node, such as a full disk
+        return _of_node(error, "the node with the device", profile.name)
 
 
 def localize_there(

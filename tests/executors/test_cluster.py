@@ -117,9 +117,17 @@ def test_a_device_that_no_node_offers_is_told_before_anything_is_done(cluster: N
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_cluster_at_the_address_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_cores_than_any_node_has_are_told(cluster: None, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"so many cores \(in --ray-cores\).*at most 2, got 3"):
+        list(RayCluster(cores=3).run([Reads("first")], tmp_path, Heard()))
+
+
+@pytest.mark.parametrize("kind", [ConnectionError, ValueError])
+def test_no_cluster_at_the_address_is_told(
+    kind: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(**_options: object) -> None:
-        raise ConnectionError("nobody answers\nat all")
+        raise kind("nobody answers\nat all")
 
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", refuse)

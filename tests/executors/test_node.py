@@ -9,7 +9,7 @@ import pytest
 
 from hwprune.device.library import load_profile
 from hwprune.device.profile import DeviceProfile
-from hwprune.errors import RuntimeUnavailableError
+from hwprune.errors import HostError, RuntimeUnavailableError
 from hwprune.executors import node
 from hwprune.runtime.bench import Bench
 from hwprune.runtime.timing import Timing
@@ -48,6 +48,15 @@ def test_model_files_arrive_under_their_names_with_their_weights(tmp_path: Path)
         "dense": (3, 1),
     }
     assert sent == {"profile": PROFILE}
+
+
+def test_a_full_disk_where_something_is_measured_is_told() -> None:
+    def full(*_arguments: object) -> None:
+        raise OSError(28, "No space left on device", "/tmp/net.onnx")
+
+    found = node.measure_there(full, PROFILE, None)
+    assert isinstance(found, HostError)
+    assert "No space left on device (/tmp/net.onnx) (in x86-avx2-ort)" in str(found)
 
 
 def test_an_error_of_a_measurement_comes_back_as_a_value_and_a_mistake_is_raised() -> None:
