@@ -46,7 +46,8 @@ class OutputFolder:
         """Raises where the folder cannot be written or is not ours, before anything is computed.
 
         Raises:
-            ArtifactError: If it holds something else, or there is nothing to resume.
+            ArtifactError: If it holds something else, or there is nothing to resume: no run, or one that is
+                finished.
             InputError: If it cannot be written.
         """
         if path.exists() and not path.is_dir():
@@ -66,6 +67,13 @@ class OutputFolder:
                 where=path,
                 expected="the output folder of an interrupted run",
                 hint="start without --resume",
+            )
+        if resume and (path / REPORT_FILE).is_file() and not (path / CHECKPOINTS).exists():
+            raise ArtifactError(
+                "the run is finished",
+                where=path,
+                expected="an interrupted one",
+                hint="read it with hwprune report, or start without --resume to make it again",
             )
         existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
         if not os.access(existing, os.W_OK | os.X_OK):
@@ -116,6 +124,7 @@ class OutputFolder:
             if not before.is_file():
                 raise
             state = self._own(before)
+            last.unlink()  # or the next checkpoint would move it over the good one
             notify(f"{error.what}, going on from the one before it: {last}")
             return state
 

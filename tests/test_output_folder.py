@@ -27,6 +27,29 @@ def test_temporary_files_of_a_killed_run_are_swept(tmp_path: Path) -> None:
     assert resumed.load_checkpoint("dense") == {"epoch": 1}
 
 
+def test_a_finished_run_is_not_resumed(tmp_path: Path) -> None:
+    folder = OutputFolder.open(tmp_path, {"seed": 0}, resume=False)
+    folder.save_checkpoint("dense", {"epoch": 1})
+    (tmp_path / REPORT_FILE).write_text("{}")
+    OutputFolder.open(tmp_path, {"seed": 0}, resume=True)  # killed before its checkpoints were removed
+    folder.remove_checkpoints()
+    with pytest.raises(ArtifactError, match="the run is finished"):
+        OutputFolder.open(tmp_path, {"seed": 0}, resume=True)
+    assert (tmp_path / REPORT_FILE).exists()
+
+
+def test_a_damaged_checkpoint_never_takes_the_place_of_the_good_one(tmp_path: Path) -> None:
+    folder = OutputFolder.open(tmp_path, {"seed": 0}, resume=False)
+    for epoch in (1, 2):
+        folder.save_checkpoint("dense", {"epoch": epoch})
+    last = tmp_path / CHECKPOINTS / "dense.safetensors"
+    last.write_bytes(last.read_bytes()[:-1])
+    assert folder.load_checkpoint("dense", lambda line: None) == {"epoch": 1}
+    folder.save_checkpoint("dense", {"epoch": 2})
+    last.write_bytes(last.read_bytes()[:-1])
+    assert folder.load_checkpoint("dense", lambda line: None) == {"epoch": 1}
+
+
 def test_another_hidden_file_is_not_ours(tmp_path: Path) -> None:
     (tmp_path / ".profile.tmp").write_text("somebody's")
     with pytest.raises(ArtifactError, match="not ours"):

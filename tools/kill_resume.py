@@ -28,7 +28,7 @@ import click
 import onnx
 
 from hwprune.files import TEMPORARY_FILES
-from hwprune.output_folder import CHECKPOINTS, MARKER, MODEL_FILE, SLIM_FOLDER
+from hwprune.output_folder import CHECKPOINTS, MARKER, MODEL_FILE, REPORT_FILE, SLIM_FOLDER
 from hwprune.surgery.structure import WEIGHTS_FILE
 from hwprune.train.checkpoint import load_checkpoint
 
@@ -112,9 +112,14 @@ def check_whole(folder: Path) -> None:
         onnx.checker.check_model(onnx.load(folder / MODEL_FILE))
 
 
+def finished(folder: Path) -> bool:
+    """Whether the run has written all, its checkpoints removed."""
+    return (folder / REPORT_FILE).is_file() and not (folder / CHECKPOINTS).exists()
+
+
 def weights_of(run: Run) -> str:
     """Hash of the weights of a run that has ended; raises where it failed or left something lying about."""
-    if run.process.returncode != 0:
+    if run.process.returncode != 0 and not finished(run.folder):
         raise click.ClickException(f"the run failed:\n{run.log.read_text(errors='replace')}")
     left = [str(path) for path in run.folder.rglob(TEMPORARY_FILES)]
     if left:
@@ -146,6 +151,8 @@ def main(kills: int, per_run: int, seed: int) -> None:
             counts[kind] += 1
             killed += 1
             check_whole(folder)
+            if finished(folder):
+                break  # killed after its last step: there is nothing to resume
             run = start(folder, root / "log")
         run.process.wait()
         actual = weights_of(run)
