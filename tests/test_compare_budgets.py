@@ -2,9 +2,12 @@
 
 import importlib.util
 import json
+import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
+import click
 import pytest
 
 TOOLS = Path(__file__).parent.parent / "tools"
@@ -21,7 +24,7 @@ def tool(monkeypatch):
 
 
 def finished(folder, accuracies, seconds):
-    """A folder as a run leaves it, of what the tool reads."""
+    """A folder as a run leaves it whose networks miss their targets, of what the tool reads."""
     variants = []
     for target, accuracy in accuracies.items():
         name = f"net-{target:g}"
@@ -33,6 +36,7 @@ def finished(folder, accuracies, seconds):
             {
                 "name": name,
                 "target": {"value": target},
+                "status": "missed",
                 "slim": {"accuracy": accuracy},
                 "speedup": target + 0.02,
             }
@@ -52,3 +56,23 @@ def test_the_dense_training_counts_once_and_differences_are_per_seed(tool, tmp_p
     assert "| 3 | 85.50 (0.71), 3.02 | 85.00 (0.00), 3.02 | +0.50 (0.71) |" in page
     # 20 s dense and twice 6 s, against 20 s dense and 20 s
     assert "take 0.80 times the epochs' seconds" in page
+
+
+@pytest.mark.parametrize(("targets", "refused"), [(2, False), (3, True)])
+def test_a_missed_target_is_a_result_and_a_missing_network_is_not(
+    tool, tmp_path, monkeypatch, targets, refused
+):
+    def command(*_arguments, **_options):
+        finished(tmp_path / "run", {1.5: 0.9, 3.0: 0.8}, 3)
+        return subprocess.CompletedProcess([], 1)
+
+    monkeypatch.setattr(tool.subprocess, "run", command)
+    with pytest.raises(click.ClickException) if refused else nullcontext():
+        tool.run(tmp_path / "run", ["--speedup", "1"] * targets)
+
+
+def test_a_command_that_refuses_its_folder_has_failed(tool, tmp_path, monkeypatch):
+    folder = finished(tmp_path / "run", {1.5: 0.9}, 3)
+    monkeypatch.setattr(tool.subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 1))
+    with pytest.raises(click.ClickException):
+        tool.run(folder, ["--speedup", "1.5"])

@@ -27,6 +27,9 @@ from hwprune.variants_page import MANIFEST_FILE
 #: Name of a side to the options that make it.
 SIDES = {"one run": (), "own runs": ("--from-scratch",)}
 
+#: Exit code of the command where a network failed or misses its target.
+MISSED = 1
+
 
 @dataclass(frozen=True, slots=True)
 class Side:
@@ -99,8 +102,20 @@ def _deviation(values: Sequence[float]) -> str:
     return f"{statistics.stdev(values):.2f}" if len(values) > 1 else "-"
 
 
+def written_ns(folder: Path) -> int:
+    """When the manifest was written, in nanoseconds; 0 where there is none."""
+    manifest = folder / MANIFEST_FILE
+    return manifest.stat().st_mtime_ns if manifest.is_file() else 0
+
+
+def complete(folder: Path, targets: int) -> bool:
+    """Whether a network was made for every target, which it meets or misses."""
+    variants = read_json(folder / MANIFEST_FILE, "hwprune prune")["variants"]
+    return len(variants) == targets and all(variant["status"] != "failed" for variant in variants)
+
+
 def run(folder: Path, options: Sequence[str]) -> None:
-    """Runs ``hwprune prune`` into a folder, or goes on with it.
+    """Runs ``hwprune prune`` into a folder, or goes on with it; a network may miss its target.
 
     Raises:
         ClickException: If it fails.
@@ -109,7 +124,11 @@ def run(folder: Path, options: Sequence[str]) -> None:
     if folder.exists():
         command.append("--resume")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    if subprocess.run(command, check=False).returncode:
+    before = written_ns(folder)
+    code = subprocess.run(command, check=False).returncode
+    # A command that refuses the folder leaves the manifest as it was.
+    missed = code == MISSED and written_ns(folder) > before
+    if code and not (missed and complete(folder, options.count("--speedup"))):
         raise click.ClickException(f"{shlex.join(command)} failed")
 
 
