@@ -24,7 +24,7 @@ from rich.console import Console
 from hwprune.cli.progress import Lines
 from hwprune.device.library import load_profile
 from hwprune.device.profile import DeviceProfile, RuntimeSpec
-from hwprune.output_folder import MODEL_FILE
+from hwprune.output_folder import single_precision_file
 from hwprune.pipeline import Settings, Shared, compress
 from hwprune.quantization import CALIBRATION_IMAGES, accuracy_in_runtime, quantize_on
 from hwprune.runtime.base import REGISTRY, kinds_running
@@ -86,7 +86,7 @@ def make_networks(settings: Settings, profile: DeviceProfile, dataset: Dataset, 
     dense.load_state_dict(load_checkpoint(folder / "dense.safetensors")["trainer"]["model"])
     export(dense, folder / "dense.onnx", dataset.test_images[:2])
     files = []
-    for source in (folder / "dense.onnx", folder / "run" / MODEL_FILE):
+    for source in (folder / "dense.onnx", single_precision_file(folder / "run")):
         quantized = source.with_suffix(".int8.onnx")
         quantize_on(dataset, source, quantized)
         files += [source, quantized]
