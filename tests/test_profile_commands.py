@@ -123,6 +123,8 @@ def test_a_template_is_valid_and_has_nothing_to_compare() -> None:
     checked = run("profile", "check", shipped_folder() / "x86-avx512-ort")
     assert checked.exit_code == 0
     assert "template" in checked.output
+    as_json = run("profile", "check", shipped_folder() / "x86-avx512-ort", "--json")
+    assert json.loads(as_json.stdout) == {"profile": "x86-avx512-ort", "template": True}
 
 
 def test_an_interrupted_build_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,6 +73,8 @@ def check(
     console = Console(stderr=as_json, highlight=False)
     if checked.table is None:
         console.print(f"{checked.name} is valid; it is a template without a table, nothing can be compared")
+        if as_json:
+            click.echo(json.dumps({"profile": checked.name, "template": True}, indent=2))
         return
     console.print(f"{checked.name} is valid: {len(checked.table)} rows")
     same, difference = same_hardware(checked)
