@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hwprune.compressor import CHANNEL, Compressor, Result
+from hwprune.compressor import Compressor, Result
 from hwprune.delivery import as_deployed, describe_network, verify_exported
 from hwprune.device.profile import DeviceProfile
 from hwprune.output_folder import MARKER, OutputFolder
@@ -31,13 +31,11 @@ from hwprune.targets import Target, describe
 from hwprune.train.checkpoint import load_checkpoint, save_checkpoint
 from hwprune.train.distillation import Distillation
 from hwprune.train.loop import Recipe, Teacher, Trainer
-from hwprune.train.schedule import StrengthSchedule
+from hwprune.train.schedule import StrengthSchedule, needs_pull
 from hwprune.workloads import Dataset, batches_per_epoch, load_dataset, load_weights, make_model
 
 #: Test images that slim and masked are compared on.
 VERIFICATION_IMAGES = 64
-#: Penalties that need no pull where the weights are trained already.
-BY_NORMS = ("envelope", "magnitude")
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +187,10 @@ class _Job:
         dense, pruned = _new_model(settings, dataset), _new_model(settings, dataset)
         recipe = settings.pruning_recipe
         total_steps = recipe.epochs * batches_per_epoch(dataset, recipe.batch_size)
+        schedule = None
+        if settings.fine_tune is not None:
+            pull = needs_pull(settings.granularity, settings.penalty)
+            schedule = StrengthSchedule.from_trained(total_steps, pull=pull)
         compressor = Compressor(
             pruned,
             dataset.test_images[:2],
@@ -197,7 +199,7 @@ class _Job:
             total_steps=total_steps,
             granularity=settings.granularity,
             penalty=settings.penalty,
-            schedule=_schedule(settings, total_steps),
+            schedule=schedule,
             notify=observer.note,
             bench=bench,
         )
@@ -282,18 +284,6 @@ class _Job:
             name: describe_network(network, deployed[name], timings[name], self.dataset, profile.runtime)
             for name, network in networks.items()
         }
-
-
-def _schedule(settings: Settings, total_steps: int) -> StrengthSchedule | None:
-    """For trained weights their own, for all others the usual one.
-
-    Few channels go, and trained norms tell which; of single weights and the like nearly all go, which takes a
-    pull, and so do penalties that somebody asked for by name.
-    """
-    if settings.fine_tune is None:
-        return None
-    by_norms = settings.granularity == CHANNEL and settings.penalty in BY_NORMS
-    return StrengthSchedule.from_trained(total_steps, pull=not by_norms)
 
 
 def _new_model(settings: Settings, dataset: Dataset) -> nn.Module:

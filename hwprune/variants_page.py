@@ -169,19 +169,23 @@ def _fronts(folder: VariantsFolder, device: str) -> list[Markup]:
     entries = [entry for entry in folder.measured if entry["device"] == device]
     if not entries or not charts.available():
         return []
-    points = []
-    for entry in entries:
-        for name in ("dense", "slim"):
-            label = f"{entry['model']} dense" if name == "dense" else f"{entry['target']['value']:g}"
-            points.append((entry[name]["latency_us"]["median"], 100 * entry[name]["accuracy"], label))
-        if "int8" in entry:
-            points.append((*_place(entry["int8"]), f"{entry['target']['value']:g} int8"))
-    front = pareto_front([(x, y) for x, y, _ in points])
+    points = [_place(entry[name]) for entry in entries for name in ("dense", "slim", "int8") if name in entry]
+    front = pareto_front(points)
     lines = [
         charts.Line(
             "Pareto front", [points[at][0] for at in front], [points[at][1] for at in front], ringed=True
         ),
+        *_lines(entries),
     ]
+    svg = charts.line_chart(
+        lines, x_label="measured latency (us)", y_label="test accuracy (%)", title=f"Accuracy on {device}"
+    )
+    return [figure(svg, "Labels are targets; dense networks are the reference.")]
+
+
+def _lines(entries: Sequence[Mapping[str, Any]]) -> list[charts.Line]:
+    """The networks of every model, and apart those on 8 bits."""
+    lines = []
     for model in dict.fromkeys(entry["model"] for entry in entries):
         of_model = [entry for entry in entries if entry["model"] == model]
         dense = of_model[0]["dense"]
@@ -202,10 +206,7 @@ def _fronts(folder: VariantsFolder, device: str) -> list[Markup]:
             latencies, accuracies = zip(*(_place(entry["int8"]) for entry in quantised), strict=True)
             labels = [f"{entry['target']['value']:g}" for entry in quantised]
             lines.append(charts.Line(f"{model}, int8", latencies, accuracies, joined=False, labels=labels))
-    svg = charts.line_chart(
-        lines, x_label="measured latency (us)", y_label="test accuracy (%)", title=f"Accuracy on {device}"
-    )
-    return [figure(svg, "Labels are targets; dense networks are the reference.")]
+    return lines
 
 
 def _place(network: Mapping[str, Any]) -> tuple[float, float]:

@@ -186,7 +186,7 @@ class DeviceProfile(_Section):
 
     @property
     def prices_zeros(self) -> bool:
-        """Whether weights of zero cost less: a rule says so, and the table has rows at several densities."""
+        """Whether weights of zero cost less, as a rule says; the table then has rows at several densities."""
         return any(rule.granularity == "weight" for rule in self.rule)
 
     @property

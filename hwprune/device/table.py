@@ -119,11 +119,6 @@ class LatencyTable:
             found.setdefault(replace(key, density=1.0), set()).add(key.density)
         return found
 
-    @property
-    def prices_zeros(self) -> bool:
-        """Whether there are rows of operators some of whose weights are zero."""
-        return any(key.density < 1 for key in self._by_configuration)
-
     @cached_property
     def operators(self) -> frozenset[Operator]:
         """The operators that have a row, without their names."""
