@@ -87,7 +87,7 @@ def add_quantized(run: Path, profile: DeviceProfile, bench: Bench = THIS_MACHINE
 
     Returns:
         What the manifest says of it: accuracy in single precision and on 8 bits, latencies of both, timed
-        alternately, speed-up over the slim network, bytes of the main file and calibration images.
+        alternately, speed-up over the slim network, bytes of all files and calibration images.
 
     Raises:
         RuntimeUnavailableError: If the device's runtime has no 8 bits, or the network cannot be quantised.

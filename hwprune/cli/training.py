@@ -23,8 +23,9 @@ from hwprune.variants import Grid
 #: Epochs where none are asked for: the embedded default is small, everything else is not.
 DEFAULT_EPOCHS, DIGITS_EPOCHS = 10, 16
 DEFAULT_BATCH, DIGITS_BATCH = 128, 32
-#: A fine-tuning for every of several targets takes this share of the epochs of the dense training, at this
-#: share of its learning rate (of 0.1, 0.03 and 0.01 the middle one kept most of a small network's accuracy).
+#: The fine-tuning of a variant, and of each of several targets, takes this share of the epochs of the dense
+#: training, at this share of its learning rate (of 0.1, 0.03 and 0.01 the middle one kept most of a small
+#: network's accuracy).
 FINE_TUNE_SHARE, FINE_TUNE_RATE = 0.3, 0.3
 _OPTIONS = (
     click.option(
@@ -71,7 +72,8 @@ _OPTIONS = (
         "--fine-tune-epochs",
         type=int,
         help="Start pruning from the trained dense network and train for so many epochs. "
-        f"With --weights the default is --epochs, with several targets {FINE_TUNE_SHARE:.0%} of them.",
+        f"Default: with --weights --epochs, or else with several targets, and for variants, "
+        f"{FINE_TUNE_SHARE:.0%} of them.",
     ),
     click.option(
         "--distill", type=float, help="Learn from the dense network too, with this weight (0 to 1)."
