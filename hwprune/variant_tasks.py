@@ -12,7 +12,7 @@ from typing import Any
 
 from hwprune.device.profile import DeviceProfile
 from hwprune.files import write_json
-from hwprune.output_folder import MARKER, REPORT_FILE
+from hwprune.output_folder import CHECKPOINTS, MARKER, REPORT_FILE
 from hwprune.phases import Observer
 from hwprune.pipeline import Settings, Shared, compress, train_dense
 from hwprune.quantized_export import INT8_FOLDER, add_quantized
@@ -72,6 +72,8 @@ class Variant:
             HwpruneError: If the runtime cannot be shipped for, or the report is damaged.
         """
         record = read_json(folder / REPORT_FILE, "hwprune prune")
+        # Left by a process that was killed right after it wrote the report.
+        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
         make_shippable(folder, record, self.profile.runtime)
         quantized = {"int8": read_json(folder / INT8_FILE, "hwprune variants --int8")} if self.int8 else {}
         return {

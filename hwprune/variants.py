@@ -12,6 +12,7 @@ from typing import Any
 from hwprune.device.profile import DeviceProfile
 from hwprune.errors import ArtifactError, HwpruneError, InputError
 from hwprune.executors.base import Executor, InProcess, Task, TaskObserver
+from hwprune.executors.parcels import ARRIVING
 from hwprune.files import write_json
 from hwprune.output_folder import MARKER
 from hwprune.pipeline import Settings
@@ -152,6 +153,8 @@ def make_variants(
         HwpruneError: If the executor cannot begin.
     """
     _check_folder(out, resume=resume)
+    for left_by_a_killed_run in out.glob(f"{ARRIVING}*"):
+        shutil.rmtree(left_by_a_killed_run)
     variants, finished = grid.variants(), set[str]()
     if resume:
         for variant in variants:

@@ -138,6 +138,10 @@ def test_resume_makes_only_what_is_missing(
     name = entries(out)[-1]["name"]
     before = (out / name / "slim" / "model.safetensors").read_bytes()
     (out / name / "report.json").unlink()
+    # As processes leave them that are killed after the report, or while something arrives from a node.
+    for left in (out / entries(out)[0]["name"] / "checkpoints", out / ".arriving-7"):
+        left.mkdir()
+        (left / "part").write_bytes(b"left")
     calls: list[str] = []
     original = Trainer.run_epoch
 
@@ -147,6 +151,8 @@ def test_resume_makes_only_what_is_missing(
 
     monkeypatch.setattr(Trainer, "run_epoch", counted)
     assert run(*arguments, "--resume").exit_code == 0
+    assert not (out / ".arriving-7").exists()
+    assert not any("checkpoints" in file for entry in entries(out) for file in entry["files"])
     assert len(calls) == 1  # the fine-tuning of the one that was missing; the dense network is shared
     assert (out / name / "slim" / "model.safetensors").read_bytes() == before
     other = run(*arguments, "--seed", 1, "--resume")
@@ -261,6 +267,12 @@ def test_a_cluster_without_ray_names_the_extra_and_leaves_nothing(
     assert result.exit_code == 1
     assert "pip install 'hwprune[ray]'" in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_cores_of_no_cluster_are_a_mistake(tmp_path: Path) -> None:
+    result = run("variants", "--ray-cores", 2, "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "--ray-cores goes with --ray" in result.stderr
 
 
 def test_the_front_holds_what_nothing_beats() -> None:

@@ -67,9 +67,7 @@ SHOWN = [
 @click.option(
     "--ray-cores",
     type=click.IntRange(min=1),
-    default=1,
-    show_default=True,
-    help="Cores that each task asks for.",
+    help="Cores that each task asks for on the cluster. Default: 1.",
 )
 @json_option
 @told
@@ -83,7 +81,7 @@ def variants(
     int8: bool,
     resume: bool,
     address: str | None,
-    ray_cores: int,
+    ray_cores: int | None,
     as_json: bool,
 ) -> None:
     """Make a compressed network for every model, device and target given.
@@ -94,11 +92,13 @@ def variants(
 
     Example: hwprune variants --model resnet20 --data fashion-mnist --speedup 2 --speedup 4 --out variants
     """
+    if ray_cores is not None and address is None:
+        raise click.UsageError("--ray-cores goes with --ray")
     found = [load_profile(name, profiles) for name in devices] or [local_profile(profiles)]
     by_name = dict(zip(devices or [found[0].name], found, strict=True))
     executor: Executor = InProcess()
     if address is not None:
-        executor = RayCluster(None if address == ANY_CLUSTER else address, ray_cores)
+        executor = RayCluster(None if address == ANY_CLUSTER else address, ray_cores or 1)
     grid = replace(training.grid(models, data, by_name), int8=int8)
     run_grid(grid, out, resume=resume, as_json=as_json, executor=executor)
 

@@ -9,6 +9,9 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+#: Begins the names of folders that hold what is being unpacked.
+ARRIVING = ".arriving-"
+
 
 def pack(root: Path, names: Iterable[str]) -> bytes:
     """The files and folders of these names below ``root``, those that exist.
@@ -36,7 +39,7 @@ def unpack(parcel: bytes, root: Path, names: Iterable[str]) -> None:
         names: Those that were packed, or some of them.
     """
     root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=root, prefix=".arriving-") as folder:
+    with tempfile.TemporaryDirectory(dir=root, prefix=ARRIVING) as folder:
         with tarfile.open(fileobj=io.BytesIO(parcel)) as archive:
             archive.extractall(folder, filter="data")
         for name in names:
