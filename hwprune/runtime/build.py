@@ -222,7 +222,7 @@ def _with_provenance(
 ) -> DeviceProfile:
     facts, rows = environment(), profile.rows or ()
     earlier = before.provenance if before else None
-    noise = statistics.median(row.p90_us / row.p10_us - 1 for row in rows)
+    noise = statistics.median(row.noise for row in rows)
     reference_us = (earlier and earlier.reference_us) or round(statistics.median(watch.seen_us), 2)
     provenance = Provenance(
         source="measured",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from hwprune.device.kinds import with_channels
@@ -29,20 +30,23 @@ Latencies = Mapping[int, float]
 def find_steps(probe: Operator, spec: RuntimeSpec) -> Steps:
     """The staircase of an operator's kind: what two measurements out of a few agree on.
 
-    Where no two agree (a busy machine), every channel counts as a step: the safe answer, at which nothing is
-    rounded.
+    Where no two agree in everything, those that agree on the step decide, if most do; else (a busy machine)
+    every channel counts as a step: the safe answer, at which nothing is rounded.
 
     Args:
         probe: See :data:`PROBES`.
         spec: Runtime, threads and batch.
     """
-    seen: set[Steps] = set()
+    seen: list[Steps] = []
     for _ in range(ATTEMPTS):
         steps = _find_once(probe, spec)
         if steps in seen:
             return steps
-        seen.add(steps)
-    return Steps()
+        seen.append(steps)
+    ((align, votes),) = Counter(steps.align for steps in seen).most_common(1)
+    if 2 * votes <= ATTEMPTS:
+        return Steps()
+    return next(steps for steps in seen if steps.align == align)
 
 
 def _find_once(probe: Operator, spec: RuntimeSpec) -> Steps:
