@@ -36,7 +36,7 @@ def devices(name: str | None, profiles: Path | None, as_json: bool) -> None:
         return
     table = Table(box=None, pad_edge=False)
     for column in ("name", "hardware", "runtime", "precision", "granularity", "measured"):
-        table.add_column(column, overflow="fold")
+        table.add_column(column, overflow="fold", no_wrap=column == "name")
     for profile in found:
         runtime, hardware = profile.runtime, profile.hardware
         table.add_row(
