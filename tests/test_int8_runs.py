@@ -118,6 +118,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_every_variant_is_quantised_scored_and_timed(made: Path) -> None:
     (entry,) = json.loads((made / "manifest.json").read_text())["variants"]
     path = made / entry["name"] / "int8" / "model.int8.onnx"
@@ -132,6 +133,7 @@ def test_every_variant_is_quantised_scored_and_timed(made: Path) -> None:
     assert told["speedup_over_slim"] == pytest.approx(ratio, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_the_report_shows_the_networks_on_8_bits(made: Path) -> None:
     page = (made / "report.html").read_text()
     assert "On 8 bits" in page
@@ -139,6 +141,7 @@ def test_the_report_shows_the_networks_on_8_bits(made: Path) -> None:
     assert "slim-int8" in rows
 
 
+@pytest.mark.slow
 def test_resume_does_not_quantise_again(made: Path) -> None:
     (entry,) = json.loads((made / "manifest.json").read_text())["variants"]
     again = run("variants", "--device", "x86-avx2-ort", "--int8", "--out", made, "--resume", *QUICK)

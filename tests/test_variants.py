@@ -105,6 +105,7 @@ def _kept_positions(run_folder: Path) -> dict[tuple[str, int], set[int]]:
     return {(cut["tensor"], cut["dim"]): set(cut["kept"]) for cut in structure["cuts"]}
 
 
+@pytest.mark.slow
 def test_from_scratch_no_variant_follows_another(tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = ["--from-scratch", "--epochs", 1, "--batch-size", 256, "--keep", 0.9, "--keep", 0.8]
@@ -173,6 +174,7 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, call: int) -> None:
     monkeypatch.setattr(Trainer, "run_epoch", interrupted)
 
 
+@pytest.mark.slow
 def test_what_a_fresh_start_was_interrupted_before_is_not_finished(tmp_path: Path) -> None:
     out = tmp_path / "out"
     arguments = ["variants", "--out", out, "--model", "lenet5", "--batch-size", 256, "--keep", 0.9]
