@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Protocol, Self
 
 import numpy as np
@@ -26,9 +24,8 @@ from hwprune.graph.axes import BoolArray
 from hwprune.graph.record import ExampleInputs
 from hwprune.groups.costs import FloatArray, LatencyBudget, Widths
 from hwprune.operators import Operator
-from hwprune.runtime.bench import THIS_MACHINE, Bench
+from hwprune.runtime.bench import THIS_MACHINE, Bench, export_and_time
 from hwprune.runtime.environment import versions
-from hwprune.runtime.export import export
 from hwprune.runtime.timing import Timing
 
 #: A prediction is corrected only where the measurement misses the target by more than this, or falls short
@@ -132,12 +129,8 @@ class DeviceLoop:
         Returns:
             Name to timing.
         """
-        with tempfile.TemporaryDirectory(prefix="hwprune-") as folder:
-            paths = {}
-            for name, kept in networks.items():
-                paths[name] = Path(folder) / f"{name}.onnx"
-                export(self.build(kept), paths[name], self.example_inputs)
-            return self.bench.time(paths, self.profile)
+        built = {name: self.build(kept) for name, kept in networks.items()}
+        return export_and_time(built, self.example_inputs, self.profile, self.bench)
 
     def kept(self, widths: Widths) -> dict[str, BoolArray]:
         """The first channels of every axis: latency does not depend on which ones stay."""

@@ -8,19 +8,16 @@ network.
 from __future__ import annotations
 
 import copy
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hwprune.device.profile import DeviceProfile
-from hwprune.graph.record import ExampleInputs, call_model, evaluation_mode
-from hwprune.runtime.bench import THIS_MACHINE, Bench
-from hwprune.runtime.export import export
+from hwprune.graph.record import ExampleInputs, call_observed, evaluation_mode
+from hwprune.runtime.bench import THIS_MACHINE, Bench, export_and_time
 from hwprune.surgery.forms import Form, possible_forms, reshape, why_as_it_is
 from hwprune.surgery.prove import TRIAL_TOLERANCE
 from hwprune.surgery.verify import compare, outputs_of
@@ -259,11 +256,8 @@ def time_networks(
     Returns:
         Name to median latency in microseconds.
     """
-    with tempfile.TemporaryDirectory(prefix="hwprune-") as folder:
-        paths = {name: Path(folder) / f"{number}.onnx" for number, name in enumerate(networks)}
-        for name, network in networks.items():
-            export(network, paths[name], example_inputs)
-        return {name: timing.median_us for name, timing in bench.time(paths, profile, runs).items()}
+    timings = export_and_time(networks, example_inputs, profile, bench, runs)
+    return {name: timing.median_us for name, timing in timings.items()}
 
 
 class _Between(nn.Module):
@@ -295,10 +289,5 @@ def _input_shapes(
             shapes.setdefault(name, tuple((args[0] if args else kwargs["input"]).shape))
 
         handles.append(model.get_submodule(name).register_forward_pre_hook(note, with_kwargs=True))
-    try:
-        with evaluation_mode(model), torch.no_grad():
-            call_model(model, example_inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    call_observed(model, example_inputs, handles)
     return shapes

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import copy
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,8 +22,7 @@ from hwprune.groups.flat import Layer
 from hwprune.groups.weight import WeightGroups
 from hwprune.operators import Operator
 from hwprune.processes import from_first
-from hwprune.runtime.bench import THIS_MACHINE, Bench
-from hwprune.runtime.export import export
+from hwprune.runtime.bench import THIS_MACHINE, Bench, export_and_time
 from hwprune.runtime.timing import Timing
 
 #: The part of the weights that is left in the second network that the prediction is fitted to.
@@ -61,12 +58,8 @@ class ZerosLoop:
         Returns:
             Name to timing.
         """
-        with tempfile.TemporaryDirectory(prefix="hwprune-") as folder:
-            paths = {}
-            for name, kept in networks.items():
-                paths[name] = Path(folder) / f"{name}.onnx"
-                export(self._with_zeros(kept), paths[name], self.example_inputs)
-            return self.bench.time(paths, self.profile)
+        built = {name: self._with_zeros(kept) for name, kept in networks.items()}
+        return export_and_time(built, self.example_inputs, self.profile, self.bench)
 
     def kept(self, widths: Widths) -> dict[str, BoolArray]:
         """As many weights of every layer, drawn at random: latency depends little on which ones stay."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakIdKeyDictionary
 
 from hwprune.errors import GraphError
@@ -179,6 +180,24 @@ def call_model(model: nn.Module, example_inputs: ExampleInputs) -> Any:
     if isinstance(example_inputs, Mapping):
         return model(**example_inputs)
     return model(*example_inputs)
+
+
+def call_observed(
+    model: nn.Module, example_inputs: ExampleInputs, handles: Sequence[RemovableHandle]
+) -> None:
+    """Calls ``model`` once in evaluation mode for the sake of its hooks, which are then removed.
+
+    Args:
+        model: Its mode is left as it was.
+        example_inputs: See :func:`call_model`.
+        handles: Of the hooks; removed also where the forward pass fails.
+    """
+    try:
+        with evaluation_mode(model), torch.no_grad():
+            call_model(model, example_inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def record(model: nn.Module, example_inputs: ExampleInputs) -> Recording:

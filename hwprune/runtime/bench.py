@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from torch import nn
+
 from hwprune.device.profile import DeviceProfile
+from hwprune.graph.record import ExampleInputs
 from hwprune.operators import Operator
+from hwprune.runtime.export import export
 from hwprune.runtime.local import localize
 from hwprune.runtime.timing import Timing, measure_alternately
 
@@ -60,3 +65,29 @@ class ThisMachine:
 
 
 THIS_MACHINE = ThisMachine()
+
+
+def export_and_time(
+    networks: Mapping[str, nn.Module],
+    example_inputs: ExampleInputs,
+    profile: DeviceProfile,
+    bench: Bench,
+    runs: int | None = None,
+) -> dict[str, Timing]:
+    """Exports networks and times them alternately.
+
+    Args:
+        networks: Name to network, each called with the same inputs.
+        example_inputs: What they are exported with.
+        profile: Says runtime, threads, batch and precision.
+        bench: What is measured on.
+        runs: Timed runs of each; see :meth:`Bench.time`.
+
+    Returns:
+        Name to timing.
+    """
+    with tempfile.TemporaryDirectory(prefix="hwprune-") as folder:
+        paths = {name: Path(folder) / f"{number}.onnx" for number, name in enumerate(networks)}
+        for name, network in networks.items():
+            export(network, paths[name], example_inputs)
+        return bench.time(paths, profile, runs)

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from hwprune.errors import GraphError
 from hwprune.graph.branches import Branch, without_branches
-from hwprune.graph.record import ExampleInputs, Recording, call_model, evaluation_mode
+from hwprune.graph.record import ExampleInputs, Recording, call_observed
 from hwprune.graph.trace import operators_of, trace_operators
 from hwprune.operators import Operator
 from hwprune.surgery.prove import TRIAL_TOLERANCE, randomised
@@ -172,12 +172,7 @@ def _observe(model: nn.Module, names: Sequence[str], example_inputs: ExampleInpu
             seen[name].append(_seen(given[0] if given else (), output))
 
         handles.append(model.get_submodule(name).register_forward_hook(note, with_kwargs=True))
-    try:
-        with evaluation_mode(model), torch.no_grad():
-            call_model(model, example_inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    call_observed(model, example_inputs, handles)
     return seen
 
 

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from hwprune.graph.axes import BoolArray, ChannelAxis, kept_positions
-from hwprune.graph.record import ExampleInputs, call_model, evaluation_mode
+from hwprune.graph.record import ExampleInputs, call_observed
 
 #: Layers that a constant can be folded into, and the dimension of their input that the channels lie along.
 CHANNEL_DIM: dict[type[nn.Module], int] = {nn.Linear: -1, nn.Conv1d: 1, nn.Conv2d: 1, nn.Conv3d: 1}
@@ -129,12 +129,7 @@ def _observed(
                 varies.add(name)
 
         handles.append(model.get_submodule(name).register_forward_pre_hook(note, with_kwargs=True))
-    try:
-        with evaluation_mode(model), torch.no_grad():
-            call_model(model, example_inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
+    call_observed(model, example_inputs, handles)
     return {name: constants for name, constants in found.items() if name not in varies}
 
 
