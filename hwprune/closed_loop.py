@@ -180,14 +180,14 @@ def _cached_measurements(loop: Loop, operators: Sequence[Operator], sample: Sequ
     path = user_cache_path("hwprune") / "calibration" / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
     if path.exists():
         try:
-            return np.array(json.loads(path.read_text())["median_us"], dtype=np.float64)
+            return np.array(json.loads(path.read_text())["undisturbed_us"], dtype=np.float64)
         except (ValueError, KeyError):
             path.unlink()  # a cache: measured again below
     timings = loop.measure({f"network{i}": kept for i, kept in enumerate(networks)})
-    medians = [timings[f"network{i}"].median_us for i in range(len(sample))]
+    measured = [timings[f"network{i}"].undisturbed_us for i in range(len(sample))]
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"median_us": medians, "widths": [widths.tolist() for widths in sample]})
-    return np.array(medians, dtype=np.float64)
+    write_json(path, {"undisturbed_us": measured, "widths": [widths.tolist() for widths in sample]})
+    return np.array(measured, dtype=np.float64)
 
 
 def settle_on_device(

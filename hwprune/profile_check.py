@@ -28,7 +28,7 @@ class NetworkError:
     Attributes:
         name: The network.
         predicted_us: From the table, the calibration and the overhead of the profile.
-        measured_us: Median on this machine.
+        measured_us: On this machine, undisturbed, as in the table.
         noise: ``p90 / p10 - 1`` of the measurement.
         widths: ``aligned`` where the network has widths that the profile's rules allow, else ``unaligned``.
     """
@@ -70,7 +70,7 @@ def compare_networks(
             export(network.model, path, network.example)
             timing = measure(path, profile)
             noise = timing.p90_us / timing.p10_us - 1
-            errors.append(NetworkError(name, predicted.total_us, timing.median_us, noise, widths))
+            errors.append(NetworkError(name, predicted.total_us, timing.undisturbed_us, noise, widths))
             done(errors[-1])
     return tuple(errors)
 

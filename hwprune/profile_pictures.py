@@ -91,7 +91,8 @@ def _line(label: str, curve: Sequence[Row]) -> charts.Line:
     operator = curve[0].operator
     label += f", {operator.in_channels} inputs" if operator.matrix else ""
     slowest = {
-        row.operator.out_channels: row.median_us for row in sorted(curve, key=lambda row: row.median_us)
+        row.operator.out_channels: row.undisturbed_us
+        for row in sorted(curve, key=lambda row: row.undisturbed_us)
     }
     widths = sorted(slowest)
     return charts.Line(label, widths, [slowest[width] for width in widths])

@@ -1,7 +1,6 @@
 """The closed loop on a device that is slower than predicted."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,8 +11,13 @@ from hwprune import closed_loop
 from hwprune.closed_loop import calibrate, settle_on_device
 from hwprune.errors import TargetError
 from hwprune.groups.costs import LatencyBudget, Widths
+from hwprune.runtime.timing import Timing
 
 DENSE = np.array([64])
+
+
+def timing(latency_us: float) -> Timing:
+    return Timing(latency_us, latency_us, latency_us, 9)
 
 
 class Device:
@@ -25,9 +29,9 @@ class Device:
     def kept(self, widths: Widths) -> Widths:
         return widths
 
-    def measure(self, networks: dict[str, Any]) -> dict[str, SimpleNamespace]:
+    def measure(self, networks: dict[str, Any]) -> dict[str, Timing]:
         return {
-            name: SimpleNamespace(median_us=self._offset_us + float(DENSE[0] if name == "dense" else kept[0]))
+            name: timing(self._offset_us + float(DENSE[0] if name == "dense" else kept[0]))
             for name, kept in networks.items()
         }
 
@@ -77,11 +81,9 @@ class Counting:
     def kept(self, widths: Widths) -> dict[str, Any]:
         return {self.axis: np.arange(8) < widths[0]}
 
-    def measure(self, networks: dict[str, Any]) -> dict[str, SimpleNamespace]:
+    def measure(self, networks: dict[str, Any]) -> dict[str, Timing]:
         self.measured += 1
-        return {
-            name: SimpleNamespace(median_us=float(kept[self.axis].sum())) for name, kept in networks.items()
-        }
+        return {name: timing(float(kept[self.axis].sum())) for name, kept in networks.items()}
 
 
 class Proportional:

@@ -20,6 +20,8 @@ class Row:
         p10_us: Tenth percentile in microseconds; the median where it is not given.
         p90_us: Ninetieth percentile in microseconds; the median where it is not given.
         runs: Number of timed runs.
+        undisturbed_us: Microseconds while nothing else disturbs the machine: what predictions count
+            (:func:`hwprune.runtime.undisturbed.undisturbed`); the median where it is not given.
     """
 
     operator: Operator
@@ -27,9 +29,10 @@ class Row:
     p10_us: float = -1.0
     p90_us: float = -1.0
     runs: int = 1
+    undisturbed_us: float = -1.0
 
     def __post_init__(self) -> None:
-        for name in ("p10_us", "p90_us"):
+        for name in ("p10_us", "p90_us", "undisturbed_us"):
             if getattr(self, name) < 0:
                 object.__setattr__(self, name, self.median_us)
 

@@ -265,7 +265,7 @@ def _surface(rows: tuple[Row, ...], matrix: bool, steps: Steps) -> Surface:
     out_position = {knot: position for position, knot in enumerate(out_knots)}
     for row in rows:
         at = in_position[row.operator.in_channels] if matrix else 0
-        values[at, out_position[row.operator.out_channels]] = row.median_us
+        values[at, out_position[row.operator.out_channels]] = row.undisturbed_us
     for at in range(len(in_knots)):
         _fill(values[at], out_knots, outer)
     if not matrix:

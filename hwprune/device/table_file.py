@@ -35,6 +35,7 @@ COLUMNS: dict[str, bool] = {
     "p10_us": True,
     "p90_us": True,
     "runs": True,
+    "undisturbed_us": False,
     "density": False,
 }
 FUSED = ("", "add")
@@ -104,7 +105,7 @@ def write(path: Path, content: Content, header: Mapping[str, object]) -> None:
             operator.dilation, operator.groups, operator.fused, operator.in_channels,
             operator.out_channels, operator.height, operator.width, content.batch, content.precision,
             *(f"{value:.{DECIMALS}f}" for value in (row.median_us, row.p10_us, row.p90_us)), row.runs,
-            *([f"{operator.density:g}"] if sparse else []),
+            f"{row.undisturbed_us:.{DECIMALS}f}", *([f"{operator.density:g}"] if sparse else []),
         ]  # fmt: skip
         lines.append(",".join(map(str, cells)))
     write_text(path, "\n".join(lines) + "\n")
@@ -239,4 +240,5 @@ def _row(line: _Line) -> Row:
         raise line.error("the tenth percentile lies above the median", "p10_us", f"at most {median}")
     if high < median:
         raise line.error("the ninetieth percentile lies below the median", "p90_us", f"at least {median}")
-    return Row(operator, median, low, high, line.integer("runs", 1))
+    alone = line.microseconds("undisturbed_us") if "undisturbed_us" in line.cells else median
+    return Row(operator, median, low, high, line.integer("runs", 1), alone)

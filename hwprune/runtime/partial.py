@@ -116,8 +116,7 @@ class PartialBuild:
             "settings": dict(self.settings),
             "seen_us": self.seen_us,
             "rows": [
-                [size, *astuple(operator), row.median_us, row.p10_us, row.p90_us, row.runs]
-                for (size, operator), row in self.rows.items()
+                [size, *astuple(operator), *astuple(row)[1:]] for (size, operator), row in self.rows.items()
             ],
             "steps": [[*astuple(probe), asdict(steps)] for probe, steps in self.steps.items()],
             "networks": self.networks,
@@ -128,9 +127,9 @@ class PartialBuild:
     @classmethod
     def _from_record(cls, path: Path, record: Mapping[str, Any]) -> PartialBuild:
         rows = {}
-        for size, *operator, median, p10, p90, runs in record["rows"]:
+        for size, *operator, median, p10, p90, runs, alone in record["rows"]:
             measured = Operator(*operator)
-            rows[size, measured] = Row(measured, median, p10, p90, runs)
+            rows[size, measured] = Row(measured, median, p10, p90, runs, alone)
         steps = {Operator(*probe): Steps(**found) for *probe, found in record["steps"]}
         networks = dict(record["networks"])
         return cls(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import numpy as np
-
 from hwprune.device.profile import RuntimeSpec
 from hwprune.operators import Operator
 from hwprune.runtime.base import Array, Effort
 from hwprune.runtime.operator_models import make_operator_model
+from hwprune.runtime.undisturbed import undisturbed
 
 #: What stands for a kernel that takes no longer than recording it, in microseconds.
 LEAST = 0.1
@@ -51,5 +50,5 @@ def _recording_cost(record: Record, spec: RuntimeSpec) -> float:
         model = make_operator_model([Operator("conv", 8, 8, 1, 1, 1, 1)], batch=1)
         samples = record(model.content, spec, model.feed, _EFFORT)
         (durations,) = [values for kernel, values in samples.items() if model.operator_of(kernel) is not None]
-        _COST[key] = float(np.mean(sorted(durations)[: len(durations) * 9 // 10]))
+        _COST[key] = undisturbed(durations)
     return _COST[key]

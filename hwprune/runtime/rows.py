@@ -214,7 +214,7 @@ class _Search:
         rows = self.time_operators(fresh, self.profile.runtime, report, working_set=self.working_set)
         for row in rows:
             self.rows[row.operator] = row
-        return [self.rows[operator].median_us for operator in wanted]
+        return [self.rows[operator].undisturbed_us for operator in wanted]
 
 
 def _widest(operators: Sequence[Operator]) -> tuple[Operator, ...]:

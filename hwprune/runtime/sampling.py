@@ -18,6 +18,7 @@ from hwprune.runtime.base import Effort, runtime_for
 from hwprune.runtime.interrupts import finishing
 from hwprune.runtime.operator_models import make_operator_model
 from hwprune.runtime.quantized_operators import quantized, without_edges
+from hwprune.runtime.undisturbed import undisturbed
 
 Progress = Callable[[int, int], None]
 
@@ -146,7 +147,8 @@ def _row(operator: Operator, values: npt.NDArray[np.float64]) -> Row:
         max(round(float(value), DECIMALS), 10**-DECIMALS)
         for value in (np.percentile(values, 10), binned_median(values), np.percentile(values, 90))
     )
-    return Row(replace(operator, name=""), median, min(p10, median), max(p90, median), len(values))
+    alone = max(round(undisturbed(values), DECIMALS), 10**-DECIMALS)
+    return Row(replace(operator, name=""), median, min(p10, median), max(p90, median), len(values), alone)
 
 
 def binned_median(values: Sequence[float] | npt.NDArray[np.float64]) -> float:

@@ -61,7 +61,7 @@ def _find_once(probe: Operator, spec: RuntimeSpec) -> Steps:
 
     def measure(operators: Sequence[Operator], widths: Sequence[int]) -> Latencies:
         rows = measure_operators(operators, spec)
-        return {width: row.median_us for width, row in zip(widths, rows, strict=True)}
+        return {width: row.undisturbed_us for width, row in zip(widths, rows, strict=True)}
 
     along: Callable[[Sequence[int]], Latencies] = both if probe.depthwise else outputs
     across = both if probe.depthwise else inputs

@@ -16,15 +16,15 @@ from hwprune.errors import ProfileError
 from hwprune.operators import Operator
 from hwprune.runtime.base import get_runtime
 from hwprune.runtime.operator_models import make_operator_model
+from hwprune.runtime.undisturbed import undisturbed
 
 #: What is timed: no fused sum, on a map and at widths that every runtime has a fast kernel for.
 REFERENCE = Operator("conv", 64, 64, 28, 28, 3, 3, padding=1)
 #: Medians of the reference kernel over the first, second and last third of a build that differ by more than
 #: this show that the machine was busy, or slowed down.
-STEADY = 0.1
-#: A single look that is slower than usual by more than this shows a disturbance; shared machines are never
-#: much quieter.
-DISTURBED = 0.25
+STEADY = 0.05
+#: A single look that is slower than usual by more than this shows a disturbance.
+DISTURBED = 0.1
 #: What was measured before is added to only while the reference kernel takes as long as then, within this.
 SAME_STATE = 0.1
 #: Timed runs of one look at the machine, those before them, looks at first, and looks that "usual" refers to.
@@ -188,7 +188,7 @@ def thirds(values: Sequence[float]) -> tuple[Sequence[float], ...]:
 
 @contextmanager
 def reference_kernel(spec: RuntimeSpec) -> Iterator[Callable[[], float]]:
-    """Yields a function that times the reference kernel once more: the median, in microseconds.
+    """Yields a function that times the reference kernel once more: undisturbed, in microseconds.
 
     Args:
         spec: Runtime, threads and batch.
@@ -210,6 +210,6 @@ def reference_kernel(spec: RuntimeSpec) -> Iterator[Callable[[], float]]:
                 start = time.perf_counter_ns()
                 session.run(model.feed)
                 durations.append((time.perf_counter_ns() - start) / 1e3)
-            return statistics.median(durations)
+            return undisturbed(durations)
 
         yield look_us

@@ -19,6 +19,7 @@ from hwprune.runtime.environment import environment
 from hwprune.runtime.onnx_values import read_values
 from hwprune.runtime.quantize import is_quantized, quantize
 from hwprune.runtime.stopwatch import sample
+from hwprune.runtime.undisturbed import undisturbed
 
 #: Files that tell whether they are quantised.
 _TOLD_APART = (".onnx", ".xml")
@@ -34,6 +35,8 @@ class Timing:
         p90_us: 90th percentile.
         runs: Timed runs.
         environment: Machine, versions, runtime, precision and threads.
+        undisturbed_us: What predictions are fitted to and compared with
+            (:func:`~hwprune.runtime.undisturbed.undisturbed`); the median where it is not given.
     """
 
     median_us: float
@@ -41,6 +44,11 @@ class Timing:
     p90_us: float
     runs: int
     environment: Mapping[str, Any] = field(default_factory=dict)
+    undisturbed_us: float = -1.0
+
+    def __post_init__(self) -> None:
+        if self.undisturbed_us < 0:
+            object.__setattr__(self, "undisturbed_us", self.median_us)
 
     def summary(self) -> dict[str, float]:
         """Median, p10, p90 and runs, as reports carry them."""
@@ -166,4 +174,4 @@ def random_feed(inputs: Sequence[InputInfo], batch: int, seed: int = 0) -> dict[
 def timing_of(values: Sequence[float], facts: Mapping[str, Any]) -> Timing:
     """Durations in microseconds as the timing of a network."""
     p10, median, p90 = (float(value) for value in np.percentile(values, [10, 50, 90]))
-    return Timing(median, p10, p90, len(values), facts)
+    return Timing(median, p10, p90, len(values), facts, undisturbed(values))

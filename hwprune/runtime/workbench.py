@@ -70,7 +70,7 @@ class Workbench:
     def network_us(
         self, model: nn.Module, example: Tensor, operators: Sequence[Operator], profile: DeviceProfile
     ) -> float:
-        """The measured latency of a whole network in microseconds.
+        """The measured latency of a whole network in microseconds, undisturbed.
 
         Args:
             model: The network.
@@ -84,7 +84,7 @@ class Workbench:
                 path = Path(folder) / "network.onnx"
                 export(model, path, example)
                 timing = self._watch.measure(lambda: measure(path, profile))
-            self._partial.networks[digest] = timing.median_us
+            self._partial.networks[digest] = timing.undisturbed_us
             self.save()
         return self._partial.networks[digest]
 

@@ -41,7 +41,7 @@ BROKEN = {
     "percentiles in disorder": ("3.00,3.00,3.25", "3.00,3.20,3.30", "at most 3.0"),
     "unknown operator": ("\nconv,", "\nconvolve,", "unknown kind of operator"),
     "unknown column": ("median_us", "median_ms", "did you mean 'median_us'"),
-    "missing cell": (",50\n", "\n", "wrong number of cells"),
+    "missing cell": (",50,3.00\n", ",50\n", "wrong number of cells"),
     "channels below one": (",8,8,8,8,1,fp32,", ",0,8,8,8,1,fp32,", "at least 1"),
 }
 
@@ -68,7 +68,7 @@ def test_zeros_are_priced_by_density(tmp_path: Path) -> None:
     ]
     path = tmp_path / "latency.csv"
     LatencyTable((*sparse, row(8, 16, 3.0))).write(path, {})
-    assert path.read_text().splitlines()[0].endswith(",runs,density")
+    assert path.read_text().splitlines()[0].endswith(",runs,undisturbed_us,density")
     found = LatencyTable.read(path)
     assert {row.operator for row in found} == {row.operator for row in sparse} | {
         replace(CONV, in_channels=8)
@@ -78,7 +78,7 @@ def test_zeros_are_priced_by_density(tmp_path: Path) -> None:
         assert found.latency_us(replace(CONV, density=density)) == pytest.approx(price), density
     with pytest.raises(MissingRowError, match=r"density 0\.3"):
         found.latency_us(replace(CONV, in_channels=8, density=0.3))
-    path.write_text(path.read_text().replace(",1,0.5\n", ",1,1.5\n"))
+    path.write_text(path.read_text().replace(",0.5\n", ",1.5\n"))
     with pytest.raises(ProfileError, match=r"column density.*at most 1"):
         LatencyTable.read(path)
 

@@ -57,7 +57,7 @@ class FakeTiming:
     """Stands for a measured median."""
 
     def __init__(self, median_us: float) -> None:
-        self.median_us = median_us
+        self.median_us = self.undisturbed_us = median_us
 
 
 @contextmanager
