@@ -9,6 +9,8 @@ above ``high`` are left alone. One threshold for all needs fewer passes than the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -42,10 +44,16 @@ class FirmRow:
         self._norms, self._kept, self._pull = norms, kept, pull
         self._size = max(1, min(norms.numel(), tile_size(norms)))
         part, wide = norms.new_empty(self._size), norms.new_empty(self._size, dtype=torch.float64)
-        tiles = torch.split(norms, self._size)
+        tiles = self._split(norms)
         # All tiles but the last are of one size; slicing memory costs as much as working on a small tile.
         self._tiles = [(tile, part, wide) for tile in tiles[:-1]]
-        self._tiles += [(tile, part[: tile.numel()], wide[: tile.numel()]) for tile in tiles[-1:]]
+        left = tiles[-1].numel()
+        whole = left == self._size
+        self._tiles.append((tiles[-1], part if whole else part[:left], wide if whole else wide[:left]))
+
+    def _split(self, values: Tensor) -> Sequence[Tensor]:
+        """Values in tiles; a row that is no longer than one tile as it is, which takes no time."""
+        return (values,) if values.numel() == self._size else torch.split(values, self._size)
 
     def root(self, budget: float, start: float | None = None) -> float:
         """Where the openings add up to ``budget``; see :func:`~hwprune.penalties.roots.solve_root`.
@@ -65,7 +73,7 @@ class FirmRow:
         low, _ = self._bounds(root)
         steepness, most = 1 / self._kept, 1 / (self._kept + self._pull)
         limit = torch.full((), steepness, dtype=torch.float32)
-        for (norms, shrunk, _), target in zip(self._tiles, torch.split(factors, self._size), strict=True):
+        for (norms, shrunk, _), target in zip(self._tiles, self._split(factors), strict=True):
             torch.reciprocal(norms, out=shrunk)
             torch.add(limit, shrunk, alpha=-low * steepness, out=shrunk)
             torch.clamp(shrunk, 0.0, most, out=target)
