@@ -28,7 +28,7 @@ DISTURBED = 0.1
 #: What was measured before is added to only while the reference kernel takes as long as then, within this.
 SAME_STATE = 0.1
 #: Timed runs of one look at the machine, those before them, looks at first, and looks that "usual" refers to.
-RUNS, WARMUP_RUNS, FIRST_LOOKS, RECENT_LOOKS = 60, 5, 9, 50
+RUNS, WARMUP_RUNS, FIRST_LOOKS, RECENT_LOOKS = 200, 5, 9, 50
 #: Seconds to wait before each further look until the machine has calmed down.
 WAITS = (0.3, 1.0, 3.0, 10.0, 20.0, 30.0)
 #: How often something is measured before the machine is given up.
