@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,7 @@ from hwprune.surgery.artifact import save_slim
 from hwprune.surgery.forms import Form
 from hwprune.targets import Target
 from hwprune.train.prox import ProximalStep
+from hwprune.train.reconstruction import Reconstruction
 from hwprune.train.schedule import StrengthSchedule
 
 CHANNEL = "channel"
@@ -150,7 +152,8 @@ class Compressor:
         request = Request(
             model, self._unsharded, example_inputs, profile, target, keep, measure, notify, bench
         )
-        self._scope = _make_scope(granularity, request)
+        self._scope, self._notify = _make_scope(granularity, request), notify
+        self._shrinks = isinstance(granularity, str) and granularity in SHRINKING
         self.proximal = ProximalStep(
             self._scope.groups,
             make_penalty(penalty, singles=not isinstance(granularity, str) or granularity in SINGLE_WEIGHTS),
@@ -179,6 +182,39 @@ class Compressor:
         """
         self.groups.rebind(self.model)
         return self.proximal.attach(optimizer)
+
+    def reconstruct_on(self, inputs: ExampleInputs) -> None:
+        """Fits the survivors, once they are fixed, to what the network computes as it is now.
+
+        For networks that are trained already: call it before the first step. What it gives back of what the
+        groups took that leave, layer by layer and without labels, need not be learned again; see
+        :class:`~hwprune.train.reconstruction.Reconstruction`.
+
+        Args:
+            inputs: Some hundreds of training inputs, as the network is called with them; all are held in
+                memory with what one layer makes of them.
+
+        Raises:
+            InputError: If groups are single weights or blocks: layers do not lose inputs then.
+        """
+        if not self._shrinks:
+            raise InputError(
+                "survivors are fitted only where whole inputs of layers leave",
+                where="Compressor.reconstruct_on",
+                expected=f"granularity {', '.join(SHRINKING)}",
+            )
+        reconstruction, notify = Reconstruction(self.model, inputs), self._notify
+
+        def fit() -> None:
+            errors = list(reconstruction.fit(self.model).values())
+            if errors:
+                median, worst = statistics.median(errors), max(errors)
+                notify(
+                    f"fitted {len(errors)} layers to what they computed before: all but {median:.1%} of a "
+                    f"layer's energy in the median, {worst:.1%} at worst"
+                )
+
+        self.proximal.after_settling = fit
 
     def finish(self, verification_inputs: Sequence[ExampleInputs] = ()) -> Result:
         """Settles the support if that has not happened yet, rebuilds and verifies.

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hwprune.compressor import Compressor, Result
+from hwprune.compressor import SHRINKING, Compressor, Result
 from hwprune.delivery import as_deployed, describe_network, verify_exported
 from hwprune.device.profile import DeviceProfile
 from hwprune.output_folder import MARKER, OutputFolder
@@ -57,6 +57,8 @@ class Settings:
         follows: The target of the run whose pruned network this one starts from; ``None`` for the dense
             network's.
         distillation: How the pruned network learns from the dense one; ``None`` for not at all.
+        reconstruct: Training images on which the survivors of a trained network are fitted to what it
+            computed before; 0 for none.
     """
 
     model: str
@@ -71,6 +73,7 @@ class Settings:
     fine_tune: Recipe | None = None
     follows: Target | None = None
     distillation: Distillation | None = None
+    reconstruct: int = 0
 
     @property
     def pruning_recipe(self) -> Recipe:
@@ -231,6 +234,8 @@ class _Job:
             trained = self.dense.state_dict() if start is None else load_checkpoint(start)["model"]
             self.pruned.load_state_dict(trained)
             self.compressor.proximal.bury_zeros()
+            if self.settings.reconstruct and self.settings.granularity in SHRINKING:
+                self.compressor.reconstruct_on(self.dataset.train_images[: self.settings.reconstruct])
         distillation = self.settings.distillation
         teacher = None if distillation is None else Teacher(self.dense, distillation)
         recipe = self.settings.pruning_recipe

@@ -74,7 +74,7 @@ class RunReport:
                 key: self.settings[key]
                 for key in ("model", "data", "device", "target", "granularity", "penalty")
             },
-            "distillation": self.settings["distillation"],
+            **{key: self.settings[key] for key in ("distillation", "reconstruct")},
             "train_images": self.settings["train_images"],
             "image_shape": list(self.image_shape),
             "seed": recipe["seed"],

@@ -257,4 +257,6 @@ def training_options(record: Record) -> str:
         words.append(f"--weights {record['weights']}")
     if distillation:
         words.append(f"--distill {distillation['weight']:g} --temperature {distillation['temperature']:g}")
+    if "reconstruct" in record:
+        words.append(f"--reconstruct {record['reconstruct']}")
     return " ".join(words)

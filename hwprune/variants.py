@@ -53,6 +53,7 @@ class Grid:
         fine_tune: How every variant is trained that starts from trained weights: the loosest target of a
             kind from the dense network, a tighter one from what the looser left. ``None``: every variant
             is trained from scratch.
+        reconstruct: See :class:`~hwprune.pipeline.Settings`.
         int8: Whether every variant is quantised besides, and measured and scored on 8 bits.
 
     Raises:
@@ -71,6 +72,7 @@ class Grid:
     weights: str | None = None
     fine_tune: Recipe | None = None
     distillation: Distillation | None = None
+    reconstruct: int = 0
     int8: bool = False
 
     def __post_init__(self) -> None:
@@ -112,6 +114,7 @@ class Grid:
                     self.fine_tune,
                     looser if self.fine_tune is not None else None,
                     self.distillation,
+                    self.reconstruct,
                 ),
                 profile,
                 self.int8,

@@ -107,6 +107,7 @@ def _settings(model: str, data: str, device: str, training: Training, granularit
         None if training.weights is None else str(training.weights),
         training.fine_tune(recipe, several=False),
         distillation=training.distillation(),
+        reconstruct=training.reconstruct,
     )
 
 

@@ -27,6 +27,8 @@ DEFAULT_BATCH, DIGITS_BATCH = 128, 32
 #: training, at this share of its learning rate (of 0.1, 0.03 and 0.01 the middle one kept most of a small
 #: network's accuracy).
 FINE_TUNE_SHARE, FINE_TUNE_RATE = 0.3, 0.3
+#: Images that survivors are fitted on: enough for every weight of wide layers on small maps.
+RECONSTRUCTION_IMAGES = 768
 _OPTIONS = (
     click.option(
         "--speedup",
@@ -86,6 +88,15 @@ _OPTIONS = (
         help="Of the distillation; above 1 is softer.",
     ),
     click.option(
+        "--reconstruct",
+        type=click.IntRange(min=0),
+        metavar="IMAGES",
+        default=RECONSTRUCTION_IMAGES,
+        show_default=True,
+        help="Where pruning starts from trained weights: fit the channels that stay, layer by layer on so "
+        "many training images, to what the network computed before. 0: do not.",
+    ),
+    click.option(
         "--from-scratch", is_flag=True, help="Prune from random weights, for --epochs, at every target."
     ),
 )
@@ -123,6 +134,7 @@ class Training:
     from_scratch: bool
     distill: float | None
     temperature: float
+    reconstruct: int
 
     def __post_init__(self) -> None:
         if self.from_scratch and (self.weights is not None or self.fine_tune_epochs is not None):
@@ -188,6 +200,7 @@ class Training:
             None if self.weights is None else str(self.weights),
             self.fine_tune(recipe, several=True),
             self.distillation(),
+            self.reconstruct,
         )
 
 

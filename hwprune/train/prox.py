@@ -12,7 +12,7 @@ any metric.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -44,6 +44,7 @@ class ProximalStep:
         alive: Shape ``(members,)``: which members are not zero.
         step: Steps taken.
         settled: Whether the survivors are fixed.
+        after_settling: Called once when they have been, without gradients.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class ProximalStep:
         self._pull = Pull(groups, penalty)
         self._refresh_every = max(1, schedule.settle_step // REFRESHES)
         self._optimizers: list[torch.optim.Optimizer] = []
+        self.after_settling: Callable[[], None] = lambda: None
 
     def attach(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
         """Applies the proximal step after every ``optimizer.step()``; returns the same optimiser.
@@ -150,7 +152,8 @@ class ProximalStep:
         with torch.no_grad():
             self._bury(agree_(self.allowance.survivors(self._living_norms(), self.alive)))
             self.groups.scale_(self.alive)
-        self.settled = True
+            self.settled = True
+            self.after_settling()
 
     def bury_zeros(self) -> None:
         """Takes members that are zero for dead: of a network that was pruned before."""

@@ -21,6 +21,7 @@ from task import (
 from torch import nn
 
 from hwprune import Compressor, Keep, Speedup
+from hwprune.cli.training import RECONSTRUCTION_IMAGES
 from hwprune.graph.axes import BoolArray
 from hwprune.groups.channel import ChannelGroups
 from hwprune.surgery.rebuild import rebuild
@@ -58,6 +59,7 @@ def compressed(
     penalty: str = "envelope",
     distil: bool = False,
     pull: bool = False,
+    fit: bool = True,
     target: Target | None = None,
 ) -> Made:
     """Our own, as ``hwprune prune`` does it.
@@ -67,6 +69,7 @@ def compressed(
         penalty: Which.
         distil: Learn from the dense network too.
         pull: Let the penalty pull where the start is trained, instead of settling at once.
+        fit: Fit what survives of a trained network to what it computed before.
         target: Instead of the job's speed-up.
     """
     network = job.copy_of_dense()
@@ -80,6 +83,8 @@ def compressed(
         penalty=penalty,
         schedule=StrengthSchedule.from_trained(steps, pull=pull) if job.starts_trained else None,
     )
+    if fit and job.starts_trained:
+        compressor.reconstruct_on(job.dataset.train_images[:RECONSTRUCTION_IMAGES])
     teacher = Teacher(job.copy_of_dense(), DISTILLATION) if distil else None
     run_epochs(job.trainer(network, wrap=compressor.wrap, teacher=teacher))
     return Made(compressor.finish().model)
@@ -203,7 +208,10 @@ CONTENDERS: dict[str, Contender] = {
     "hwprune": Contender(
         "in microseconds; the envelope from scratch, settled at once from a trained start", compressed
     ),
-    "hwprune-distil": Contender("the same, taught by the dense network", partial(compressed, distil=True)),
+    "hwprune-distil": Contender("hwprune, taught by the dense network too", partial(compressed, distil=True)),
+    "hwprune-unfitted": Contender(
+        "hwprune, without fitting survivors to the trained start", partial(compressed, fit=False)
+    ),
     "hwprune-pull": Contender(
         "in microseconds, the envelope pulling from a trained start too", partial(compressed, pull=True)
     ),
