@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from latency import TOLERANCE, land
+from latency import TOLERANCE, UndisturbedBench, land
 from task import (
     DENSE_PART,
     Job,
@@ -82,6 +82,7 @@ def compressed(
         total_steps=steps,
         penalty=penalty,
         schedule=StrengthSchedule.from_trained(steps, pull=pull) if job.starts_trained else None,
+        bench=UndisturbedBench(),
     )
     if fit and job.starts_trained:
         compressor.reconstruct_on(job.dataset.train_images[:RECONSTRUCTION_IMAGES])
