@@ -117,9 +117,9 @@ def write_pages(out: Path, outcomes: Mapping[Run, Outcome], timings: Mapping[Run
 
 _EXPLANATION = (
     "Accuracy on all test images, in percent, mean and standard deviation over the seeds; *lost* against the",
-    "dense network of the same seed. Latency is what the exported network takes while nothing disturbs it (the",
-    "fastest twentieth of the runs), all networks of a seed timed alternately in one run; the contenders were",
-    f"tuned by the same measure. *Missed* counts the networks outside {-NOISE:.0%} to",
+    "dense network of the same seed. Latency is what the exported network takes while nothing disturbs it",
+    "(the fastest twentieth of the runs), all networks of a seed timed alternately in one run; contenders",
+    f"were tuned by the same measure. *Missed* counts the networks outside {-NOISE:.0%} to",
     f"{TOLERANCE + NOISE:+.0%} of the speed-up asked for, *trainings* how often a contender was trained to",
     "land there; seconds are those of all its trainings and searches, without the dense network's.",
 )
