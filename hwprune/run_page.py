@@ -257,6 +257,8 @@ def training_options(record: Record) -> str:
         words.append(f"--weights {record['weights']}")
     if distillation:
         words.append(f"--distill {distillation['weight']:g} --temperature {distillation['temperature']:g}")
+    elif record.get("fine_tune"):  # which learns from the dense network by default
+        words.append("--distill 0")
     if "reconstruct" in record:
         words.append(f"--reconstruct {record['reconstruct']}")
     return " ".join(words)

@@ -95,6 +95,7 @@ def prune(
 def _settings(model: str, data: str, device: str, training: Training, granularity: str) -> Settings:
     """What a run with one target is asked to do."""
     recipe, (target,) = training.recipe(data), training.targets()
+    fine_tune = training.fine_tune(recipe, several=False)
     return Settings(
         model,
         data,
@@ -105,8 +106,8 @@ def _settings(model: str, data: str, device: str, training: Training, granularit
         training.train_images,
         granularity,
         None if training.weights is None else str(training.weights),
-        training.fine_tune(recipe, several=False),
-        distillation=training.distillation(),
+        fine_tune,
+        distillation=training.distillation(fine_tune),
         reconstruct=training.reconstruct,
     )
 

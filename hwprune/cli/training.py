@@ -29,6 +29,8 @@ DEFAULT_BATCH, DIGITS_BATCH = 128, 32
 FINE_TUNE_SHARE, FINE_TUNE_RATE = 0.3, 0.3
 #: Images that survivors are fitted on: enough for every weight of wide layers on small maps.
 RECONSTRUCTION_IMAGES = 768
+#: How much a network that starts from trained weights learns from the dense one.
+TRAINED_DISTILLATION = 0.5
 _OPTIONS = (
     click.option(
         "--speedup",
@@ -78,7 +80,10 @@ _OPTIONS = (
         f"{FINE_TUNE_SHARE:.0%} of them.",
     ),
     click.option(
-        "--distill", type=float, help="Learn from the dense network too, with this weight (0 to 1)."
+        "--distill",
+        type=float,
+        help="Learn from the dense network too, with this weight (0 to 1; 0: not). Default: "
+        f"{TRAINED_DISTILLATION} where pruning starts from trained weights, else 0.",
     ),
     click.option(
         "--temperature",
@@ -177,17 +182,24 @@ class Training:
             return None
         return replace(recipe, epochs=epochs, learning_rate=FINE_TUNE_RATE * recipe.learning_rate)
 
-    def distillation(self) -> Distillation | None:
-        """How to learn from the dense network.
+    def distillation(self, fine_tune: Recipe | None) -> Distillation | None:
+        """How to learn from the dense network; ``None`` for not at all.
+
+        Args:
+            fine_tune: From :meth:`fine_tune`.
 
         Raises:
             InputError: If a number is out of range.
         """
-        return None if self.distill is None else Distillation(self.distill, self.temperature)
+        weight = self.distill
+        if weight is None:
+            weight = 0.0 if fine_tune is None else TRAINED_DISTILLATION
+        return Distillation(weight, self.temperature) if weight else None
 
     def grid(self, models: Sequence[str], data: str, devices: Mapping[str, DeviceProfile]) -> Grid:
         """Every model for every device at every target."""
         recipe = self.recipe(data)
+        fine_tune = self.fine_tune(recipe, several=True)
         return Grid(
             models,
             data,
@@ -198,8 +210,8 @@ class Training:
             self.train_images,
             self.granularity,
             None if self.weights is None else str(self.weights),
-            self.fine_tune(recipe, several=True),
-            self.distillation(),
+            fine_tune,
+            self.distillation(fine_tune),
             self.reconstruct,
         )
 
