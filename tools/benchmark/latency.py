@@ -20,7 +20,7 @@ TOLERANCE = 0.03
 #: Ratios that are tried at most.
 MOST_TRIES = 9
 #: Timed runs of a network in the search.
-RUNS = 300
+RUNS = 1500
 
 
 class UndisturbedBench(ThisMachine):
