@@ -207,11 +207,12 @@ def _linear(operator: Operator, index: int, batch: int, generator: np.random.Gen
     return _activated(operator, index, branch, (rows, operator.out_channels))
 
 
-def _elementwise(op_type: str, arity: int) -> Builder:
+def _elementwise(op_type: str, arity: int, **attributes: float) -> Builder:
     def build(operator: Operator, index: int, batch: int, generator: np.random.Generator) -> _Branch:
         names = [f"x{index}_{part}" for part in range(arity)]
         shape = _map_shape(operator, batch)
-        return _Branch([helper.make_node(op_type, names, [f"y{index}"])], [], dict.fromkeys(names, shape))
+        node = helper.make_node(op_type, names, [f"y{index}"], **attributes)
+        return _Branch([node], [], dict.fromkeys(names, shape))
 
     return build
 
@@ -263,7 +264,7 @@ BUILDERS: dict[str, Builder] = {
     "sigmoid": _elementwise("Sigmoid", 1),
     "tanh": _elementwise("Tanh", 1),
     "leaky_relu": _elementwise("LeakyRelu", 1),
-    "hard_sigmoid": _elementwise("HardSigmoid", 1),
+    "hard_sigmoid": _elementwise("HardSigmoid", 1, alpha=1 / 6),  # PyTorch's
     "hard_swish": _elementwise("HardSwish", 1),
     "elu": _elementwise("Elu", 1),
     "softmax": _elementwise("Softmax", 1),
