@@ -14,7 +14,7 @@ from hwprune.runtime.formats import FORMATS, convert
 
 RUN_FILE, README_FILE = "run.py", "README.md"
 #: Runtime kind to the format it deploys, where that is not ONNX.
-DEPLOYED_AS = {"openvino": "openvino", "mnn": "mnn", "mnn-sparse": "mnn-sparse", "ncnn": "ncnn"}
+DEPLOYED_AS = {name: name for name in ("openvino", "mnn", "mnn-sparse", "ncnn", "torch")}
 _MNN_LINES = '''"""Loads the network and runs it once on random images of shape {shape}."""
 
 from pathlib import Path
@@ -89,6 +89,19 @@ for image in images:
     run.input("in0", ncnn.Mat(image))
     scores = np.array(run.extract("out0")[1])
     print("class", scores.argmax())
+''',
+    "torch": '''"""Loads the network and runs it once on random images of shape {shape}."""
+
+from pathlib import Path
+
+import torch
+
+torch.set_num_threads({threads})
+network = torch.export.load(Path(__file__).parent / "{file}").module()
+images = torch.randn({shape}, generator=torch.Generator().manual_seed(0))
+with torch.inference_mode():
+    (scores,) = network.forward(images)  # without the checks of a call, which take as long as small layers
+print("classes", scores.argmax(dim=1).tolist())
 ''',
 }
 

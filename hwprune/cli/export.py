@@ -40,8 +40,9 @@ def export_command(run: Path, name: str, out: Path | None, calibration_images: i
 
     onnx simplifies the file (constants and batch norms folded), openvino writes its intermediate
     representation, mnn and ncnn the files of these runtimes; mnn-sparse has MNN store layers of many
-    zeros as sparse ones. onnx-int8 and openvino-int8 quantise the network to 8 bits, calibrated on the
-    training images of the run, and tell its test accuracy before and after, both in that runtime.
+    zeros as sparse ones; torch writes a program that torch.export.load reads. onnx-int8 and openvino-int8
+    quantise the network to 8 bits, calibrated on the training images of the run, and tell its test
+    accuracy before and after, both in that runtime.
 
     Example: hwprune export hwprune-run --format openvino
     """

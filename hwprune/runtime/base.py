@@ -92,6 +92,7 @@ REGISTRY = {
     "ncnn": ("hwprune.runtime.ncnn", "Ncnn", "ncnn", "hwprune[ncnn]"),
     "onnxruntime": ("hwprune.runtime.onnxruntime", "OnnxRuntime", "onnxruntime", "hwprune"),
     "openvino": ("hwprune.runtime.openvino", "OpenVino", "openvino", "hwprune[openvino]"),
+    "torch": ("hwprune.runtime.torch_eager", "TorchEager", "torch", "hwprune"),
 }
 #: Runtime kind to the precisions that it runs here; single precision alone where nothing is said.
 PRECISIONS = {"onnxruntime": ("fp32", "int8"), "openvino": ("fp32", "int8")}

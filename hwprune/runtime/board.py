@@ -86,6 +86,20 @@ def _ncnn(path: Path, feed: Mapping[str, Any], threads: int) -> Callable[[], obj
     return run
 
 
+def _torch(path: Path, feed: Mapping[str, Any], threads: int) -> Callable[[], object]:
+    import torch
+
+    torch.set_num_threads(threads)
+    network = torch.export.load(path).module()
+
+    def run() -> object:
+        with torch.inference_mode():
+            outputs = network.forward(*(torch.from_numpy(value) for value in feed.values()))
+        return [output.numpy() for output in outputs]
+
+    return run
+
+
 #: Runtime kind to how a file is made ready there, and the package whose version is told.
 LOADERS: dict[str, tuple[Load, str]] = {
     "mnn": (_mnn, "MNN"),
@@ -93,6 +107,7 @@ LOADERS: dict[str, tuple[Load, str]] = {
     "ncnn": (_ncnn, "ncnn"),
     "onnxruntime": (_onnxruntime, "onnxruntime"),
     "openvino": (_openvino, "openvino"),
+    "torch": (_torch, "torch"),
 }
 
 

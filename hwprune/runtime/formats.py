@@ -89,6 +89,7 @@ FORMATS: dict[str, tuple[str, Callable[[Path, Path], tuple[Path, ...]], str]] = 
     "ncnn": (".ncnn.param", _by_runtime("ncnn"), "ncnn"),
     "onnx": (".onnx", _to_onnx, "onnxruntime"),
     "openvino": (".xml", _to_openvino, "openvino"),
+    "torch": (".pt2", _by_runtime("torch"), "torch"),
 }
 
 

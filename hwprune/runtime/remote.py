@@ -28,7 +28,7 @@ from hwprune.runtime.onnx_values import read_values
 from hwprune.runtime.timing import Timing, as_run, check_request, precision_of, timing_of
 
 #: Runtimes whose own format is made here, because what converts to it is not on the other machine.
-CONVERTED = frozenset({"mnn", "mnn-sparse", "ncnn"})
+CONVERTED = frozenset({"mnn", "mnn-sparse", "ncnn", "torch"})
 #: Never asks for a password, gives up on a host that does not answer, and notices one that falls silent.
 SSH_OPTIONS = (
     *("-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10"),
