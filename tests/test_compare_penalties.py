@@ -11,12 +11,13 @@ from click.testing import CliRunner
 from hwprune.penalties import penalty_names
 from hwprune.workloads import Dataset
 
-SOURCE = Path(__file__).parent.parent / "tools" / "compare_penalties.py"
+TOOLS = Path(__file__).parent.parent / "tools"
 
 
 @pytest.fixture
 def tool(monkeypatch):
-    spec = importlib.util.spec_from_file_location("compare_penalties", SOURCE)
+    monkeypatch.syspath_prepend(str(TOOLS))
+    spec = importlib.util.spec_from_file_location("compare_penalties", TOOLS / "compare_penalties.py")
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "compare_penalties", module)
     spec.loader.exec_module(module)

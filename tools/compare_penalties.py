@@ -8,23 +8,22 @@ is tuned for the task. Finished runs are kept as lines of JSON beside OUT, and n
 
 from __future__ import annotations
 
-import json
 import shlex
-import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
 import numpy as np
 import torch
-from torch import Tensor, nn
+from compared_runs import Outcome, Row, Witness, finish_all, rows_of, table
+from torch import nn
 
 from hwprune.files import write_text
 from hwprune.graph.coupling import find_axes
-from hwprune.groups.base import Allowance, Grouping, GroupSet, Terms
+from hwprune.groups.base import Allowance, GroupSet
 from hwprune.groups.channel import ChannelGroups
 from hwprune.groups.costs import CountBudget
 from hwprune.groups.weight import WeightGroups
@@ -79,44 +78,6 @@ class Run:
     learning_rate: float
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a run came to.
-
-    Attributes:
-        accuracy: On the whole test set, in [0, 1].
-        alive_before: Groups that lived when the support settled, before anything was cut.
-        kept: Groups in the end.
-        total: Groups of the dense network.
-        seconds: Of the training.
-    """
-
-    accuracy: float
-    alive_before: int
-    kept: int
-    total: int
-    seconds: float
-
-
-class Witness:
-    """An allowance that notes how many groups live when it is asked for the survivors."""
-
-    def __init__(self, groups: GroupSet, allowance: Allowance) -> None:
-        self._groups, self._allowance = groups, allowance
-        self.limit = allowance.limit
-        self.record = allowance.record
-        self.alive_before = groups.group_count
-
-    def terms(self, grouping: Grouping, alive: Tensor) -> Terms:
-        """The allowance's."""
-        return self._allowance.terms(grouping, alive)
-
-    def survivors(self, norms: Tensor, alive: Tensor) -> Tensor:
-        """The allowance's."""
-        self.alive_before = self._groups.groups_alive(alive)
-        return self._allowance.survivors(norms, alive)
-
-
 def make_groups(model: nn.Module, dataset: Dataset, granularity: str) -> tuple[GroupSet, Allowance]:
     """The groups of a network and how many of them are kept."""
     if granularity == "weight":
@@ -167,64 +128,15 @@ def planned(seeds: int, model: str, images: int, epochs: int, batch: int, rate: 
                     yield Run(granularity, penalty, seed, model, images, epochs, batch, rate)
 
 
-def read_finished(path: Path) -> dict[Run, Outcome]:
-    """The runs that the lines of ``path`` tell of."""
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    names = [field.name for field in fields(Run)]
-    return {
-        Run(**{name: line[name] for name in names}): Outcome(
-            **{name: value for name, value in line.items() if name not in names}
-        )
-        for line in lines
-    }
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A penalty over all seeds."""
-
-    penalty: str
-    outcomes: Sequence[Outcome]
-
-    @property
-    def scores(self) -> list[float]:
-        """Accuracies in percent."""
-        return [100 * outcome.accuracy for outcome in self.outcomes]
-
-    @property
-    def mean(self) -> float:
-        """Mean accuracy in percent."""
-        return statistics.mean(self.scores)
-
-    @property
-    def deviation(self) -> str:
-        """Sample standard deviation in points; a dash for a single seed."""
-        return f"{statistics.stdev(self.scores):.2f}" if len(self.scores) > 1 else "-"
-
-    def cells(self, dense: float) -> str:
-        """A line of the table."""
-        before = statistics.mean(outcome.alive_before for outcome in self.outcomes)
-        seconds = statistics.mean(outcome.seconds for outcome in self.outcomes)
-        first = self.outcomes[0]
-        return (
-            f"| {self.penalty} | {self.mean:.2f} | {self.deviation} | {self.mean - dense:+.2f} "
-            f"| {before:.0f} | {first.kept} of {first.total} | {seconds:.1f} |"
-        )
-
-
-def rows_of(finished: dict[Run, Outcome], granularity: str) -> list[Row]:
-    """A row per penalty, best accuracy first."""
-    outcomes: dict[str, list[Outcome]] = {}
-    for run, outcome in finished.items():
-        if run.granularity == granularity:
-            outcomes.setdefault(run.penalty, []).append(outcome)
-    return sorted((Row(*item) for item in outcomes.items()), key=lambda row: -row.mean)
+def penalties_at(finished: dict[Run, Outcome], granularity: str) -> list[Row]:
+    """A row per penalty."""
+    return rows_of(finished, lambda run: run.penalty if run.granularity == granularity else None)
 
 
 def as_markdown(finished: dict[Run, Outcome]) -> str:
     """The page."""
     run = next(iter(finished))
-    (dense,) = rows_of(finished, DENSE)
+    (dense,) = penalties_at(finished, DENSE)
     facts = ", ".join(f"{name} {value}" for name, value in environment().items())
     lines = [
         "# Penalties compared",
@@ -236,17 +148,14 @@ def as_markdown(finished: dict[Run, Outcome]) -> str:
         f"{len(dense.outcomes)} seeds;",
         *EXPLANATION,
         "",
-        f"Dense: {dense.mean:.2f}, sd {dense.deviation}, "
-        f"{statistics.mean(outcome.seconds for outcome in dense.outcomes):.1f} s.",
+        f"Dense: {dense.mean:.2f}, sd {dense.deviation}, {dense.seconds:.1f} s.",
     ]
     for granularity, target in KEPT.items():
         lines += [
             "",
             f"## {target.fraction:.0%} of the {granularity}s kept",
             "",
-            "| penalty | accuracy | sd | against dense | before the cut | kept | seconds |",
-            "|---|---|---|---|---|---|---|",
-            *(row.cells(dense.mean) for row in rows_of(finished, granularity)),
+            *table("penalty", penalties_at(finished, granularity), dense.mean),
         ]
     return "\n".join(lines) + "\n"
 
@@ -266,16 +175,9 @@ def main(
 ) -> None:
     """Trains what is missing, then writes the page."""
     dataset = load_dataset("fashion-mnist").first(images)
+    planned_runs = planned(seeds, model, images, epochs, batch_size, learning_rate)
     journal = out.with_name(f"{out.name}.jsonl")
-    known = read_finished(journal)
-    finished: dict[Run, Outcome] = {}
-    for run in planned(seeds, model, images, epochs, batch_size, learning_rate):
-        if run not in known:
-            known[run] = train(run, dataset)
-            with journal.open("a") as file:
-                file.write(json.dumps({**asdict(run), **asdict(known[run])}) + "\n")
-        finished[run] = known[run]
-        print(f"{run.granularity} {run.penalty} seed {run.seed}: {known[run]}", flush=True)
+    finished = finish_all(planned_runs, lambda run: train(run, dataset), journal, Run)
     write_text(out, as_markdown(finished))
 
 
