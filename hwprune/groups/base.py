@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -117,10 +117,23 @@ class Terms:
     Attributes:
         budget: What may stay of the groups of one :class:`Grouping`, in the unit of the costs.
         cost: Shape ``(groups,)``, positive; ``None`` for ones.
+        whole: What all groups of a row cost, where the budget is to come down from there while the penalty
+            pulls; ``None`` where it stands from the first step.
     """
 
     budget: float
     cost: Tensor | None
+    whole: float | None = None
+
+    def at(self, slack: float) -> Terms:
+        """The terms while a fraction ``slack`` of what exceeds the budget may still live.
+
+        >>> Terms(2, None, whole=10).at(0.5).budget, Terms(2, None).at(0.5).budget
+        (6.0, 2)
+        """
+        if self.whole is None:
+            return self
+        return replace(self, budget=self.budget + slack * max(self.whole - self.budget, 0.0))
 
 
 class Allowance(Protocol):

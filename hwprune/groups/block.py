@@ -158,7 +158,7 @@ class BlockAllowance:
 
     def terms(self, grouping: Grouping, alive: Tensor) -> Terms:
         """N for every row, at unit cost."""
-        return Terms(self._kept, None)
+        return Terms(self._kept, None, float(self._groups.size))
 
     def survivors(self, norms: Tensor, alive: Tensor) -> Tensor:
         """The N largest living weights of every block; of equal ones the first."""

@@ -41,7 +41,7 @@ class WeightGroups(FlatWeights):
 
     def allowance(self, count_of: Callable[[int], int]) -> WeightAllowance:
         """So many weights, anywhere in the network."""
-        return WeightAllowance(self, count_of(self.member_count))
+        return WeightAllowance(self, count_of(self.member_count), gradual=True)
 
     def bundle(self, norms: Tensor, alive: Tensor) -> Singles:
         """Every weight by itself."""
@@ -103,16 +103,18 @@ class WeightAllowance:
     Args:
         groups: The weights.
         limit: How many stay.
+        gradual: Whether the penalty is told to come down to the limit from all of them. Where nearly all
+            leave, those that stay can only be told once the others have made room.
     """
 
-    def __init__(self, groups: LayerGroups, limit: int) -> None:
+    def __init__(self, groups: LayerGroups, limit: int, *, gradual: bool = False) -> None:
         self.limit: float = limit
         self.record: Sequence[Mapping[str, float]] = ()
-        self._groups = groups
+        self._groups, self._gradual = groups, gradual
 
     def terms(self, grouping: Grouping, alive: Tensor) -> Terms:
         """The limit, at unit cost."""
-        return Terms(self.limit, None)
+        return Terms(self.limit, None, float(self._groups.member_count) if self._gradual else None)
 
     def survivors(self, norms: Tensor, alive: Tensor) -> Tensor:
         """The living weights of the largest layer-adaptive scores, exactly as many as may stay.

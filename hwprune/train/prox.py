@@ -120,7 +120,8 @@ class ProximalStep:
     def _shrink(self, strength: float) -> None:
         if self._grouping is None or self.step % self._refresh_every == 0:
             self._grouping = self.groups.bundle(self._living_norms(), self.alive)
-            self._pull.price(self.allowance.terms(self._grouping, self.alive))
+            terms = self.allowance.terms(self._grouping, self.alive)
+            self._pull.price(terms.at(self.schedule.slack(self.step)))
         grouping = self._grouping
         if not grouping.count:
             return

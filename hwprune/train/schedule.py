@@ -90,6 +90,22 @@ class StrengthSchedule:
         """Whether the strength has reached its peak at ``step``."""
         return step / self.total_steps >= self.full
 
+    def slack(self, step: int) -> float:
+        """Fraction of what exceeds the budget that may still live at ``step``: 1 before the ramp, then 0.
+
+        ``(1 - x)^3``, fast at first, while what goes is not missed; ``x`` runs from the start of the ramp to
+        midway between its end and the settling.
+
+        Source: Zhu and Gupta, To prune, or not to prune, 2017, arXiv 1710.01878, equation 1.
+
+        >>> schedule = StrengthSchedule(total_steps=1000)
+        >>> [schedule.slack(step) for step in (100, 300, 500, 600)]
+        [1.0, 0.125, 0.0, 0.0]
+        """
+        end = (self.full + self.settle) / 2
+        progress = (step / self.total_steps - self.start) / (end - self.start)
+        return (1 - min(max(progress, 0.0), 1.0)) ** 3
+
     def strength(self, step: int) -> float:
         """Strength at ``step`` (from 1 to ``total_steps``); 0 before the ramp."""
         progress = step / self.total_steps

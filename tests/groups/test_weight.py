@@ -84,6 +84,21 @@ def test_the_dead_do_not_survive(network):
     assert torch.equal(kept, alive)
 
 
+def test_the_budget_of_the_envelope_comes_down_from_all_weights(network):
+    groups = WeightGroups(network)
+    allowance = groups.allowance(lambda total: total // 4)
+    proximal = ProximalStep(groups, make_penalty("envelope"), allowance, StrengthSchedule(200, peak=0.2))
+    living = []
+    for _step in range(200):
+        proximal.after_step()
+        living.append(proximal.groups_alive)
+    limits = [38 + (152 - 38) * proximal.schedule.slack(step) for step in range(1, 201)]
+    assert all(alive >= limit - 1 for alive, limit in zip(living, limits, strict=True))
+    assert living[30] < 152
+    assert living[19] == 152
+    assert living[110] == living[-1] == 38
+
+
 def test_a_step_holds_two_numbers_and_two_flags_per_weight():
     model = nn.Linear(1000, 1000, bias=False)
     groups = WeightGroups(model)

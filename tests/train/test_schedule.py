@@ -1,0 +1,38 @@
+"""How strength and slack follow each other along a training."""
+
+import itertools
+
+import pytest
+
+from hwprune.groups.base import Terms
+from hwprune.train.schedule import StrengthSchedule
+
+SCHEDULES = {
+    "whole": StrengthSchedule(1000),
+    "trained": StrengthSchedule.from_trained(1000, pull=True),
+    "at once": StrengthSchedule.from_trained(1000),
+    "short": StrengthSchedule(3),
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_slack_falls_from_everything_to_nothing_before_the_support_settles(name):
+    schedule = SCHEDULES[name]
+    slacks = [schedule.slack(step) for step in range(schedule.total_steps + 1)]
+    assert all(later <= earlier for earlier, later in itertools.pairwise(slacks))
+    assert slacks[0] == 1
+    assert slacks[schedule.settle_step] == 0
+
+
+def test_there_is_slack_while_the_strength_grows_and_a_while_after():
+    schedule = SCHEDULES["whole"]
+    assert schedule.slack(100) == 1
+    assert 0 < schedule.slack(450) < schedule.slack(400) < 0.05
+    assert schedule.slack(500) == 0
+
+
+def test_only_budgets_with_a_whole_come_down():
+    assert Terms(20.0, None, whole=100.0).at(1.0).budget == 100
+    assert Terms(20.0, None, whole=100.0).at(0.0).budget == 20
+    assert Terms(20.0, None, whole=10.0).at(0.5).budget == 20
+    assert Terms(20.0, None).at(1.0).budget == 20
