@@ -2,8 +2,8 @@
 
     python tools/compare_sparsity.py --out docs/sparsity.md
 
-Every method gets the same network, images and epochs in all, and its own default strength; none is tuned
-for the task. Finished runs are kept as lines of JSON beside OUT, and not repeated.
+Every method gets the same network, images and epochs in all, and its own default strength. Finished runs are
+kept as lines of JSON beside OUT, and not repeated.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from hwprune.files import write_text
 #: How to read the tables.
 EXPLANATION = (
     "Accuracy on all test images, in percent, mean and standard deviation (sd) over the seeds. All have",
-    "the same schedule and their own default strength; none was tuned for a row, and differences of the",
-    "size of the sd mean nothing. *Before the cut* is how many prunable weights the method itself had",
-    "left when the support settled, on average; what exceeds the budget was then cut by norm. *Seconds*",
-    "are those of one thread of a shared processor, without the making of a trained start: they tell",
-    "roughly what a method costs.",
+    "the same schedule and their own default strength; how budgets come down was chosen on other seeds of",
+    "these networks, nothing else was tuned. Differences of the size of the sd mean nothing. *Before the",
+    "cut* is how many prunable weights the method itself had left when the support settled, on average;",
+    "what exceeds the budget was then cut by norm. *Seconds* are those of one thread of a shared",
+    "processor, without the making of a trained start: they tell roughly what a method costs.",
     "",
     "The budget of penalties that know one (`envelope`, `wgsef`, `hard-threshold`) comes down gradually;",
     "`hard-threshold` is therefore gradual magnitude pruning. `magnitude` is cut once: from random",

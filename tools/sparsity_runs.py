@@ -75,7 +75,7 @@ class Pattern:
 
 NETWORKS = {
     "lenet300": Network("LeNet-300-100", "lenet300:LeNet300", images=5000, epochs=6, further=3),
-    "lenet5": Network("LeNet-5", "lenet5", images=1500, epochs=6, further=3),
+    "lenet5": Network("LeNet-5", "lenet5", images=1500, epochs=6, further=2),
 }
 _OF_WEIGHTS = ("envelope", "wgsef", "hard-threshold", "halo", "profiled-halo", "l1", MAGNITUDE)
 _OF_BLOCKS = ("envelope", SR_STE, MAGNITUDE, ASP)
