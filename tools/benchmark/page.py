@@ -134,7 +134,7 @@ def _lines(rows: Sequence[Row], outcomes: Mapping[Run, Outcome], picture: str) -
     lines = [
         "# Ahead, level or behind, at the same measured latency",
         "",
-        f"Written by `python {shlex.join(sys.argv)}`; {facts}.",
+        f"Written by `python {shlex.join(word for word in sys.argv if word != '--page-only')}`; {facts}.",
         "",
         *_task_lines(next(iter(outcomes)).task),
         *_EXPLANATION,
