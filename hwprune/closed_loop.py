@@ -220,7 +220,10 @@ def settle_on_device(
             if not turns:
                 raise
             break  # corrected out of reach: training is not lost for that, the report tells of the miss
-        measured, allowed = decisive(loop.measure({"dense": {}, "slim": loop.kept(widths)}), allowed_us)
+        if any(np.array_equal(widths, before) for _, before, _ in tried):
+            break  # there is nothing between what was measured
+        kept = loop.kept(widths)
+        measured, allowed = decisive(loop.measure({"dense": {}, "slim": kept}), allowed_us)
         turns.append(Turn(budget.limit, float(budget.used(widths)), measured, allowed))
         part = measured / allowed
         tried.append((part, widths, budget.limit))
@@ -230,9 +233,21 @@ def settle_on_device(
         ):
             break
         budget = replace(budget, limit=turns[-1].predicted_us / part * (1 - MARGIN / 2))
-    safe = [turn for turn in tried if turn[0] <= 1 - SAFETY]
-    _, widths, limit = max(safe, key=itemgetter(0)) if safe else min(tried, key=itemgetter(0))
+    _, widths, limit = _best(tried)
     return widths, limit, tuple(turns)
+
+
+def _best(tried: Sequence[tuple[float, Widths, float]]) -> tuple[float, Widths, float]:
+    """The slowest network that is safe and no waste, else the slowest that is fast enough, else the fastest.
+
+    Args:
+        tried: Part of what is allowed that each network took, its widths, and the limit they were chosen for.
+    """
+    safe = [turn for turn in tried if 1 - 2 * WASTE_TOLERANCE <= turn[0] <= 1 - SAFETY]
+    enough = [turn for turn in tried if turn[0] <= 1]
+    if safe or enough:
+        return max(safe or enough, key=itemgetter(0))
+    return min(tried, key=itemgetter(0))
 
 
 def decisive(timings: Mapping[str, Timing], allowed_us: Callable[[float], float]) -> tuple[float, float]:
