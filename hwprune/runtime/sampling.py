@@ -18,7 +18,7 @@ from hwprune.runtime.base import Effort, runtime_for
 from hwprune.runtime.interrupts import finishing
 from hwprune.runtime.operator_models import make_operator_model
 from hwprune.runtime.quantized_operators import quantized, without_edges
-from hwprune.runtime.undisturbed import undisturbed
+from hwprune.runtime.undisturbed import binned_median, undisturbed
 
 Progress = Callable[[int, int], None]
 
@@ -46,8 +46,6 @@ LEAST_BYTES, MOST_BYTES, USUAL_BYTES = 4 * 2**20, 128 * 2**20, 12 * 2**20
 FILLER = Operator("linear", 1024, 1024)
 #: Every file runs for about this long, within these bounds.
 EFFORT = Effort(seconds=0.35, least_runs=12, most_runs=100)
-#: Rounding of samples that lie whole microseconds apart, in microseconds.
-_EXACT = 1e-6
 
 
 def measure_operators(
@@ -149,23 +147,3 @@ def _row(operator: Operator, values: npt.NDArray[np.float64]) -> Row:
     )
     alone = max(round(undisturbed(values), DECIMALS), 10**-DECIMALS)
     return Row(replace(operator, name=""), median, min(p10, median), max(p90, median), len(values), alone)
-
-
-def binned_median(values: Sequence[float] | npt.NDArray[np.float64]) -> float:
-    """Median, also of samples that were cut to whole microseconds and moved to the middle of their bin.
-
-    Within the bin of the median it interpolates by the share of samples on either side. Samples that do not
-    lie a whole number of microseconds apart were not cut: theirs is the usual median.
-
-    >>> binned_median([1.5, 1.5, 1.5, 2.5])
-    1.6666666666666665
-    >>> binned_median([1.42, 1.57, 1.63, 2.8])
-    1.6
-    """
-    ordered = np.sort(np.asarray(values))
-    middle = ordered[ordered.size // 2]
-    apart = ordered - middle
-    if (np.abs(apart - np.round(apart)) < _EXACT).mean() < 0.5:
-        return float(np.median(ordered))
-    below, within = int((ordered < middle).sum()), int((ordered == middle).sum())
-    return float(middle - 0.5 + (ordered.size / 2 - below) / within)

@@ -20,8 +20,8 @@ from hwprune.runtime.undisturbed import undisturbed
 
 #: What is timed: no fused sum, on a map and at widths that every runtime has a fast kernel for.
 REFERENCE = Operator("conv", 64, 64, 28, 28, 3, 3, padding=1)
-#: Medians of the reference kernel over the first, second and last third of a build that differ by more than
-#: this show that the machine was busy, or slowed down.
+#: What the reference kernel takes undisturbed in the first, second and last third of a build differs by more
+#: than this where the machine was busy, or slowed down.
 STEADY = 0.05
 #: A single look that is slower than usual by more than this shows a disturbance.
 DISTURBED = 0.1

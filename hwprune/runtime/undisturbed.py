@@ -7,22 +7,58 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-#: The part of the runs that are taken for undisturbed.
-SHARE = 0.05
+#: The part of the runs that are taken for undisturbed, and how many of them at least.
+SHARE, LEAST_RUNS = 0.05, 3
+#: The same of runs that a profiler cut to whole microseconds: among few values the fastest say little.
+CUT_SHARE = 0.5
+#: Rounding of samples that lie whole microseconds apart, in microseconds.
+_EXACT = 1e-6
 
 
 def undisturbed(durations: Sequence[float] | npt.NDArray[np.float64]) -> float:
-    """The mean of the fastest twentieth of the runs, of one at least.
+    """The mean of the fastest twentieth of the runs.
 
     Whatever else runs on the machine makes runs slower, never faster. Where it comes and goes, as on a
     virtual machine with busy neighbours, the median goes up and down with it by a fifth and more; this does
     only where hardly any run is left alone. On an idle machine the two are within one or two percent.
 
-    Args:
-        durations: Of any unit, at least one.
+    Durations that were cut to whole microseconds are no better known than to one; of them the median of the
+    faster half is interpolated (:func:`binned_median`).
 
-    >>> undisturbed([10.0, 10.2, 14.0, 13.1, 17.0, 20.0])
-    10.0
+    Args:
+        durations: In microseconds, at least one.
+
+    >>> undisturbed([10.0, 10.2, 14.0, 13.1, 10.1, 20.0])
+    10.1
+    >>> undisturbed([7.5, 7.5, 8.5, 8.5, 12.5, 19.5])
+    7.75
     """
     ordered = np.sort(np.asarray(durations, dtype=np.float64))
-    return float(ordered[: max(int(SHARE * ordered.size), 1)].mean())
+    if is_cut(ordered):
+        return binned_median(ordered[: max(int(CUT_SHARE * ordered.size), 1)])
+    return float(ordered[: max(int(SHARE * ordered.size), LEAST_RUNS)].mean())
+
+
+def is_cut(ordered: npt.NDArray[np.float64]) -> bool:
+    """Whether most samples lie whole microseconds apart."""
+    apart = ordered - ordered[ordered.size // 2]
+    return bool((np.abs(apart - np.round(apart)) < _EXACT).mean() >= 0.5)
+
+
+def binned_median(values: Sequence[float] | npt.NDArray[np.float64]) -> float:
+    """Median, also of samples that were cut to whole microseconds and moved to the middle of their bin.
+
+    Within the bin of the median it interpolates by the share of samples on either side. Samples that do not
+    lie a whole number of microseconds apart were not cut: theirs is the usual median.
+
+    >>> binned_median([1.5, 1.5, 1.5, 2.5])
+    1.6666666666666665
+    >>> binned_median([1.42, 1.57, 1.63, 2.8])
+    1.6
+    """
+    ordered = np.sort(np.asarray(values))
+    if not is_cut(ordered):
+        return float(np.median(ordered))
+    middle = ordered[ordered.size // 2]
+    below, within = int((ordered < middle).sum()), int((ordered == middle).sum())
+    return float(middle - 0.5 + (ordered.size / 2 - below) / within)

@@ -17,8 +17,9 @@ from hwprune.runtime.base import Effort
 from hwprune.runtime.build import fit_calibration
 from hwprune.runtime.knots import Curve, bisect, curves, lattice
 from hwprune.runtime.operator_models import OperatorModel
-from hwprune.runtime.sampling import binned_median, measure_operators
+from hwprune.runtime.sampling import measure_operators
 from hwprune.runtime.staircase import align_of, divisor_of, period_of
+from hwprune.runtime.undisturbed import binned_median
 
 
 @pytest.mark.parametrize("align", [4, 8, 16, 32])
