@@ -191,12 +191,22 @@ class Compressor:
         :class:`~hwprune.train.reconstruction.Reconstruction`.
 
         Args:
-            inputs: Some hundreds of training inputs, as the network is called with them; all are held in
-                memory with what one layer makes of them.
+            inputs: Some hundreds of training inputs of all kinds, as the network is called with them; of
+                large maps only the first are used. Until then they are held in memory with samples of what
+                the layers make of them.
 
         Raises:
-            InputError: If groups are single weights or blocks: layers do not lose inputs then.
+            InputError: If groups are single weights or blocks: layers do not lose inputs then. If pruning
+                has begun.
+            GraphError: If the forward pass fails on them.
         """
+        if self.proximal.settled or self.proximal.step:
+            raise InputError(
+                "survivors can be fitted only to a network that is whole",
+                where="Compressor.reconstruct_on",
+                expected="a call before the first step",
+                got=f"a network after {self.proximal.step} steps",
+            )
         if not self._shrinks:
             raise InputError(
                 "survivors are fitted only where whole inputs of layers leave",
@@ -206,12 +216,13 @@ class Compressor:
         reconstruction, notify = Reconstruction(self.model, inputs), self._notify
 
         def fit() -> None:
+            self.proximal.after_settling = lambda: None  # what it holds is of no more use
             errors = list(reconstruction.fit(self.model).values())
             if errors:
                 median, worst = statistics.median(errors), max(errors)
                 notify(
                     f"fitted {len(errors)} layers to what they computed before: all but {median:.1%} of a "
-                    f"layer's energy in the median, {worst:.1%} at worst"
+                    f"layer's energy in the median, {worst:.1%} at worst, on inputs held out"
                 )
 
         self.proximal.after_settling = fit

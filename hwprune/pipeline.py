@@ -32,7 +32,14 @@ from hwprune.train.checkpoint import load_checkpoint, save_checkpoint
 from hwprune.train.distillation import Distillation
 from hwprune.train.loop import Recipe, Teacher, Trainer
 from hwprune.train.schedule import StrengthSchedule, needs_pull
-from hwprune.workloads import Dataset, batches_per_epoch, load_dataset, load_weights, make_model
+from hwprune.workloads import (
+    Dataset,
+    batches_per_epoch,
+    load_dataset,
+    load_weights,
+    make_model,
+    spread,
+)
 
 #: Test images that slim and masked are compared on.
 VERIFICATION_IMAGES = 64
@@ -235,7 +242,7 @@ class _Job:
             self.pruned.load_state_dict(trained)
             self.compressor.proximal.bury_zeros()
             if self.settings.reconstruct and self.settings.granularity in SHRINKING:
-                self.compressor.reconstruct_on(self.dataset.train_images[: self.settings.reconstruct])
+                self.compressor.reconstruct_on(spread(self.dataset.train_images, self.settings.reconstruct))
         distillation = self.settings.distillation
         teacher = None if distillation is None else Teacher(self.dense, distillation)
         recipe = self.settings.pruning_recipe

@@ -27,7 +27,7 @@ DEFAULT_BATCH, DIGITS_BATCH = 128, 32
 #: training, at this share of its learning rate (of 0.1, 0.03 and 0.01 the middle one kept most of a small
 #: network's accuracy).
 FINE_TUNE_SHARE, FINE_TUNE_RATE = 0.3, 0.3
-#: Images that survivors are fitted on: enough for every weight of wide layers on small maps.
+#: Images that survivors are fitted on.
 RECONSTRUCTION_IMAGES = 768
 #: How much a network that starts from trained weights learns from the dense one.
 TRAINED_DISTILLATION = 0.5

@@ -4,32 +4,38 @@ When channels leave, the layers behind them get other inputs than they were trai
 the survivors are chosen anew: the weights with which the inputs that are left come closest, in least squares,
 to what the layer computed before (He et al., Channel pruning for accelerating very deep neural networks,
 arXiv 1707.06168). Each layer sees the inputs that the layers before it, fitted already, give it. That takes
-one forward pass and no labels.
+two forward passes, one before and one after, and no labels.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
+from hwprune.errors import GraphError
 from hwprune.graph.record import ExampleInputs, call_observed
 from hwprune.groups.shards import is_sharded
 from hwprune.processes import agree_
+from hwprune.train.patches import arriving, by_position, is_plain, patches, rows_of
 
-#: Samples of its output that a layer is fitted to: this many times as many as it has weights per output,
-#: within these bounds.
+#: Samples of its output that a layer is fitted to, where it has that many: so many times as many as it has
+#: weights per output, within these bounds.
 SAMPLES_PER_WEIGHT, LEAST_SAMPLES, MOST_SAMPLES = 4, 8192, 16384
-#: How much weights are held where they are, as a fraction of the mean square of what they are multiplied by.
-RIDGE = 1e-3
-#: Numbers that are unfolded at a time.
-_CHUNK = 1 << 24
+#: How firmly weights are held where they are, as fractions of the mean square of what each is multiplied by.
+RIDGES = (1e-3, 1e-2, 1e-1)
+#: The part of the inputs on which one of :data:`RIDGES` is chosen: a fit that only repeats its samples loses.
+HELD_OUT = 1 / 8
+#: Layers with more weights per output are not fitted: the equations would fill gigabytes.
+MOST_WEIGHTS = 8192
+#: Bytes that the outputs of one layer may fill; of large maps fewer inputs are looked at.
+MOST_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,20 +52,31 @@ class _Targets:
 
 
 class Reconstruction:
-    """The network as it is now, and inputs to compare it on later.
+    """What the layers of a network compute now, to fit them to later.
 
     Convolutions in one and two dimensions without groups and linear layers are fitted, those that run once.
-    All others, layers whose weights are shared, computed or spread over processes, and rows and columns that
-    are zero are left as they are.
+    All others, subclasses of these, layers that are frozen or whose weights are shared, computed or spread
+    over processes, and weights of zero are left as they are.
 
     Args:
-        model: The trained network; copied.
-        inputs: What it is called with: some hundreds, the first dimension of every tensor.
+        model: The trained network, whole.
+        inputs: What it is called with, the first dimension of every tensor: some hundreds.
+
+    Raises:
+        GraphError: If the forward pass fails.
     """
 
     def __init__(self, model: nn.Module, inputs: ExampleInputs) -> None:
-        self._whole = copy.deepcopy(model).requires_grad_(False)
-        self._inputs = inputs
+        try:
+            self._inputs = _first(inputs, _affordable(model, inputs))
+            self._targets = _observed(model, self._inputs)
+        except (RuntimeError, TypeError, ValueError) as error:
+            raise GraphError(
+                "the forward pass fails on the inputs that survivors are to be fitted on",
+                where=type(model).__name__,
+                expected="inputs as the network is called with them in training",
+                got=str(error).strip().splitlines()[0],
+            ) from error
 
     def fit(self, model: nn.Module) -> dict[str, float]:
         """Fits the survivors of a network to what it computed before.
@@ -69,47 +86,71 @@ class Reconstruction:
                 are not.
 
         Returns:
-            Name of every layer that was fitted to the part of the energy of its outputs, in [0, 1], that it
-            still does not reproduce.
-
-        Raises:
-            GraphError: If the forward pass fails.
+            Name of every layer that was fitted to the part of the energy of its outputs that it does not
+            reproduce on inputs that the fit has not seen.
         """
-        targets = self._observed()
         errors: dict[str, float] = {}
 
         def fit(name: str, layer: nn.Module, inputs: Tensor) -> None:
-            errors[name] = _fit_layer(layer, inputs, targets[name])
+            with torch.autocast(inputs.device.type, enabled=False):
+                error = _fit_layer(layer, inputs, self._targets[name])
+            if error is not None:
+                errors[name] = error
 
+        layers = {name: layer for name, layer in _fittable(model).items() if name in self._targets}
         handles = [
             layer.register_forward_pre_hook(
                 lambda layer, arguments, named, name=name: fit(name, layer, _only_input(arguments, named)),
                 with_kwargs=True,
             )
-            for name, layer in _fittable(model).items()
-            if name in targets
+            for name, layer in layers.items()
         ]
         call_observed(model, self._inputs, handles)
+        for layer in layers.values():  # in every process, whatever it found
+            for parameter in layer.parameters():
+                agree_(parameter.detach())
         return errors
 
-    def _observed(self) -> dict[str, _Targets]:
-        """What every layer that runs once computes in the whole network."""
-        runs: Counter[str] = Counter()
-        found: dict[str, _Targets] = {}
 
-        def observe(name: str, layer: nn.Module, output: Tensor) -> None:
-            runs[name] += 1
-            if output.dim() >= len(layer.state_dict()["weight"].shape):  # else the inputs are not in a batch
-                found[name] = _sampled(layer, output)
+def _affordable(model: nn.Module, inputs: ExampleInputs) -> int:
+    """How many inputs fit in memory with what the layers make of them."""
+    largest = [1]
 
-        handles = [
-            layer.register_forward_hook(
-                lambda layer, _arguments, output, name=name: observe(name, layer, output)
-            )
-            for name, layer in _fittable(self._whole).items()
-        ]
-        call_observed(self._whole, self._inputs, handles)
-        return {name: targets for name, targets in found.items() if runs[name] == 1}
+    def observe(_layer: nn.Module, _arguments: Any, output: Tensor) -> None:
+        largest.append(output.numel() * output.element_size())
+
+    handles = [layer.register_forward_hook(observe) for layer in _fittable(model).values()]
+    call_observed(model, _first(inputs, 2), handles)
+    return max(2, MOST_BYTES // (max(largest) // 2 + 1))
+
+
+def _first(inputs: ExampleInputs, count: int) -> ExampleInputs:
+    """The first so many of the inputs."""
+
+    def first(leaf: Any) -> Any:
+        return leaf[:count] if isinstance(leaf, Tensor) and leaf.dim() else leaf
+
+    found: ExampleInputs = tree_map(first, inputs)
+    return found
+
+
+def _observed(model: nn.Module, inputs: ExampleInputs) -> dict[str, _Targets]:
+    """What every layer that runs once computes in the whole network."""
+    runs: Counter[str] = Counter()
+    found: dict[str, _Targets] = {}
+
+    def observe(name: str, layer: nn.Module, output: Tensor) -> None:
+        runs[name] += 1
+        in_batch = isinstance(layer, nn.Linear) or output.dim() == len(layer.state_dict()["weight"].shape)
+        if in_batch and output.dim() > 1:
+            found[name] = _sampled(layer, output)
+
+    handles = [
+        layer.register_forward_hook(lambda layer, _arguments, output, name=name: observe(name, layer, output))
+        for name, layer in _fittable(model).items()
+    ]
+    call_observed(model, inputs, handles)
+    return {name: targets for name, targets in found.items() if runs[name] == 1}
 
 
 def _fittable(model: nn.Module) -> dict[str, nn.Module]:
@@ -118,139 +159,108 @@ def _fittable(model: nn.Module) -> dict[str, nn.Module]:
     return {
         name: module
         for name, module in model.named_modules()
-        if _is_plain(module)
+        if is_plain(module)
         and isinstance(weight := module._parameters.get("weight"), nn.Parameter)
+        and weight.requires_grad
         and weights[id(weight)] == 1
         and not is_sharded(weight)
+        and rows_of(module).shape[1] <= MOST_WEIGHTS
     }
-
-
-def _is_plain(module: nn.Module) -> bool:
-    """Whether a module multiplies its input by its weights and does nothing else that matters here."""
-    if isinstance(module, nn.Conv1d | nn.Conv2d):
-        return module.groups == 1
-    return isinstance(module, nn.Linear)
 
 
 def _sampled(layer: nn.Module, output: Tensor) -> _Targets:
     """A layer's output at positions drawn at random, the same ones for equal shapes."""
-    outputs = _by_position(layer, output)
+    outputs = by_position(layer, output)
     inputs, _, positions = outputs.shape
-    weights = _rows(layer).shape[1]
-    samples = min(max(SAMPLES_PER_WEIGHT * weights, LEAST_SAMPLES), MOST_SAMPLES)
+    samples = min(max(SAMPLES_PER_WEIGHT * rows_of(layer).shape[1], LEAST_SAMPLES), MOST_SAMPLES)
     generator = torch.Generator().manual_seed(positions)
     drawn = torch.randperm(positions, generator=generator)[: math.ceil(samples / inputs)].sort().values
     drawn = drawn.to(output.device)
     return _Targets(drawn, outputs[:, :, drawn].transpose(1, 2).flatten(0, 1).float())
 
 
-def _by_position(layer: nn.Module, output: Tensor) -> Tensor:
-    """A layer's output in the shape ``(inputs, outputs, positions)``."""
-    if isinstance(layer, nn.Linear):
-        return output.reshape(output.shape[0], -1, output.shape[-1]).transpose(1, 2)
-    return output.flatten(2)
+class _Equations:
+    """The normal equations of a least-squares fit, summed up part by part.
+
+    Args:
+        start: The weights now, shape ``(weights, outputs)``, float64.
+    """
+
+    def __init__(self, start: Tensor) -> None:
+        count = len(start)
+        self.square = torch.zeros(count, count, dtype=torch.float64, device=start.device)
+        self.product = torch.zeros_like(start)
+        self.energy = torch.zeros((), dtype=torch.float64, device=start.device)
+
+    def add(self, known: Tensor, wanted: Tensor) -> None:
+        """Adds samples: shapes ``(samples, weights)`` and ``(samples, outputs)``, float32."""
+        self.square += known.T @ known
+        self.product += known.T @ wanted
+        self.energy += wanted.double().square().sum()
+
+    def left(self, weights: Tensor) -> float:
+        """The part of the energy of the outputs that some weights do not reproduce; 0 where there is none."""
+        missing = self.energy - 2 * (weights * self.product).sum() + (weights * (self.square @ weights)).sum()
+        return float((missing / self.energy).clamp_min(0)) if self.energy > 0 else 0.0
+
+    def solved(self, start: Tensor, ridge: float) -> Tensor | None:
+        """The best weights that are held near ``start``; ``None`` where rounding leaves none."""
+        held = self.square.clone()
+        # In proportion to what a weight is multiplied by, so that the scale of an input changes nothing.
+        diagonal = self.square.diagonal()
+        held.diagonal().add_(ridge * (diagonal + 1e-6 * diagonal.mean()))
+        factor, failed = torch.linalg.cholesky_ex(held)
+        if bool(failed):
+            return None
+        fitted = start + torch.cholesky_solve(self.product - self.square @ start, factor)
+        return fitted if bool(torch.isfinite(fitted).all()) else None
 
 
-def _rows(layer: nn.Module) -> Tensor:
-    """A layer's weights, one row per output."""
-    weight = layer.weight
-    assert isinstance(weight, Tensor)  # of a layer that can be fitted
-    return weight.detach().flatten(1)
-
-
-def _fit_layer(layer: nn.Module, inputs: Tensor, targets: _Targets) -> float:
-    """Fits one layer in place; see :meth:`Reconstruction.fit` for what it returns."""
-    rows = _rows(layer).float()
+def _fit_layer(layer: nn.Module, inputs: Tensor, targets: _Targets) -> float | None:
+    """Fits one layer in place; the error on what was held out, ``None`` where there is nothing to fit."""
+    rows = rows_of(layer).float()
     outputs = rows.any(1)
-    columns = rows.any(0) & _arriving(layer, inputs)
-    wanted = targets.outputs[:, outputs]
+    columns = rows.any(0) & arriving(layer, inputs)
+    living = rows[outputs][:, columns]
+    if not living.numel() or not bool(living.all()):  # single weights among them are zero, and shall stay so
+        return None
     bias = layer.bias
-    assert bias is None or isinstance(bias, Tensor)  # a layer's, too
-    weights = rows[outputs][:, columns].T
-    if bias is not None:
-        weights = torch.cat([weights, bias.detach()[outputs].float()[None]])
-    square = torch.zeros(len(weights), len(weights), dtype=torch.float64, device=rows.device)
-    product = torch.zeros(weights.shape, dtype=torch.float64, device=rows.device)
-    done = 0
-    for patches in _patches(layer, inputs, targets.positions):
-        known = patches[:, columns]
-        if bias is not None:
-            known = torch.cat([known, known.new_ones(len(known), 1)], dim=1)
-        square += known.T @ known
-        product += known.T @ wanted[done : done + len(known)]
+    assert bias is None or isinstance(bias, Tensor)  # a plain layer's
+    parts = [living.T] if bias is None else [living.T, bias.detach()[outputs].float()[None]]
+    start = torch.cat(parts).double()
+    seen, unseen = _Equations(start), _Equations(start)
+    wanted, done = targets.outputs[:, outputs], 0
+    last = round((1 - HELD_OUT) * len(wanted))
+    for part in patches(layer, inputs, targets.positions):
+        known = part[:, columns]
+        known = known if bias is None else torch.cat([known, known.new_ones(len(known), 1)], dim=1)
+        cut = min(max(last - done, 0), len(known))
+        goal = wanted[done : done + len(known)]
+        seen.add(known[:cut], goal[:cut])
+        unseen.add(known[cut:], goal[cut:])
         done += len(known)
-    if not weights.numel() or not bool(square.diagonal().any()):
-        return 0.0
-    start = weights.double()
-    held = RIDGE * square.diagonal().mean() * torch.eye(len(start), dtype=torch.float64, device=rows.device)
-    factor = torch.linalg.cholesky(square + held)
-    fitted = start + torch.cholesky_solve(product - square @ start, factor)
-    _write(layer, outputs, columns, fitted.float())
-    energy = wanted.double().square().sum()
-    left = energy - 2 * (fitted * product).sum() + (fitted * (square @ fitted)).sum()
-    return float((left / energy).clamp(0, 1)) if energy > 0 else 0.0
-
-
-def _arriving(layer: nn.Module, inputs: Tensor) -> Tensor:
-    """Which columns of a layer's weights are multiplied by anything but zero."""
-    if isinstance(layer, nn.Linear):
-        return inputs.flatten(0, -2).any(0)
-    channels = inputs.flatten(2).any(2).any(0)
-    return channels.repeat_interleave(_rows(layer).shape[1] // len(channels))
-
-
-def _patches(layer: nn.Module, inputs: Tensor, positions: Tensor) -> Iterator[Tensor]:
-    """What the weights of an output are multiplied by at some positions, shape ``(samples, weights)``."""
-    if isinstance(layer, nn.Linear):
-        flat = inputs.reshape(inputs.shape[0], -1, inputs.shape[-1])
-        yield flat[:, positions].flatten(0, 1).float()
-        return
-    assert isinstance(layer, nn.Conv1d | nn.Conv2d)  # what else can be fitted
-    kernel, stride, dilation = (_pair(value) for value in (layer.kernel_size, layer.stride, layer.dilation))
-    mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    padded = nn.functional.pad(inputs, _padding(layer), mode)
-    padded = padded.unsqueeze(2) if padded.dim() == 3 else padded
-    part = max(1, _CHUNK // (kernel[0] * kernel[1] * padded[0].numel()))
-    for some in torch.split(padded, part):
-        columns = nn.functional.unfold(some, kernel, dilation, 0, stride)
-        yield columns[:, :, positions].transpose(1, 2).flatten(0, 1).float()
+    fits = [fit for ridge in RIDGES if (fit := seen.solved(start, ridge)) is not None]
+    best = min([start, *fits], key=unseen.left)
+    if best is not start:
+        _write(layer, outputs, columns, best.float())
+    return unseen.left(best)
 
 
 def _only_input(arguments: tuple[Any, ...], named: Mapping[str, Any]) -> Tensor:
     """The input of a layer that was called with it by place or by name."""
     (found,) = (*arguments, *named.values())
-    assert isinstance(found, Tensor)  # convolutions and linear layers take nothing else
+    assert isinstance(found, Tensor)  # plain layers take nothing else
     return found
-
-
-def _pair(value: tuple[int, ...]) -> tuple[int, int]:
-    return (1, value[0]) if len(value) == 1 else (value[0], value[1])
-
-
-def _padding(layer: nn.Conv1d | nn.Conv2d) -> list[int]:
-    """Padding of every side as :func:`torch.nn.functional.pad` takes it, the last dimension first."""
-    sides: list[int] = []
-    for at in reversed(range(len(layer.kernel_size))):
-        if layer.padding == "valid":
-            sides += [0, 0]
-        elif layer.padding == "same":
-            both = layer.dilation[at] * (layer.kernel_size[at] - 1)
-            sides += [both // 2, both - both // 2]
-        else:
-            sides += [int(layer.padding[at])] * 2
-    return sides
 
 
 def _write(layer: nn.Module, outputs: Tensor, columns: Tensor, fitted: Tensor) -> None:
     """Puts fitted weights, and after them the bias, in the place of those of the living outputs."""
     weight, bias = layer.weight, layer.bias
-    assert isinstance(weight, Tensor)  # of a layer that can be fitted
-    rows = _rows(layer).clone()
+    assert isinstance(weight, Tensor)  # of a plain layer
+    rows = rows_of(layer).clone()
     living = rows[outputs]
     living[:, columns] = fitted[: int(columns.sum())].T.to(rows.dtype)
     rows[outputs] = living
     weight.detach().copy_(rows.view_as(weight))
-    agree_(weight.detach())
     if isinstance(bias, Tensor):
         bias.detach()[outputs] = fitted[-1].to(bias.dtype)
-        agree_(bias.detach())

@@ -39,6 +39,8 @@ class Options:
         keep: Names of modules that must stay whole.
         measure: Whether to measure on this machine.
         notify: Called with one line for everything the user should know; logged by default.
+        reconstruct: Training inputs to fit the survivors of a trained network on; see
+            :meth:`~hwprune.Compressor.reconstruct_on`. A training that is resumed does not fit them again.
     """
 
     granularity: str | MakeMasked = CHANNEL
@@ -47,6 +49,7 @@ class Options:
     keep: Sequence[str] = ()
     measure: bool = True
     notify: Callable[[str], None] = logger.info
+    reconstruct: ExampleInputs | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,9 +92,13 @@ class Job:
         inputs = self.example_inputs if self.example_inputs is not None else example_inputs_of(loader)
         device = next(model.parameters()).device
         options = self.options
+
+        def moved(given: ExampleInputs) -> Any:
+            return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, given)
+
         compressor = Compressor(
             model,
-            tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, inputs),
+            moved(inputs),
             self.profile,
             self.target,
             total_steps=int(total_steps),
@@ -103,6 +110,8 @@ class Job:
             notify=options.notify,
         )
         compressor.wrap(optimizer)
+        if options.reconstruct is not None and not compressor.proximal.step:
+            compressor.reconstruct_on(moved(options.reconstruct))
         return compressor
 
 

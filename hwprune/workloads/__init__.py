@@ -1,6 +1,6 @@
 """The built-in models and data sets that the command line can name."""
 
-from hwprune.workloads.batches import accuracy, batches_per_epoch, iterate_batches
+from hwprune.workloads.batches import accuracy, batches_per_epoch, iterate_batches, spread
 from hwprune.workloads.data import Dataset
 from hwprune.workloads.resolve import dataset_names, load_dataset, make_model, model_names
 from hwprune.workloads.weights import load_weights
@@ -15,4 +15,5 @@ __all__ = [
     "load_weights",
     "make_model",
     "model_names",
+    "spread",
 ]

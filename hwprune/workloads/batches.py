@@ -90,6 +90,19 @@ def batches_per_epoch(dataset: Dataset, batch_size: int) -> int:
     return -(-len(dataset.train_labels) // batch_size)
 
 
+def spread(images: Tensor, count: int) -> Tensor:
+    """So many images, evenly spaced: data that lie in folders are sorted by class.
+
+    Args:
+        images: Shape ``(n, ...)``.
+        count: Of those wanted; all where there are no more.
+
+    >>> spread(torch.arange(10), 4).tolist(), spread(torch.arange(2), 4).tolist()
+    ([0, 3, 6, 9], [0, 1])
+    """
+    return images[torch.linspace(0, len(images) - 1, min(count, len(images))).long()]
+
+
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int = 500) -> float:
     """Fraction of images classified right, in evaluation mode; every module's mode is restored.
 

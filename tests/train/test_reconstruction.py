@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 import hwprune
-from hwprune.errors import InputError
+from hwprune.errors import GraphError, InputError
+from hwprune.train import reconstruction
 from hwprune.train.reconstruction import Reconstruction
-from hwprune.workloads import accuracy, load_dataset, make_model
+from hwprune.workloads import accuracy, load_dataset, make_model, spread
 
 
 class Residual(nn.Module):
@@ -148,6 +149,67 @@ def test_shared_layers_are_left_alone() -> None:
     assert Reconstruction(model, correlated(64, 6)).fit(without(model, {"twice": [0]})) == {}
 
 
+def test_a_fit_to_few_samples_makes_nothing_worse() -> None:
+    """As many inputs as weights could be met exactly, and would say nothing about others."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 20))
+    inputs, fresh = torch.randn(256, 64), torch.randn(2000, 64)
+    pruned = without(model, {"0": list(range(128))})
+    before = copy.deepcopy(pruned)
+    error = Reconstruction(model, inputs).fit(pruned)["2"]
+    with torch.no_grad():
+        whole, cut, fitted = (network(fresh) for network in (model, before, pruned))
+    lost, left = ((other - whole).square().mean() for other in (cut, fitted))
+    assert left < lost
+    # What is reported was seen on inputs that were held out, and holds for others too.
+    assert error == pytest.approx(float(left / whole.square().mean()), rel=0.5)
+
+
+class Scaled(nn.Linear):
+    """Computes something else than its base class."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        return 2 * super().forward(values)
+
+
+def test_layers_that_compute_something_else_are_frozen_or_have_single_zeros_are_left_alone() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), Scaled(8, 8), nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 8))
+    model[2].requires_grad_(False)
+    pruned = without(model, {"0": [0, 1]})
+    with torch.no_grad():
+        pruned[3].weight[2, 3] = 0.0
+    errors = Reconstruction(model, correlated(200, 8)).fit(pruned)
+    assert set(errors) == {"0", "4"}
+    assert pruned[3].weight[2, 3] == 0
+
+
+def test_mixed_precision_and_inputs_that_are_no_numbers_do_no_harm() -> None:
+    torch.manual_seed(0)
+    model = Residual()
+    pruned = without(model, {"inner": [0, 3]})
+    later = Reconstruction(model, 2 + correlated(32, 3, 12, 12))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert later.fit(pruned)
+    broken = without(model, {"inner": [0, 3]})
+    before = copy.deepcopy(broken.state_dict())
+    Reconstruction(model, correlated(32, 3, 12, 12) * torch.nan).fit(broken)
+    for name, tensor in broken.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_of_large_maps_fewer_inputs_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconstruction, "MOST_BYTES", 10 * 12 * 12 * 12 * 4)
+    found = Reconstruction(Residual(), correlated(32, 3, 12, 12))._inputs
+    assert isinstance(found, Tensor)
+    assert 8 <= len(found) <= 10
+
+
+def test_inputs_of_another_size_are_told_at_once() -> None:
+    with pytest.raises(GraphError, match="survivors are to be fitted on"):
+        Reconstruction(nn.Sequential(nn.Linear(8, 8)), torch.zeros(4, 5))
+
+
 def test_the_compressor_gives_back_what_a_trained_network_computed() -> None:
     data = load_dataset("digits")
     model = make_model("resnet8", in_channels=1, image_size=8, classes=10, seed=0)
@@ -171,9 +233,11 @@ def test_the_compressor_gives_back_what_a_trained_network_computed() -> None:
             notify=said.append,
         )
         if fitted:
-            compressor.reconstruct_on(data.train_images[:256])
+            compressor.reconstruct_on(spread(data.train_images, 256))
         result = compressor.finish()
         assert result.report.max_abs_difference < 1e-4
+        with pytest.raises(InputError, match="whole"):
+            compressor.reconstruct_on(data.train_images[:4])  # too late
         scores[fitted] = accuracy(result.model, data.test_images, data.test_labels)
         assert any(f"fitted {layers} layers" in line for line in said) == fitted
     assert scores[True] > scores[False] + 0.1

@@ -29,6 +29,7 @@ from hwprune.targets import Target
 from hwprune.train.distillation import Distillation
 from hwprune.train.loop import Teacher, Trainer
 from hwprune.train.schedule import StrengthSchedule
+from hwprune.workloads import spread
 
 #: Half of the loss from the dense network's answers.
 DISTILLATION = Distillation(0.5)
@@ -85,7 +86,7 @@ def compressed(
         bench=UndisturbedBench(),
     )
     if fit and job.starts_trained:
-        compressor.reconstruct_on(job.dataset.train_images[:RECONSTRUCTION_IMAGES])
+        compressor.reconstruct_on(spread(job.dataset.train_images, RECONSTRUCTION_IMAGES))
     teacher = Teacher(job.copy_of_dense(), DISTILLATION) if distil else None
     run_epochs(job.trainer(network, wrap=compressor.wrap, teacher=teacher))
     return Made(compressor.finish().model)
