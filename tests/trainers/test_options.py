@@ -10,9 +10,12 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch.utils.data import DataLoader, IterableDataset
+from trainer_cases import TARGET, Network, samples
 
+import hwprune
 from hwprune.errors import InputError
-from hwprune.trainers.options import example_inputs_of
+from hwprune.train.schedule import StrengthSchedule
+from hwprune.trainers.options import Job, Options, example_inputs_of
 
 IMAGES = torch.arange(24.0).view(6, 4)
 
@@ -80,3 +83,19 @@ def test_an_absent_package_names_its_extra(package: str) -> None:
     )
     assert outcome.stdout.startswith("True ")
     assert f"pip install 'hwprune[{package}]'" in outcome.stdout
+
+
+def test_survivors_of_a_trained_network_are_fitted_where_that_is_asked_for() -> None:
+    said: list[str] = []
+    model = Network()
+    images = torch.stack([image for image, _ in samples()])
+    options = Options(
+        schedule=StrengthSchedule.from_trained, measure=False, notify=said.append, reconstruct=images
+    )
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    job = Job(hwprune.load_profile("x86-avx2-ort"), TARGET, images[:2], options)
+    compressor = job.start(model, optimizer, 4, None)
+    model(images, torch.zeros(len(images), dtype=torch.int64))["loss"].backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    assert compressor.proximal.settled
+    assert sum("fitted 3 layers" in line for line in said) == 1
