@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from two_processes import CASES, PREPARATIONS, normalised, train
+from two_processes import CASES, PREPARATIONS, fitted, normalised, train
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
 Outcomes = dict[str, dict[str, Tensor]]
@@ -65,6 +65,15 @@ def test_batch_norms_and_gradients_are_those_of_the_whole_batch(in_two: list[Out
     for outcomes in in_two:
         for name, tensor in expected.items():
             assert torch.allclose(outcomes["batch norm"][name], tensor, atol=1e-6, rtol=1e-5), name
+
+
+def test_survivors_are_fitted_alike(in_two: list[Outcomes]) -> None:
+    first, second = (outcomes["fitted"] for outcomes in in_two)
+    alone = fitted(0)
+    assert any(not torch.equal(alone[name], tensor) for name, tensor in fitted(1).items())
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+        assert torch.allclose(tensor, alone[name], atol=1e-5, rtol=1e-4), name
 
 
 def test_the_first_process_decides(in_two: list[Outcomes]) -> None:

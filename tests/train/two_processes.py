@@ -27,6 +27,7 @@ from hwprune.device.rows import Row
 from hwprune.groups.shards import is_sharded, whole
 from hwprune.operators import Operator, multiply_accumulates
 from hwprune.processes import agree_, from_first
+from hwprune.train.reconstruction import Reconstruction
 from hwprune.train.together import add_up_gradients, share_of, shared_statistics, total
 
 STEPS, BATCH, CLASSES = 40, 32, 3
@@ -151,6 +152,17 @@ def agreement(rank: int) -> dict[str, Tensor]:
     }
 
 
+def fitted(rank: int) -> dict[str, Tensor]:
+    """Survivors fitted on inputs that differ from process to process."""
+    model = network()
+    pruned = network()
+    with torch.no_grad():
+        for parameter in pruned[0].parameters():
+            parameter[::2] = 0.0
+    assert Reconstruction(model, batch(0)[0] + rank).fit(pruned)
+    return {name: tensor.clone() for name, tensor in pruned.state_dict().items()}
+
+
 def normalised() -> dict[str, Tensor]:
     """Output, gradients and running statistics of a batch norm, from a batch that the processes share."""
     torch.manual_seed(1)
@@ -179,6 +191,7 @@ def main(rank: int, count: int, init_file: str, out_file: str) -> None:
     }
     outcomes["batch norm"] = normalised()
     outcomes["agreement"] = agreement(rank)
+    outcomes["fitted"] = fitted(rank)
     torch.save(outcomes, f"{out_file}.{rank}")
     dist.destroy_process_group()
 
