@@ -23,6 +23,8 @@ from hwprune.runtime.undisturbed import undisturbed
 
 #: Files that tell whether they are quantised.
 _TOLD_APART = (".onnx", ".xml")
+#: Files that run what they hold while they are loaded: programs of ``torch.export`` unpickle.
+_RUN_WHEN_LOADED = (".pt2",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,7 @@ def precision_of(path: Path, run: Path, spec: RuntimeSpec) -> dict[str, str]:
 
 
 def check_request(paths: Mapping[str, Path], runs: int | None) -> None:
-    """Raises where a file to time is missing, or fewer runs are asked for than one.
+    """Raises where a file to time is missing or not to be trusted, or fewer runs are asked for than one.
 
     Raises:
         InputError: In these cases.
@@ -154,6 +156,13 @@ def check_request(paths: Mapping[str, Path], runs: int | None) -> None:
     for path in paths.values():
         if not path.is_file():
             raise InputError("no such model file", where=path, expected="an ONNX file")
+        if path.suffix in _RUN_WHEN_LOADED:
+            raise InputError(
+                "a program of torch.export is not loaded: it may run any code while it is",
+                where=path,
+                expected="an ONNX file",
+                hint="time the ONNX file that it was made from, with --device of a profile for torch",
+            )
     if runs is not None and runs < 1:
         raise InputError("too few runs", expected="at least 1", got=runs)
 

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 import hwprune
 from hwprune.device.profile import RuntimeSpec
-from hwprune.errors import RuntimeUnavailableError
+from hwprune.errors import InputError, RuntimeUnavailableError
 from hwprune.operators import Operator
 from hwprune.runtime.base import Effort, get_runtime
 from hwprune.runtime.formats import convert
 from hwprune.runtime.operator_models import make_operator_model
-from hwprune.runtime.timing import random_feed
+from hwprune.runtime.timing import measure, random_feed
 from hwprune.runtime.torch_eager import TorchEager, as_deployed
 
 SPEC = RuntimeSpec(kind="torch")
@@ -131,6 +131,15 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(RuntimeUnavailableError) as caught:
         TorchEager().open(tmp_path / name, SPEC)
     assert caught.value.where == tmp_path / name
+
+
+def test_a_program_of_someone_else_is_not_loaded(tmp_path: Path) -> None:
+    profile = hwprune.load_profile("x86-avx2-torch")
+    theirs = tmp_path / "theirs.pt2"
+    theirs.write_bytes(b"not even opened")
+    with pytest.raises(InputError, match="is not loaded") as caught:
+        measure(theirs, profile)
+    assert caught.value.where == theirs
 
 
 def test_a_network_whose_sizes_pytorch_fixes_is_not_converted(tmp_path: Path) -> None:
