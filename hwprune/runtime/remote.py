@@ -25,7 +25,7 @@ from hwprune.runtime.board import LOADERS, PLAN_FILE
 from hwprune.runtime.environment import environment
 from hwprune.runtime.formats import convert
 from hwprune.runtime.onnx_values import read_values
-from hwprune.runtime.timing import Timing, as_run, check_request, precision_of, timing_of
+from hwprune.runtime.timing import Timing, as_run, check_request, precision_of, timings_of
 
 #: Runtimes whose own format is made here, because what converts to it is not on the other machine.
 CONVERTED = frozenset({"mnn", "mnn-sparse", "ncnn", "torch"})
@@ -105,7 +105,7 @@ def measure_on(
         "batch": profile.runtime.batch,
     }
     samples = {record["name"]: record["durations_us"] for record in told if "durations_us" in record}
-    return {name: timing_of(samples[name], {**facts, **precisions[name]}) for name in paths}
+    return timings_of(samples, {name: {**facts, **precisions[name]} for name in paths}, runs)
 
 
 def _archive(paths: Mapping[str, Path], profile: DeviceProfile, runs: int | None, folder: Path) -> bytes:

@@ -18,6 +18,14 @@ BLOCK = 20
 #: Runs go on until the median's confidence interval is this narrow, or one of the bounds is reached.
 PRECISION = 0.004
 LEAST_RUNS, MOST_RUNS, MOST_SECONDS = 200, 4000, 20.0
+#: A block that is slower than the fast ones by more than this was disturbed.
+DISTURBED = 0.1
+#: Which of the blocks, from the fastest on, is called fast: not the very fastest, which may be luck.
+FAST = 0.05
+#: What is left undisturbed counts alone where it is at least this part of all.
+LEAST_CALM = 0.2
+#: Whether it is enough is asked anew after this part more.
+GROWTH = 0.1
 
 
 def sample(networks: Mapping[str, Callable[[], object]], runs: int | None) -> dict[str, list[float]]:
@@ -25,7 +33,8 @@ def sample(networks: Mapping[str, Callable[[], object]], runs: int | None) -> di
 
     Args:
         networks: Name to a function that runs the network once.
-        runs: Timed runs of each; by default as many as the median needs to be certain to 0.4 %.
+        runs: Timed runs of each; by default as many as the median of the calm ones needs to be certain to
+            0.4 %, see :func:`calm`.
 
     Returns:
         Name to durations in microseconds, in the order of the runs.
@@ -34,13 +43,71 @@ def sample(networks: Mapping[str, Callable[[], object]], runs: int | None) -> di
     with _no_garbage_collection():
         for run in networks.values():
             _warm_up(run)
-        started = time.perf_counter()
-        while not _enough(samples, runs, time.perf_counter() - started):
-            for name, run in networks.items():
-                count = BLOCK if runs is None else min(BLOCK, runs - len(samples[name]))
-                run()  # the other network has just left the caches its own
-                samples[name] += _block(run, count)
+        if runs is None:
+            _turns_until_certain(networks, samples)
+        else:
+            while missing := runs - len(next(iter(samples.values()))):
+                _turn(networks, samples, min(BLOCK, missing))
     return samples
+
+
+def _turns_until_certain(
+    networks: Mapping[str, Callable[[], object]], samples: Mapping[str, list[float]]
+) -> None:
+    start, turns, ask_after = time.perf_counter(), 0, 1.0
+    while turns < ask_after or not _certain(samples, time.perf_counter() - start):
+        if turns >= ask_after:
+            ask_after = turns * (1 + GROWTH)
+        _turn(networks, samples, BLOCK)
+        turns += 1
+
+
+def _turn(
+    networks: Mapping[str, Callable[[], object]], samples: Mapping[str, list[float]], count: int
+) -> None:
+    for name, run in networks.items():
+        run()  # the other network has just left the caches its own
+        samples[name] += _block(run, count)
+
+
+def calm(samples: Mapping[str, list[float]]) -> dict[str, list[float]]:
+    """The runs during which nothing else disturbed the machine; all where it was hardly ever left alone.
+
+    Judged are turns, in which every network ran one block: those in which some network's block was a tenth
+    slower than its fast ones are set aside, for all networks alike, so that none gains by it.
+
+    Args:
+        samples: Name to durations as :func:`sample` returns them.
+
+    >>> fast, slow = [10.0] * BLOCK, [14.0] * BLOCK
+    >>> kept = calm({"dense": 12 * fast + 9 * slow, "slim": 9 * slow + 12 * fast})
+    >>> len(kept["dense"]), len(kept["slim"]), max(kept["dense"])  # too few without disturbance: all count
+    (420, 420, 14.0)
+    >>> kept = calm({"dense": 12 * fast + 2 * slow, "slim": 2 * slow + 12 * fast})
+    >>> len(kept["dense"]), max(kept["dense"]), max(kept["slim"])
+    (200, 10.0, 10.0)
+    """
+    turns = _calm_turns(samples)
+    if turns is None:
+        return {name: list(values) for name, values in samples.items()}
+    blocks = {name: _blocks(values) for name, values in samples.items()}
+    return {name: [value for turn in turns for value in blocks[name][turn]] for name in samples}
+
+
+def _calm_turns(samples: Mapping[str, list[float]]) -> list[int] | None:
+    """Which turns nothing disturbed; None where they are too few to stand for all."""
+    slowness: list[float] = []
+    for values in samples.values():
+        medians = [_median(sorted(block)) for block in _blocks(values)]
+        fast = sorted(medians)[int(FAST * len(medians))]
+        relative = [median / fast for median in medians]
+        slowness = [max(pair) for pair in zip(slowness or relative, relative, strict=True)]
+    turns = [turn for turn, slower in enumerate(slowness) if slower <= 1 + DISTURBED]
+    return turns if len(turns) >= max(LEAST_RUNS / BLOCK, LEAST_CALM * len(slowness)) else None
+
+
+def _blocks(values: Sequence[float]) -> list[Sequence[float]]:
+    return [values[start : start + BLOCK] for start in range(0, len(values), BLOCK)]
 
 
 def _block(run: Callable[[], object], count: int) -> list[float]:
@@ -59,13 +126,15 @@ def _warm_up(run: Callable[[], object]) -> None:
         done += 1
 
 
-def _enough(samples: Mapping[str, list[float]], runs: int | None, seconds: float) -> bool:
-    least = min(len(values) for values in samples.values())
-    if runs is not None:
-        return least >= runs
-    if least >= MOST_RUNS or (seconds > MOST_SECONDS and least >= BLOCK):
+def _certain(samples: Mapping[str, list[float]], seconds: float) -> bool:
+    """Whether the medians of what was run are certain, or will not be."""
+    if seconds > MOST_SECONDS:
         return True
-    return least >= LEAST_RUNS and all(median_interval(values) <= PRECISION for values in samples.values())
+    kept = calm(samples)
+    least = min(len(values) for values in kept.values())
+    if least >= MOST_RUNS and _calm_turns(samples) is not None:
+        return True
+    return least >= LEAST_RUNS and all(median_interval(values) <= PRECISION for values in kept.values())
 
 
 def median_interval(values: Sequence[float]) -> float:
@@ -75,12 +144,16 @@ def median_interval(values: Sequence[float]) -> float:
     0.095
     """
     ordered = sorted(values)
-    size, middle = len(ordered), len(ordered) // 2
+    size = len(ordered)
     half = 0.98 * math.sqrt(size)  # 1.96 standard deviations of a binomial with p = 1/2
     low = max(math.floor(size / 2 - half), 0)
     high = min(math.ceil(size / 2 + half), size - 1)
-    median = ordered[middle] if size % 2 else (ordered[middle - 1] + ordered[middle]) / 2
-    return (ordered[high] - ordered[low]) / median
+    return (ordered[high] - ordered[low]) / _median(ordered)
+
+
+def _median(ordered: Sequence[float]) -> float:
+    middle = len(ordered) // 2
+    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
 
 
 @contextmanager

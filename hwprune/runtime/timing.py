@@ -18,7 +18,7 @@ from hwprune.runtime.base import Array, InputInfo, runtime_for
 from hwprune.runtime.environment import environment
 from hwprune.runtime.onnx_values import read_values
 from hwprune.runtime.quantize import is_quantized, quantize
-from hwprune.runtime.stopwatch import sample
+from hwprune.runtime.stopwatch import calm, sample
 from hwprune.runtime.undisturbed import undisturbed
 
 #: Files that tell whether they are quantised.
@@ -35,10 +35,11 @@ class Timing:
         median_us: Median, in microseconds.
         p10_us: 10th percentile.
         p90_us: 90th percentile.
-        runs: Timed runs.
+        runs: Timed runs that count.
         environment: Machine, versions, runtime, precision and threads.
         undisturbed_us: What predictions are fitted to and compared with
             (:func:`~hwprune.runtime.undisturbed.undisturbed`); the median where it is not given.
+        set_aside: Further runs, that something disturbed (:func:`~hwprune.runtime.stopwatch.calm`).
     """
 
     median_us: float
@@ -47,18 +48,20 @@ class Timing:
     runs: int
     environment: Mapping[str, Any] = field(default_factory=dict)
     undisturbed_us: float = -1.0
+    set_aside: int = 0
 
     def __post_init__(self) -> None:
         if self.undisturbed_us < 0:
             object.__setattr__(self, "undisturbed_us", self.median_us)
 
     def summary(self) -> dict[str, float]:
-        """Median, p10, p90 and runs, as reports carry them."""
+        """Median, p10, p90, runs and those set aside, as reports carry them."""
         return {
             "median": round(self.median_us, 3),
             "p10": round(self.p10_us, 3),
             "p90": round(self.p90_us, 3),
             "runs": self.runs,
+            "set_aside": self.set_aside,
         }
 
 
@@ -68,7 +71,8 @@ def measure(path: str | Path, profile: DeviceProfile, runs: int | None = None) -
     Args:
         path: The file.
         profile: Says runtime, threads, batch and precision.
-        runs: Timed runs; by default as many as the median needs to be certain to 0.4 %.
+        runs: Timed runs; by default as many as the median needs to be certain to 0.4 %, and those set aside
+            that something disturbed.
 
     Raises:
         InputError: If there is no such file.
@@ -103,11 +107,8 @@ def measure_alternately(
         "threads": profile.runtime.threads,
         "batch": profile.runtime.batch,
     }
-    samples = sample(networks, runs)
-    return {
-        name: timing_of(samples[name], {**facts, **precision_of(path, files[name], profile.runtime)})
-        for name, path in paths.items()
-    }
+    precisions = {name: precision_of(path, files[name], profile.runtime) for name, path in paths.items()}
+    return timings_of(sample(networks, runs), {name: {**facts, **precisions[name]} for name in paths}, runs)
 
 
 @contextmanager
@@ -180,7 +181,24 @@ def random_feed(inputs: Sequence[InputInfo], batch: int, seed: int = 0) -> dict[
     return feed
 
 
-def timing_of(values: Sequence[float], facts: Mapping[str, Any]) -> Timing:
-    """Durations in microseconds as the timing of a network."""
+def timings_of(
+    samples: Mapping[str, list[float]], facts: Mapping[str, Mapping[str, Any]], runs: int | None
+) -> dict[str, Timing]:
+    """Durations of networks that were run in alternation as their timings.
+
+    Args:
+        samples: Name to durations in microseconds, in the order of the runs.
+        facts: Name to what stands in the record.
+        runs: The number of runs that was asked for: all of them count. Where it was left open, those count
+            that nothing disturbed (:func:`~hwprune.runtime.stopwatch.calm`).
+    """
+    counted = samples if runs is not None else calm(samples)
+    return {
+        name: _timing_of(counted[name], len(values) - len(counted[name]), facts[name])
+        for name, values in samples.items()
+    }
+
+
+def _timing_of(values: Sequence[float], set_aside: int, facts: Mapping[str, Any]) -> Timing:
     p10, median, p90 = (float(value) for value in np.percentile(values, [10, 50, 90]))
-    return Timing(median, p10, p90, len(values), facts, undisturbed(values))
+    return Timing(median, p10, p90, len(values), facts, undisturbed(values), set_aside)

@@ -1,0 +1,90 @@
+"""What counts of networks that were timed in alternation, on a clock that the tests move."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import pytest
+
+from hwprune.runtime import stopwatch
+from hwprune.runtime.stopwatch import BLOCK, LEAST_RUNS, calm, sample
+from hwprune.runtime.timing import timings_of
+
+#: What two networks take when nothing disturbs them, in microseconds.
+ALONE = {"dense": 200.0, "slim": 100.0}
+
+
+@dataclass
+class Clock:
+    """Stands in for the module ``time``; running a network moves it."""
+
+    microseconds: float = 0.0
+
+    def perf_counter(self) -> float:
+        return self.microseconds / 1e6
+
+    def perf_counter_ns(self) -> float:
+        return self.microseconds * 1e3
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(stopwatch, "time", clock)
+    monkeypatch.setattr(stopwatch, "MOST_SECONDS", 20.0)
+    return clock
+
+
+def networks(clock: Clock, busy: Callable[[float], bool]) -> dict[str, Callable[[], object]]:
+    """Networks that take a percent more or less, and up to twice as long while the machine is busy."""
+    generator = np.random.default_rng(0)
+
+    def run(alone: float) -> None:
+        slowest = 2.0 if busy(clock.perf_counter()) else 1.01
+        clock.microseconds += alone * generator.uniform(0.99, slowest)
+
+    return {name: partial(run, alone) for name, alone in ALONE.items()}
+
+
+def test_a_calm_machine_is_asked_no_longer_than_the_median_needs(clock: Clock) -> None:
+    samples = sample(networks(clock, lambda _: False), None)
+    assert clock.perf_counter() < 1.0
+    assert calm(samples) == samples
+
+
+def test_what_slows_down_one_network_more_than_the_other_is_waited_out(clock: Clock) -> None:
+    # Busy for six seconds of eight, at the start, too.
+    samples = sample(networks(clock, lambda now: now % 8 < 6), None)
+    assert clock.perf_counter() > 6
+    timings = timings_of(samples, {name: {} for name in samples}, None)
+    for name, timing in timings.items():
+        assert timing.median_us == pytest.approx(ALONE[name], rel=0.01)
+        assert timing.p90_us < 1.1 * ALONE[name]
+        assert timing.set_aside == len(samples[name]) - timing.runs > timing.runs
+
+
+def test_moments_of_rest_do_not_stand_for_a_busy_machine(clock: Clock) -> None:
+    samples = sample(networks(clock, lambda now: not 3 < now < 3.3), None)
+    assert clock.perf_counter() == pytest.approx(20.0, rel=0.12)
+    assert calm(samples) == samples
+
+
+def test_both_networks_lose_the_same_runs() -> None:
+    slow = itertools.cycle([1.0, 1.0, 1.0, 2.0])
+    factors = [factor for factor in itertools.islice(slow, 40) for _ in range(BLOCK)]
+    marked = {name: [alone * factor for factor in factors] for name, alone in ALONE.items()}
+    # Only one of the two shows some of the disturbances.
+    marked["slim"] = [ALONE["slim"]] * len(factors)
+    kept = calm(marked)
+    assert {name: len(values) for name, values in kept.items()} == {"dense": 30 * BLOCK, "slim": 30 * BLOCK}
+
+
+@pytest.mark.parametrize("runs", [1, BLOCK + 1, 2 * LEAST_RUNS + 1])
+def test_as_many_runs_as_were_asked_for_all_count(clock: Clock, runs: int) -> None:
+    samples = sample(networks(clock, lambda now: int(now * 100) % 2 == 0), runs)
+    timings = timings_of(samples, {name: {} for name in samples}, runs)
+    assert {(timing.runs, timing.set_aside) for timing in timings.values()} == {(runs, 0)}
