@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import numpy as np
+
 from hwprune.device.profile import RuntimeSpec
 from hwprune.operators import Operator
 from hwprune.runtime.base import Array, Effort
 from hwprune.runtime.operator_models import make_operator_model
-from hwprune.runtime.undisturbed import undisturbed
+from hwprune.runtime.undisturbed import undisturbed_runs
 
 #: What stands for a kernel that takes no longer than recording it, in microseconds.
 LEAST = 0.1
+#: Kernels with next to nothing to do in the file that the cost is measured on.
+_KERNELS = 16
 _EFFORT = Effort(seconds=0.2, least_runs=500, most_runs=2000, warmup_runs=50)
 #: Runtime and threads to the cost, measured once per process.
 _COST: dict[tuple[str, int], float] = {}
@@ -47,8 +51,8 @@ def without_recording(
 def _recording_cost(record: Record, spec: RuntimeSpec) -> float:
     key = (spec.kind, spec.threads)
     if key not in _COST:
-        model = make_operator_model([Operator("conv", 8, 8, 1, 1, 1, 1)], batch=1)
+        model = make_operator_model([Operator("conv", 8, 8, 1, 1, 1, 1)] * _KERNELS, batch=1)
         samples = record(model.content, spec, model.feed, _EFFORT)
-        (durations,) = [values for kernel, values in samples.items() if model.operator_of(kernel) is not None]
-        _COST[key] = undisturbed(durations)
+        durations = [values for kernel, values in samples.items() if model.operator_of(kernel) is not None]
+        _COST[key] = float(undisturbed_runs(np.array(durations)).mean())
     return _COST[key]

@@ -18,7 +18,7 @@ from hwprune.runtime.base import Effort, runtime_for
 from hwprune.runtime.interrupts import finishing
 from hwprune.runtime.operator_models import make_operator_model
 from hwprune.runtime.quantized_operators import quantized, without_edges
-from hwprune.runtime.undisturbed import binned_median, undisturbed
+from hwprune.runtime.undisturbed import binned_median, undisturbed_runs
 
 Progress = Callable[[int, int], None]
 
@@ -124,20 +124,18 @@ def _measure_chunk(
         index = model.operator_of(kernel)
         if index is not None:  # an operator that runs as several kernels costs their sum
             totals[index] = totals.get(index, 0.0) + np.asarray(durations)
-    rows = []
     for index, operator in enumerate(operators):
-        values = totals.get(index)
-        if values is None:
+        if index not in totals:
             raise RuntimeUnavailableError(
                 f"the runtime reports no time for {describe(operator)}",
                 expected="a kernel named after its node or output",
                 got=f"kernels {', '.join(sorted(samples)[:8])}, ...",
             )
-        rows.append(_row(operator, values))
-    return rows
+    alone = dict(zip(totals, undisturbed_runs(np.stack(list(totals.values()))).mean(axis=1), strict=True))
+    return [_row(operator, totals[index], alone[index]) for index, operator in enumerate(operators)]
 
 
-def _row(operator: Operator, values: npt.NDArray[np.float64]) -> Row:
+def _row(operator: Operator, values: npt.NDArray[np.float64], undisturbed_us: float) -> Row:
     # As exact as tables are written: a row read back is the row that was measured, so that equal runs stay
     # equal whether they measure or read.
     # The profiler's own work has been taken off; where it varies more than the kernel takes, little is left.
@@ -145,5 +143,5 @@ def _row(operator: Operator, values: npt.NDArray[np.float64]) -> Row:
         max(round(float(value), DECIMALS), 10**-DECIMALS)
         for value in (np.percentile(values, 10), binned_median(values), np.percentile(values, 90))
     )
-    alone = max(round(undisturbed(values), DECIMALS), 10**-DECIMALS)
+    alone = max(round(float(undisturbed_us), DECIMALS), 10**-DECIMALS)
     return Row(replace(operator, name=""), median, min(p10, median), max(p90, median), len(values), alone)

@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 #: The part of the runs that are taken for undisturbed, and how many of them at least.
 SHARE, LEAST_RUNS = 0.05, 3
-#: The same of runs that a profiler cut to whole microseconds: among few values the fastest say little.
-CUT_SHARE = 0.5
+#: The same of runs of a file of many kernels, which are told apart by what all kernels took together.
+SHARE_OF_FILES = 0.2
 #: Rounding of samples that lie whole microseconds apart, in microseconds.
 _EXACT = 1e-6
 
@@ -22,21 +22,34 @@ def undisturbed(durations: Sequence[float] | npt.NDArray[np.float64]) -> float:
     virtual machine with busy neighbours, the median goes up and down with it by a fifth and more; this does
     only where hardly any run is left alone. On an idle machine the two are within one or two percent.
 
-    Durations that were cut to whole microseconds are no better known than to one; of them the median of the
-    faster half is interpolated (:func:`binned_median`).
-
     Args:
         durations: In microseconds, at least one.
 
     >>> undisturbed([10.0, 10.2, 14.0, 13.1, 10.1, 20.0])
     10.1
-    >>> undisturbed([7.5, 7.5, 8.5, 8.5, 12.5, 19.5])
-    7.75
     """
     ordered = np.sort(np.asarray(durations, dtype=np.float64))
-    if is_cut(ordered):
-        return binned_median(ordered[: max(int(CUT_SHARE * ordered.size), 1)])
     return float(ordered[: max(int(SHARE * ordered.size), LEAST_RUNS)].mean())
+
+
+def undisturbed_runs(durations: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The runs in which several kernels that run one after the other took least together: a fifth of them.
+
+    Their means are what each kernel takes undisturbed. Runs are chosen by the sum, not kernel by kernel, so
+    that the mean stays right where a profiler cuts durations to whole microseconds: the fastest samples of
+    one kernel would be those that lost most by the cut.
+
+    Args:
+        durations: Of every kernel in every run, ``(kernels, runs)``, in microseconds.
+
+    Returns:
+        The same of the chosen runs, ``(kernels, chosen)``.
+
+    >>> undisturbed_runs(np.array([[1.5, 0.5, 2.5, 1.5], [3.5, 3.5, 2.5, 5.5]])).mean(axis=1)
+    array([1.5       , 3.16666667])
+    """
+    count = max(int(SHARE_OF_FILES * durations.shape[1]), LEAST_RUNS)
+    return durations[:, np.argsort(durations.sum(axis=0), kind="stable")[:count]]
 
 
 def is_cut(ordered: npt.NDArray[np.float64]) -> bool:
