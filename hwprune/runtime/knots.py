@@ -9,8 +9,9 @@ from typing import TypeVar
 
 from hwprune.device.steps import Steps
 
-#: An interval is split where its measured middle is off the straight line by more than this fraction.
-TOLERANCE = 0.03
+#: An interval is split where its measured middle is off the straight line by more than this fraction, and by
+#: more than so many microseconds: the smallest kernels are known no better.
+TOLERANCE, TOLERANCE_US = 0.03, 0.2
 #: Widths below the first multiple of eight that are measured where channels have no step of their own.
 SMALL_WIDTHS = (1, 2, 4)
 #: Spacing of the widths considered where channels have no step of their own.
@@ -46,7 +47,7 @@ class Curve:
             span = self.lattice[high] - self.lattice[low]
             part = (self.lattice[middle] - self.lattice[low]) / span
             straight = self.measured[low] + part * (self.measured[high] - self.measured[low])
-            if abs(self.measured[middle] - straight) > TOLERANCE * self.measured[middle]:
+            if abs(self.measured[middle] - straight) > max(TOLERANCE * self.measured[middle], TOLERANCE_US):
                 still_open += [(low, middle), (middle, high)]
         self.open = [pair for pair in still_open if pair[1] - pair[0] > 1]
         return sorted({_middle(pair) for pair in self.open} - self.measured.keys())
