@@ -261,6 +261,19 @@ def test_fine_tuning_starts_from_the_trained_dense_network(tmp_path: Path) -> No
     assert report["reconstruct"] == 768
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [((), "random weights"), (("--fine-tune-epochs", 1, "--granularity", "weight"), "with weight")],
+)
+def test_there_must_be_something_to_fit_survivors_to(
+    tmp_path: Path, options: tuple[object, ...], told: str
+) -> None:
+    result = prune(tmp_path / "run", *options, "--keep", 0.5, "--reconstruct", 64)
+    assert result.exit_code == 2
+    assert told in " ".join(result.output.split())
+    assert not (tmp_path / "run").exists()
+
+
 def test_two_targets_are_wrong_usage(tmp_path: Path) -> None:
     assert prune(tmp_path / "run", "--speedup", 2, "--keep", 0.5).exit_code == 2
 

@@ -108,7 +108,7 @@ def _settings(model: str, data: str, device: str, training: Training, granularit
         None if training.weights is None else str(training.weights),
         fine_tune,
         distillation=training.distillation(fine_tune),
-        reconstruct=training.reconstruct,
+        reconstruct=training.reconstruction(fine_tune, granularity),
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from hwprune.cli.common import telling_how_to_go_on
-from hwprune.compressor import granularity_names
+from hwprune.compressor import SHRINKING, granularity_names
 from hwprune.device.profile import DeviceProfile
 from hwprune.penalties import penalty_names
 from hwprune.targets import Keep, LatencyUs, Speedup, Target
@@ -96,10 +96,9 @@ _OPTIONS = (
         "--reconstruct",
         type=click.IntRange(min=0),
         metavar="IMAGES",
-        default=RECONSTRUCTION_IMAGES,
-        show_default=True,
         help="Where pruning starts from trained weights: fit the channels that stay, layer by layer on so "
-        "many training images, to what the network computed before. 0: do not.",
+        f"many training images, to what the network computed before. 0: do not. Default: "
+        f"{RECONSTRUCTION_IMAGES} there.",
     ),
     click.option(
         "--from-scratch", is_flag=True, help="Prune from random weights, for --epochs, at every target."
@@ -139,7 +138,7 @@ class Training:
     from_scratch: bool
     distill: float | None
     temperature: float
-    reconstruct: int
+    reconstruct: int | None
 
     def __post_init__(self) -> None:
         if self.from_scratch and (self.weights is not None or self.fine_tune_epochs is not None):
@@ -196,6 +195,33 @@ class Training:
             weight = 0.0 if fine_tune is None else TRAINED_DISTILLATION
         return Distillation(weight, self.temperature) if weight else None
 
+    def reconstruction(self, fine_tune: Recipe | None, granularity: str | None) -> int:
+        """On how many images survivors are fitted; 0 for not at all.
+
+        Args:
+            fine_tune: From :meth:`fine_tune`.
+            granularity: What a group is; ``None`` where that depends on the device.
+
+        Raises:
+            click.UsageError: If survivors are to be fitted where there is nothing to fit them to.
+        """
+        images = self.reconstruct
+        if fine_tune is None:
+            if images:
+                raise click.UsageError(
+                    "--reconstruct fits networks to what they computed before pruning, but this one starts "
+                    "from random weights: add --weights or --fine-tune-epochs, or leave it out"
+                )
+            return 0
+        if granularity is not None and granularity not in SHRINKING:
+            if images:
+                raise click.UsageError(
+                    f"--reconstruct fits networks that get smaller, with granularity {', '.join(SHRINKING)}: "
+                    f"leave it out with {granularity}"
+                )
+            return 0
+        return RECONSTRUCTION_IMAGES if images is None else images
+
     def grid(self, models: Sequence[str], data: str, devices: Mapping[str, DeviceProfile]) -> Grid:
         """Every model for every device at every target."""
         recipe = self.recipe(data)
@@ -212,7 +238,7 @@ class Training:
             None if self.weights is None else str(self.weights),
             fine_tune,
             self.distillation(fine_tune),
-            self.reconstruct,
+            self.reconstruction(fine_tune, self.granularity),
         )
 
 
