@@ -259,6 +259,6 @@ def training_options(record: Record) -> str:
         words.append(f"--distill {distillation['weight']:g} --temperature {distillation['temperature']:g}")
     elif record.get("fine_tune"):  # which learns from the dense network by default
         words.append("--distill 0")
-    if "reconstruct" in record or record.get("fine_tune"):  # what old reports tell of was not fitted
+    if record.get("fine_tune"):  # which fits survivors by default; what old reports tell of was not fitted
         words.append(f"--reconstruct {record.get('reconstruct', 0)}")
     return " ".join(words)
