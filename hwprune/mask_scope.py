@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -13,6 +12,7 @@ from hwprune.device.profile import DeviceProfile
 from hwprune.errors import TargetError
 from hwprune.graph.record import ExampleInputs
 from hwprune.graph.trace import trace_operators
+from hwprune.graph.twin import copy_of
 from hwprune.groups import MakeMasked
 from hwprune.groups.base import Allowance, MaskedGroups
 from hwprune.groups.weight import WeightGroups
@@ -84,7 +84,7 @@ class MaskScope:
         self, trained: nn.Module, alive: Tensor, verification_inputs: Sequence[ExampleInputs]
     ) -> Finished:
         """A copy of the network with its zeros, and how many weights every layer has left."""
-        model = copy.deepcopy(trained)
+        model = copy_of(trained)
         difference = verify(trained, model, verification_inputs)
         return Finished(model, self._plan(alive), (), {}, difference.absolute)
 

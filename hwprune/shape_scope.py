@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 
 from torch import Tensor, nn
@@ -14,6 +13,7 @@ from hwprune.graph.axes import BoolArray, ChannelAxis
 from hwprune.graph.coupling import find_axes
 from hwprune.graph.record import ExampleInputs
 from hwprune.graph.trace import trace_operators
+from hwprune.graph.twin import copy_of
 from hwprune.groups.shape import ShapeGroups
 from hwprune.plan import Plan, PlanRow, axis_aligns
 from hwprune.processes import from_first
@@ -91,7 +91,7 @@ class ShapeScope:
             request.notify("timing every convolution as it is, cropped and lowered")
         choices = from_first(lambda: choose_forms(model, layers, request.example_inputs, self.profile, bench))
         forms = tuple(choice.form for choice in choices.values() if choice.form is not None)
-        slim = copy.deepcopy(model)
+        slim = copy_of(model)
         reshape(slim, forms)
         difference = verify(trained, slim, verification_inputs, axes=axes, kept=kept)
         self._saved_us = sum(choice.saved_us for choice in choices.values())

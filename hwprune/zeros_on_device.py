@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -16,6 +15,7 @@ from hwprune.device.profile import DeviceProfile
 from hwprune.errors import TargetError
 from hwprune.graph.axes import BoolArray
 from hwprune.graph.record import ExampleInputs
+from hwprune.graph.twin import copy_of
 from hwprune.groups.costs import LatencyBudget, Widths
 from hwprune.groups.densities import DensityAllowance, Ladder, fit_counts
 from hwprune.groups.flat import Layer
@@ -73,7 +73,7 @@ class ZerosLoop:
 
     def _with_zeros(self, kept: Mapping[str, BoolArray]) -> nn.Module:
         """A copy with exactly these weights: those that died in training live again."""
-        model = copy.deepcopy(self.model)
+        model = copy_of(self.model)
         with torch.no_grad():
             for layer in self.layers:
                 weights = model.get_parameter(layer.parameter)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 import logging
 import warnings
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from hwprune.errors import GraphError, InputError
 from hwprune.files import replacing
 from hwprune.graph.record import ExampleInputs
+from hwprune.graph.twin import copy_of
 from hwprune.runtime.fold_zeros import fold_zeros
 
 #: The operator set that is written.
@@ -60,7 +60,7 @@ def export(model: nn.Module, path: str | Path, example_inputs: ExampleInputs) ->
     path = Path(path)
     if not path.parent.is_dir():
         raise InputError("the folder to export to does not exist", where=path.parent)
-    twin = copy.deepcopy(model).cpu().eval()
+    twin = copy_of(model).cpu().eval()
     args, kwargs = _as_arguments(example_inputs)
     try:
         proto, note = _to_proto(twin, args, kwargs, dynamic=True), ""

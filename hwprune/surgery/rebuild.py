@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 
 from hwprune.errors import GraphError
 from hwprune.graph.axes import BoolArray, ChannelAxis, IntArray, kept_positions
+from hwprune.graph.twin import copy_of
 
 #: (tensor name, dimension) -> positions that stay, ascending
 KeptPositions = Mapping[tuple[str, int], IntArray]
@@ -33,7 +33,7 @@ def rebuild(model: nn.Module, axes: Sequence[ChannelAxis], kept: Mapping[str, Bo
             are not understood.
     """
     check_masks(axes, kept)
-    slim = copy.deepcopy(model)
+    slim = copy_of(model)
     narrow(slim, kept_positions(axes, kept))
     return slim
 
