@@ -16,7 +16,7 @@ from hwprune.operators import Operator, multiply_accumulates
 from hwprune.quantization import accuracy_in_runtime, quantize_on
 from hwprune.runtime.base import get_runtime
 from hwprune.runtime.timing import Timing
-from hwprune.surgery.verify import compare, outputs_of
+from hwprune.surgery.outputs import compare, outputs_of
 from hwprune.workloads import Dataset, accuracy
 
 #: Largest difference allowed between the exported slim network and the masked one, as a fraction of the

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from hwprune.device.profile import DeviceProfile
 from hwprune.graph.record import ExampleInputs, call_observed, evaluation_mode
+from hwprune.graph.twin import copy_of
 from hwprune.runtime.bench import THIS_MACHINE, Bench, export_and_time
 from hwprune.surgery.forms import Form, possible_forms, reshape, why_as_it_is
-from hwprune.surgery.prove import TRIAL_TOLERANCE
-from hwprune.surgery.verify import compare, outputs_of
+from hwprune.surgery.outputs import UNDECIDED, compare, outputs_of
 
 #: What a form must be faster by, as a fraction, to be taken: less is within the noise of two runs.
 SMALLEST_GAIN = 0.03
@@ -167,7 +167,7 @@ def _fitting(
     model: nn.Module, choices: Mapping[str, Choice], example_inputs: ExampleInputs
 ) -> dict[str, Choice]:
     """The choices, without those that the user's own code, which may read attributes, cannot do with."""
-    trial = copy.deepcopy(model)
+    trial = copy_of(model)
     fitting = {}
     with evaluation_mode(trial):
         expected = outputs_of(trial, example_inputs)
@@ -191,7 +191,7 @@ def _failure(
     finally:
         trial.set_submodule(form.module, layer)
     difference = compare(expected, actual)
-    if difference.relative > TRIAL_TOLERANCE:
+    if difference.relative > UNDECIDED:
         return f"outputs differ by {difference.absolute:.2g}"
     return None
 
@@ -210,7 +210,7 @@ def _confirmed(
     cropped = [form for form in everything if form.kind == "cropped"]
     for name, some in (("cropped", cropped), ("every form", everything)):
         if some and some not in forms.values():
-            networks[name], forms[name] = copy.deepcopy(model), some
+            networks[name], forms[name] = copy_of(model), some
             reshape(networks[name], some)
     if len(networks) == 1:
         return choices

@@ -25,7 +25,7 @@ from zoo_cut import QUESTIONS, Outcome
 from zoo_networks import Entry, build, declare_detection_operators, entries
 from zoo_page import as_markdown
 
-from hwprune.surgery.verify import outputs_of
+from hwprune.surgery.outputs import outputs_of
 
 PACKAGES = ("torch", "onnxruntime", "torchvision", "timm", "pytorchcv", "transformers", "torch-pruning")
 

@@ -21,9 +21,9 @@ from hwprune.graph.axes import BoolArray, ChannelAxis
 from hwprune.graph.coupling import find_axes
 from hwprune.runtime.base import get_runtime
 from hwprune.runtime.export import export
+from hwprune.surgery.outputs import compare, outputs_of
 from hwprune.surgery.prove import randomised, zeroed
 from hwprune.surgery.rebuild import rebuild
-from hwprune.surgery.verify import compare, outputs_of
 
 #: Networks run in double precision, where rounding stays far below this and a wrong cut far above.
 TOLERANCE = 1e-6

@@ -11,7 +11,7 @@ import torch_pruning
 from torch import nn
 from zoo_networks import Inputs
 
-from hwprune.surgery.verify import compare, outputs_of
+from hwprune.surgery.outputs import compare, outputs_of
 
 
 def prune_half(dense: nn.Module, inputs: Inputs, outputs: Sequence[str]) -> tuple[nn.Module, nn.Module]:

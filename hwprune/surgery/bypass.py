@@ -6,7 +6,6 @@ it computes with the weights of the branch at zero, and it must run no operator 
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,10 +20,11 @@ from hwprune.errors import GraphError
 from hwprune.graph.branches import Branch, without_branches
 from hwprune.graph.record import ExampleInputs, Recording, call_observed
 from hwprune.graph.trace import operators_of, trace_operators
+from hwprune.graph.twin import copy_of
 from hwprune.operators import Operator
-from hwprune.surgery.prove import TRIAL_TOLERANCE, randomised
+from hwprune.surgery.outputs import UNDECIDED, compare, outputs_of
+from hwprune.surgery.prove import randomised
 from hwprune.surgery.stand_in import Absence, Dimension, take_out
-from hwprune.surgery.verify import compare, outputs_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,7 +49,7 @@ def remove(model: nn.Module, bypasses: Sequence[Bypass]) -> nn.Module:
     """
     absences = {name: absence for bypass in bypasses for name, absence in bypass.absences.items()}
     # What leaves need not be copied.
-    slim = copy.deepcopy(model, {id(model.get_submodule(name)): nn.Identity() for name in absences})
+    slim = copy_of(model, {id(model.get_submodule(name)): nn.Identity() for name in absences})
     take_out(slim, absences)
     return slim
 
@@ -125,7 +125,7 @@ def _trial(
         for name, layer in layers.items():
             dense.set_submodule(name, layer)
     difference = compare(expected, actual)
-    if difference.relative > TRIAL_TOLERANCE:
+    if difference.relative > UNDECIDED:
         return f"a branch of zeros still acts on the network (outputs differ by {difference.absolute:.2g})"
     surplus = _counted(left) - _counted(operators)
     if surplus:

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from hwprune.graph.coupling import find_axes
+from hwprune.surgery.outputs import compare, outputs_of
 from hwprune.surgery.prove import randomised, zeroed
 from hwprune.surgery.rebuild import rebuild
-from hwprune.surgery.verify import compare, outputs_of
 
 _SPEC = importlib.util.spec_from_file_location(
     "random_networks", Path(__file__).with_name("random_networks.py")

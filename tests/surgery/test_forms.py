@@ -13,7 +13,8 @@ from hwprune.delivery import verify_exported
 from hwprune.errors import ArtifactError
 from hwprune.surgery.artifact import load_slim, save_slim
 from hwprune.surgery.forms import Form, living_positions, possible_forms, reshape, shape_in_form, why_as_it_is
-from hwprune.surgery.verify import TOLERANCE, compare, verify
+from hwprune.surgery.outputs import compare
+from hwprune.surgery.verify import TOLERANCE, verify
 
 IMAGES = torch.randn(2, 6, 11, 9, generator=torch.Generator().manual_seed(0))
 KINDS = ("cropped", "lowered")

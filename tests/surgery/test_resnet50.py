@@ -14,9 +14,10 @@ from hwprune.device.profile import RuntimeSpec
 from hwprune.graph.coupling import find_axes
 from hwprune.runtime.base import get_runtime
 from hwprune.surgery.artifact import save_slim
+from hwprune.surgery.outputs import compare
 from hwprune.surgery.prove import randomised, zeroed
 from hwprune.surgery.rebuild import rebuild
-from hwprune.surgery.verify import compare, verify
+from hwprune.surgery.verify import verify
 
 PROGRAM = Path(__file__).with_name("resnet50.py")
 _SPEC = importlib.util.spec_from_file_location("resnet50", PROGRAM)
