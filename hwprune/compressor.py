@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -24,9 +23,10 @@ from hwprune.branch_scope import BranchScope
 from hwprune.channel_scope import ChannelScope
 from hwprune.closed_loop import Turn
 from hwprune.device.profile import DeviceProfile
-from hwprune.errors import InputError
+from hwprune.errors import InputError, VerificationError
 from hwprune.graph.axes import BoolArray, ChannelAxis
 from hwprune.graph.record import ExampleInputs
+from hwprune.graph.twin import copy_of
 from hwprune.groups import MASKED, SINGLE_WEIGHTS, MakeMasked
 from hwprune.groups.base import GroupSet
 from hwprune.groups.shards import is_sharded, whole
@@ -148,7 +148,7 @@ class Compressor:
     ) -> None:
         self.model, self.example_inputs, self.target = model, example_inputs, target
         # The model may be sharded among the processes after this; surgery needs it whole.
-        self._unsharded = copy.deepcopy(model) if distributed() else model
+        self._unsharded = copy_of(model) if distributed() else model
         request = Request(
             model, self._unsharded, example_inputs, profile, target, keep, measure, notify, bench
         )
@@ -234,9 +234,10 @@ class Compressor:
             verification_inputs: Real inputs to verify on, besides the example inputs.
 
         Raises:
-            VerificationError: If slim and masked differ.
+            VerificationError: If slim and masked differ, or what was pruned is not zero any more.
         """
         self.proximal.settle()
+        self._check_zeros()
         finished = self._scope.finish(
             self._whole_model(), self.proximal.alive, [self.example_inputs, *verification_inputs]
         )
@@ -259,6 +260,20 @@ class Compressor:
             finished.forms,
             finished.biases,
         )
+
+    def _check_zeros(self) -> None:
+        """Raises where weights came back that were pruned."""
+        norms = self.groups.member_norms()
+        back = int((norms[~self.proximal.alive] > 0).sum())
+        if back:
+            raise VerificationError(
+                "weights that were pruned are not zero",
+                where="Compressor.finish",
+                expected="the model with the weights that the wrapped optimizer left",
+                got=f"{back} of {int((~self.proximal.alive).sum())} pruned members with other values",
+                hint="something wrote weights after the last step, averages (EMA) or an older checkpoint: "
+                "average settled weights only, or make one more step",
+            )
 
     def _whole_model(self) -> nn.Module:
         """The trained network; where it is sharded, a copy with the weights of all processes."""

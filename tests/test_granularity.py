@@ -58,6 +58,19 @@ def test_weights_end_as_zeros_in_a_model_of_the_same_shape(tmp_path):
         assert torch.equal(loaded.state_dict()[name], tensor), name
 
 
+@pytest.mark.parametrize("granularity", [*MASKED, "shape"])
+def test_weights_that_come_back_after_pruning_are_told(granularity):
+    model = network()
+    job = compressor(model, hwprune.Keep(0.5), granularity=granularity)
+    train(model, job.wrap(torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)))
+    trained = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    model.load_state_dict({name: tensor + 0.1 * torch.ones_like(tensor) for name, tensor in trained.items()})
+    with pytest.raises(hwprune.HwpruneError, match="were pruned are not zero"):
+        job.finish()
+    model.load_state_dict(trained)
+    job.finish()
+
+
 @pytest.mark.parametrize("granularity", MASKED)
 @pytest.mark.parametrize("target", [hwprune.Speedup(2.0), hwprune.LatencyUs(10.0)])
 def test_a_latency_is_refused(granularity, target):
