@@ -126,6 +126,20 @@ def difference_in_double(masked: nn.Module, slim: nn.Module, inputs: ExampleInpu
     return compare(expected, outputs_of(copy_of(slim).double(), inputs))
 
 
+def rounding_of(model: nn.Module, inputs: ExampleInputs) -> float:
+    """How far single precision takes the outputs of a network from those in double, relatively; 0 if unknown.
+
+    Args:
+        model: In the mode that counts, in single precision; not touched.
+        inputs: What it is called with.
+    """
+    try:
+        exact = outputs_of(copy_of(model).double(), in_double(inputs))
+    except Exception:  # the user's forward pass, which may ask for single precision by name
+        return 0.0
+    return compare(exact, outputs_of(model, inputs)).relative
+
+
 def in_double(inputs: ExampleInputs) -> ExampleInputs:
     """The same inputs with floating-point numbers in double precision."""
 
