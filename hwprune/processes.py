@@ -64,9 +64,14 @@ def launched_count() -> int:
     return int(os.environ["WORLD_SIZE"]) if os.environ.keys() >= _LAUNCHED else 1
 
 
+def process_rank() -> int:
+    """The number of this process among those that train together; 0 outside ``torch.distributed``."""
+    return dist.get_rank() if distributed() else 0
+
+
 def is_first() -> bool:
     """Whether this process is the one that measures and writes."""
-    return process_count() == 1 or dist.get_rank() == 0
+    return process_rank() == 0
 
 
 def from_first(compute: Callable[[], Value]) -> Value:
@@ -80,15 +85,35 @@ def from_first(compute: Callable[[], Value]) -> Value:
     """
     if process_count() == 1:
         return compute()
-    # A group of its own: objects travel on the CPU, and what is waited for takes longer than a training step.
-    waiting = dist.new_group(backend="gloo", timeout=PATIENCE)
-    outcome: list[_Outcome[Value] | None] = [_Outcome.of(compute) if is_first() else None]
-    try:
+    with _waiting_group() as waiting:
+        outcome: list[_Outcome[Value] | None] = [_Outcome.of(compute) if is_first() else None]
         dist.broadcast_object_list(outcome, src=0, group=waiting)
-    finally:
-        dist.destroy_process_group(waiting)
     assert outcome[0] is not None  # the first process sent one
     return outcome[0].get()
+
+
+def from_each(value: Value) -> list[Value]:
+    """The values of all processes, in each of them; the others wait.
+
+    Args:
+        value: This process's; sent to the others.
+    """
+    if process_count() == 1:
+        return [value]
+    values: list[Value | None] = [None] * process_count()
+    with _waiting_group() as waiting:
+        dist.all_gather_object(values, value, group=waiting)
+    return cast("list[Value]", values)
+
+
+@contextmanager
+def _waiting_group() -> Iterator[dist.ProcessGroup]:
+    """A group of its own: objects travel on the CPU, and may be waited for longer than a training step."""
+    group = dist.new_group(backend="gloo", timeout=PATIENCE)
+    try:
+        yield group
+    finally:
+        dist.destroy_process_group(group)
 
 
 def on_first(compute: Callable[[], Value]) -> Value | None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from hwprune.errors import InputError, TrainingError
 from hwprune.train.distillation import Distillation
+from hwprune.train.randomness import Randomness
 from hwprune.train.together import add_up_gradients, share_of, shared_statistics, total
 from hwprune.workloads import Dataset, accuracy, batches_per_epoch, iterate_batches
 
@@ -30,7 +31,7 @@ class Recipe:
         momentum: Of SGD.
         weight_decay: On every parameter.
         warm_up: Fraction of the steps over which the learning rate rises.
-        seed: Order of the images and augmentation.
+        seed: Order of the images, augmentation, and what the network draws (dropout).
 
     Raises:
         InputError: If a number is out of range.
@@ -132,6 +133,7 @@ class Trainer:
             self.optimizer, lambda step: recipe.learning_rate_factor(step, self.total_steps)
         )
         self.generator = torch.Generator().manual_seed(recipe.seed)
+        self.randomness = Randomness(recipe.seed)
         self.epoch = 0
 
     @property
@@ -148,6 +150,10 @@ class Trainer:
         Raises:
             TrainingError: If a loss is not finite; the network is then of no use.
         """
+        with self.randomness.drawn():
+            return self._run_epoch(after_batch)
+
+    def _run_epoch(self, after_batch: Callable[[float], None]) -> EpochStats:
         started = time.perf_counter()
         self.model.train()
         losses: list[float] = []
@@ -192,7 +198,10 @@ class Trainer:
         return total(accuracy(self.model, share_of(self.dataset.test_images), mine) * len(mine)) / len(labels)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that continuing bit for bit needs, as tensors, numbers and strings."""
+        """Everything that continuing bit for bit needs, as tensors, numbers and strings.
+
+        Every process of a training must ask for it.
+        """
         return {
             "model": dict(self.model.state_dict()),
             "optimizer": self.optimizer.state_dict(),
@@ -200,6 +209,7 @@ class Trainer:
                 key: value for key, value in self.scheduler.state_dict().items() if key != "lr_lambdas"
             },
             "generator": self.generator.get_state(),
+            "randomness": self.randomness.state_dict(),
             "epoch": self.epoch,
         }
 
@@ -209,4 +219,6 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict({**state["scheduler"], "lr_lambdas": [None]})
         self.generator.set_state(state["generator"])
+        if "randomness" in state:  # checkpoints of earlier versions know nothing of it
+            self.randomness.load_state_dict(state["randomness"])
         self.epoch = int(state["epoch"])

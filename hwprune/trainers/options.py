@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import logging
-import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
@@ -21,6 +18,7 @@ from hwprune.errors import InputError
 from hwprune.graph.record import ExampleInputs
 from hwprune.groups import MakeMasked
 from hwprune.targets import Target
+from hwprune.train.randomness import random_states_kept
 from hwprune.train.schedule import StrengthSchedule
 
 logger = logging.getLogger(__name__)
@@ -139,7 +137,7 @@ def example_inputs_of(loader: object) -> ExampleInputs:
             got=type(loader).__name__,
             hint=hint,
         )
-    with _random_states_kept():
+    with random_states_kept():  # augmentation may draw random numbers; the training must not notice
         batch: Any = loader.collate_fn([loader.dataset[index] for index in range(SAMPLES)])
     if isinstance(batch, Mapping):
         return {name: value for name, value in batch.items() if not name.startswith("label")}
@@ -152,15 +150,3 @@ def example_inputs_of(loader: object) -> ExampleInputs:
             hint=hint,
         )
     return inputs
-
-
-@contextmanager
-def _random_states_kept() -> Iterator[None]:
-    """Augmentation may draw random numbers; the training must not notice."""
-    python, numpy = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(devices=[]):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
