@@ -32,7 +32,8 @@ def combine(flow: Flow, tensors: Sequence[Labelled], what: str, *, additive: boo
 def _combine_dim(flow: Flow, tensors: Sequence[Labelled], from_end: int, size: int, what: str) -> Labels:
     """Labels of one dimension, counted from the last as 1."""
     sides: list[Labels] = []
-    for tensor in tensors:
+    # The labels of the first are the common ones, and a buffer is nothing to zero for a channel to vanish.
+    for tensor in sorted(tensors, key=lambda tensor: tensor.source == "buffer"):
         if tensor.rank < from_end:
             continue
         labels = tensor.dims[-from_end]

@@ -115,6 +115,7 @@ class Flow:
         self._parameters = frozenset(parameters)
         self._tensors: dict[str, Labelled] = {}
         self._values: dict[int, Labelled] = {}
+        self._buffer_atoms = np.zeros(0, dtype=np.int64)
         self._place = ""
 
     # What the driver calls.
@@ -146,6 +147,9 @@ class Flow:
             )
             source: Source = "parameter" if name in self._parameters else "buffer"
             self._tensors[name] = Labelled(shape, dims, source)
+            if source == "buffer":
+                atoms = [labels for labels in dims if labels is not None]
+                self._buffer_atoms = np.concatenate([self._buffer_atoms, *atoms])
         return self._tensors[name]
 
     # What rules call.
@@ -163,15 +167,18 @@ class Flow:
     def produce(self, tensor: Labelled, *labels: Labels) -> None:
         """Notes that a parameter brings the channels along ``labels`` into being.
 
-        Nothing can make a buffer zero, so channels that come from one are kept; activations come from
-        parameters met earlier.
+        Nothing can make a buffer zero, so channels that come from one are kept, also where a parameter is
+        combined with it; activations come from parameters met earlier.
         """
+        fixed = "a fixed buffer feeds the channel"
         if tensor.source == "buffer":
-            self.pin_all(labels, "a fixed buffer feeds the channel")
+            self.pin_all(labels, fixed)
         elif tensor.source == "parameter":
             for each in labels:
                 if each is not None:
-                    self.store.mark_producers(each)
+                    of_buffer = np.isin(each, self._buffer_atoms)
+                    self.pin(each[of_buffer], fixed)
+                    self.store.mark_producers(each[~of_buffer])
 
     def meet(self, left: Labels, right: Labels, why: str) -> Labels:
         """Makes two dimensions of equal size one.

@@ -439,3 +439,45 @@ def test_outputs_in_an_unknown_container_are_kept():
 def test_a_failing_forward_pass_is_told():
     with pytest.raises(GraphError, match="fails on the example inputs"):
         find_axes(nn.Conv2d(4, 4, 1), IMAGE)
+
+
+class Masked(nn.Module):
+    """A linear layer whose weight is computed from a parameter and a buffer."""
+
+    def __init__(self, compute, buffer_shape=(8, 3), weight_shape=(8, 3)):
+        super().__init__()
+        self.register_buffer("mask", torch.ones(buffer_shape))
+        self.weight = nn.Parameter(torch.ones(weight_shape))
+        self.compute = compute
+
+    def forward(self, x):
+        return functional.linear(x, self.compute(self.mask, self.weight))
+
+
+def masked_axes(*arguments):
+    net = nn.Sequential(Masked(*arguments), nn.Linear(8, 2))
+    return {name: axis for name, axis in axes_of(net, torch.zeros(2, 3)).items() if name != "1"}
+
+
+@pytest.mark.parametrize(
+    "compute", [lambda mask, weight: mask * weight, lambda mask, weight: weight * mask], ids=["first", "last"]
+)
+def test_a_weight_behind_a_buffer_brings_its_channels_into_being_in_either_order(compute):
+    axis = masked_axes(compute)["0"]
+    assert axis.pinned is None
+    assert parts(axis.producers) == {("0.weight", 0)}
+    assert parts(axis.consumers) == {("0.mask", 0), ("1.weight", 1)}
+
+
+def test_channels_of_a_buffer_that_a_parameter_only_scales_are_kept():
+    # The parameter has no position of its own per channel, so that nothing but the buffer could be zeroed.
+    axes = masked_axes(lambda mask, weight: weight * mask, (8, 3), (1, 3))
+    assert all(not axis.producers or axis.pinned for axis in axes.values())
+    assert not any("0.mask" in {part.tensor for part in axis.producers} for axis in axes.values())
+
+
+def test_of_a_weight_beside_a_buffer_the_rows_of_the_buffer_are_kept():
+    axes = masked_axes(lambda mask, weight: torch.cat([mask, weight]), (4, 3), (4, 3))
+    (axis,) = (axis for axis in axes.values() if axis.pinned is None)
+    assert parts(axis.producers) == {("0.weight", 0)}
+    assert axis.width == 4
