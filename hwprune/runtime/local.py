@@ -124,6 +124,7 @@ def for_this_machine(
             "latency": profile.latency.model_copy(
                 update={"table": None, "calibration": 1.0, "overhead_us": 0.0, "per_operator_us": 0.0}
             ),
+            "rows": None,  # those that travelled with the profile are another machine's as well
         }
     )
 

@@ -1,0 +1,85 @@
+"""A profile made true for this machine: which rows count as measured here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hwprune.device.library import load_profile
+from hwprune.device.profile import DeviceProfile
+from hwprune.device.rows import Row
+from hwprune.operators import Operator
+from hwprune.runtime import local
+from hwprune.runtime.base import runtime_for
+from hwprune.runtime.environment import environment
+from hwprune.targets import Keep
+from hwprune.train.loop import Recipe
+from hwprune.variants import Grid
+
+#: What measuring gives here, unlike anything in a shipped table.
+HERE_US = 12345.0
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Operator]:
+    """Operators that were measured, at no cost; nothing is cached."""
+    asked: list[Operator] = []
+
+    def measure(operators: Sequence[Operator], *_arguments: object, **_options: object) -> tuple[Row, ...]:
+        asked.extend(operators)
+        steps = [each for operator in operators for each in _narrower(operator)]
+        return tuple(Row(replace(each, name=""), HERE_US) for each in steps)
+
+    monkeypatch.setattr(local, "measure_rows", measure)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return asked
+
+
+def _narrower(operator: Operator) -> list[Operator]:
+    widths = range(1, operator.out_channels + 1)
+    return [replace(operator, in_channels=width, out_channels=width) for width in widths]
+
+
+def travelling(profile: DeviceProfile) -> DeviceProfile:
+    """The profile as a variant carries it, rows included."""
+    grid = Grid(["lenet5"], "digits", {"device": profile}, [Keep(0.5)], Recipe(1))
+    return grid.variants()[0].profile
+
+
+def a_row_of(profile: DeviceProfile) -> Row:
+    """The narrowest pooling: a row that is looked up by its channels alone, and covers nothing else."""
+    assert profile.table is not None
+    pools = [row for row in profile.table if row.operator.kind == "max_pool"]
+    return min(pools, key=lambda row: row.operator.out_channels)
+
+
+def test_rows_that_travelled_from_another_machine_are_measured_again(measured: list[Operator]) -> None:
+    shipped = load_profile("x86-avx2-ort")
+    foreign = shipped.model_copy(
+        update={"hardware": shipped.hardware.model_copy(update={"model": "a machine elsewhere"})}
+    )
+    row = a_row_of(foreign)
+    here = local.localize(travelling(foreign), [row.operator], notify=lambda line: None)
+    assert measured == [row.operator]
+    assert here.table is not None
+    assert here.table.latency_us(row.operator) == HERE_US
+    assert {kept.undisturbed_us for kept in here.table} == {HERE_US}
+
+
+def test_rows_that_travelled_to_the_machine_they_were_measured_on_count(measured: list[Operator]) -> None:
+    shipped = load_profile("x86-avx2-ort")
+    facts = environment()
+    here = shipped.hardware.model_copy(
+        update={"model": str(facts["cpu"]), "isa": str(facts["isa"]), "cores": int(facts["cores"])}
+    )
+    spec = shipped.runtime.model_copy(update={"version": runtime_for(shipped.runtime).version()})
+    profile = travelling(shipped.model_copy(update={"hardware": here, "runtime": spec}))
+    row = a_row_of(profile)
+    # A node that shares no disk finds no file: the rows that travelled are all there is.
+    profile = profile.model_copy(update={"folder": None})
+    kept = local.localize(profile, [row.operator], notify=lambda line: None)
+    assert not measured
+    assert kept.table == profile.table
