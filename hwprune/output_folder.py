@@ -42,12 +42,14 @@ class OutputFolder:
     run: str
 
     @classmethod
-    def check(cls, path: Path, *, resume: bool) -> None:
+    def check(cls, path: Path, *, resume: bool) -> bool:
         """Raises where the folder cannot be written or is not ours, before anything is computed.
 
+        Returns:
+            Whether a run is in it that is gone on with; never one without ``resume``.
+
         Raises:
-            ArtifactError: If it holds something else, or there is nothing to resume: no run, or one that is
-                finished.
+            ArtifactError: If it holds something else, or the run to resume is finished.
             InputError: If it cannot be written.
         """
         if path.exists() and not path.is_dir():
@@ -61,13 +63,6 @@ class OutputFolder:
                 expected="no such folder, an empty one, or one written by hwprune prune",
                 hint="name another one with --out",
             )
-        if resume and not ours:
-            raise ArtifactError(
-                "there is nothing to resume",
-                where=path,
-                expected="the output folder of an interrupted run",
-                hint="start without --resume",
-            )
         if resume and (path / REPORT_FILE).is_file() and not (path / CHECKPOINTS).exists():
             raise ArtifactError(
                 "the run is finished",
@@ -78,6 +73,7 @@ class OutputFolder:
         existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
         if not os.access(existing, os.W_OK | os.X_OK):
             raise InputError("the output folder cannot be written", where=path, expected="a writable place")
+        return resume and ours
 
     @classmethod
     def open(cls, path: Path, settings: dict[str, Any], *, resume: bool) -> OutputFolder:
@@ -86,15 +82,16 @@ class OutputFolder:
         Args:
             path: The folder; made where it is missing.
             settings: What the run is asked to do.
-            resume: Keep the checkpoints of an earlier run with the same settings.
+            resume: Keep the checkpoints of an earlier run with the same settings, if there is one: a run
+                that was interrupted while it measured has left nothing yet.
 
         Raises:
             ArtifactError: If it is not ours, or was made with other settings than the run to resume.
         """
-        cls.check(path, resume=resume)
+        goes_on = cls.check(path, resume=resume)
         path.mkdir(parents=True, exist_ok=True)
         marker = path / MARKER
-        if resume:
+        if goes_on:
             _check_same(marker, settings)
         else:
             (path / REPORT_FILE).unlink(missing_ok=True)  # of another run, until this one is finished
@@ -173,6 +170,11 @@ class OutputFolder:
 
     def _checkpoint(self, phase: str, age: str = "") -> Path:
         return self.path / CHECKPOINTS / f"{phase}{age}.safetensors"
+
+
+def nothing_to_resume(path: Path) -> str:
+    """Tells who asked to go on that there is nothing to go on from."""
+    return f"nothing to resume in {path}: starting anew"
 
 
 def single_precision_file(run: Path) -> Path:

@@ -19,7 +19,7 @@ from torch import nn
 from hwprune.compressor import SHRINKING, Compressor, Result
 from hwprune.delivery import as_deployed, describe_network, verify_exported
 from hwprune.device.profile import DeviceProfile
-from hwprune.output_folder import MARKER, OutputFolder
+from hwprune.output_folder import MARKER, OutputFolder, nothing_to_resume
 from hwprune.phases import Observer, for_device, run_phase
 from hwprune.processes import from_first, on_first
 from hwprune.report import RunReport, write_report
@@ -129,7 +129,7 @@ def compress(
         profile: The device.
         out: The output folder; see :class:`~hwprune.output_folder.OutputFolder`.
         observer: Told how it goes.
-        resume: Go on from the folder's checkpoints.
+        resume: Go on from the folder's checkpoints, where it has a run.
         shared: What is taken from other runs, and left for them.
         bench: What is measured on.
 
@@ -140,7 +140,8 @@ def compress(
         HwpruneError: For every error of the input or the run; the folder then holds checkpoints at most.
     """
     started, shared = time.perf_counter(), shared or Shared()
-    from_first(lambda: OutputFolder.check(out, resume=resume))
+    if from_first(lambda: OutputFolder.check(out, resume=resume)) != resume:
+        observer.note(nothing_to_resume(out))
     job = _Job.prepare(settings, profile, observer, bench)
     folder = from_first(lambda: OutputFolder.open(out, settings.as_record(), resume=resume))
     history = [*job.train_dense(folder, shared.dense), *job.train_pruned(folder, shared.start)]

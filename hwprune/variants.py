@@ -14,7 +14,7 @@ from hwprune.errors import ArtifactError, HwpruneError, InputError
 from hwprune.executors.base import Executor, InProcess, Task, TaskObserver
 from hwprune.executors.parcels import ARRIVING
 from hwprune.files import write_json
-from hwprune.output_folder import MARKER
+from hwprune.output_folder import MARKER, nothing_to_resume
 from hwprune.pipeline import Settings
 from hwprune.quantized_export import format_for
 from hwprune.runtime.environment import environment, versions
@@ -155,11 +155,13 @@ def make_variants(
         ArtifactError: If the folder is not ours.
         HwpruneError: If the executor cannot begin.
     """
-    _check_folder(out, resume=resume)
+    goes_on = _check_folder(out, resume=resume)
+    if resume and not goes_on:
+        observer.note(nothing_to_resume(out))
     for left_by_a_killed_run in out.glob(f"{ARRIVING}*"):
         shutil.rmtree(left_by_a_killed_run)
     variants, finished = grid.variants(), set[str]()
-    if resume:
+    if goes_on:
         for variant in variants:
             _check_settings(out / variant.name, variant.settings)
         finished = {variant.name for variant in variants if variant.finished(out)}
@@ -167,7 +169,7 @@ def make_variants(
         _forget(variants, out)
     entries = {variant.name: _kept_entry(variant, out) for variant in variants if variant.name in finished}
     by_name = {variant.name: variant for variant in variants}
-    tasks = list(_tasks([by_name[name] for name in by_name if name not in finished], out, resume=resume))
+    tasks = list(_tasks([by_name[name] for name in by_name if name not in finished], out, resume=goes_on))
     for outcome in (executor or InProcess()).run(tasks, out, observer):
         name = outcome.task.name
         if outcome.error is not None:
@@ -230,7 +232,8 @@ def _check_settings(folder: Path, settings: Settings) -> None:
         )
 
 
-def _check_folder(out: Path, *, resume: bool) -> None:
+def _check_folder(out: Path, *, resume: bool) -> bool:
+    """Whether there are variants to go on with; raises where the folder is not ours."""
     if out.exists() and not out.is_dir():
         raise ArtifactError("the output folder is a file", where=out, expected="a folder or nothing")
     ours = (out / MANIFEST_FILE).is_file() or (out / SHARED_FOLDER).is_dir()
@@ -241,13 +244,7 @@ def _check_folder(out: Path, *, resume: bool) -> None:
             expected="no such folder, an empty one, or one written by hwprune variants",
             hint="name another one with --out",
         )
-    if resume and not ours:
-        raise ArtifactError(
-            "there is nothing to resume",
-            where=out,
-            expected="the output folder of interrupted variants",
-            hint="start without --resume",
-        )
+    return resume and ours
 
 
 def _write_manifest(out: Path, entries: Sequence[Mapping[str, Any]]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any, NoReturn, ParamSpec
 
 import click
 
@@ -22,7 +22,7 @@ Arguments = ParamSpec("Arguments")
 
 
 def told(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
-    """Tells every error a user can cause in one message on stderr and exits with 1."""
+    """Tells every error a user can cause in one message on stderr and exits with 1, or 130 if interrupted."""
 
     @wraps(command)
     def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
@@ -35,6 +35,8 @@ def told(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
         except OSError as error:  # a full disk, a vanished folder
             click.echo(f"Error: {error.strerror or error} ({error.filename or 'file system'})", err=True)
             sys.exit(1)
+        except KeyboardInterrupt:  # of a command that keeps nothing to go on from
+            _tell_interruption("Start again", sys.argv[1:])
 
     return run
 
@@ -58,8 +60,12 @@ def telling_how_to_go_on(*, without: str, with_: Sequence[str] = ()) -> Iterator
         yield
     except KeyboardInterrupt:
         again = [argument for argument in sys.argv[1:] if argument != without]
-        click.echo(f"Interrupted. Go on with: hwprune {shlex.join([*again, *with_])}", err=True)
-        sys.exit(INTERRUPTED)
+        _tell_interruption("Go on", [*again, *with_])
+
+
+def _tell_interruption(what_to_do: str, arguments: Sequence[str]) -> NoReturn:
+    click.echo(f"Interrupted. {what_to_do} with: hwprune {shlex.join(arguments)}", err=True)
+    sys.exit(INTERRUPTED)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
