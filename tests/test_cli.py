@@ -274,6 +274,14 @@ def test_there_must_be_something_to_fit_survivors_to(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("seed", [-1, 2**63])
+@pytest.mark.parametrize("command", [["prune"], ["variants"], ["profile", "check", "x86-avx2-ort"]])
+def test_a_seed_that_no_generator_takes_is_wrong_usage(command: list[str], seed: int) -> None:
+    result = run(*command, "--seed", seed)
+    assert result.exit_code == 2
+    assert "--seed" in result.stderr
+
+
 def test_two_targets_are_wrong_usage(tmp_path: Path) -> None:
     assert prune(tmp_path / "run", "--speedup", 2, "--keep", 0.5).exit_code == 2
 

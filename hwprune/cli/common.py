@@ -68,4 +68,7 @@ def _tell_interruption(what_to_do: str, arguments: Sequence[str]) -> NoReturn:
     sys.exit(INTERRUPTED)
 
 
+#: Of every seed: what both generators, torch's and numpy's, take.
+SEED = click.IntRange(0, 2**63 - 1)
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")

@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 
 from hwprune import charts
-from hwprune.cli.common import json_option, profiles_option, told
+from hwprune.cli.common import SEED, json_option, profiles_option, told
 from hwprune.cli.profile_networks import DEFAULT_NETWORKS, make_networks, networks_option
 from hwprune.device.library import load_profile
 from hwprune.device.predict import table_of
@@ -41,7 +41,7 @@ from hwprune.sampled_networks import LEAST_WIDTH, Network, at_random_widths
 @click.option(
     "--count", type=click.IntRange(min=1), default=48, show_default=True, help="Networks to measure."
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of their widths.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of their widths.")
 @click.option(
     "--plot", type=click.Path(path_type=Path), help="Draw predicted against measured into this SVG file."
 )

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from hwprune.cli.common import telling_how_to_go_on
+from hwprune.cli.common import SEED, telling_how_to_go_on
 from hwprune.compressor import SHRINKING, granularity_names
 from hwprune.device.profile import DeviceProfile
 from hwprune.penalties import penalty_names
@@ -57,7 +57,7 @@ _OPTIONS = (
     click.option("--batch-size", type=int, help=f"Default: {DEFAULT_BATCH}, for the digits {DIGITS_BATCH}."),
     click.option("--learning-rate", type=float, default=0.1, show_default=True, help="At its peak."),
     click.option("--train-images", type=int, help="Train on the first so many images only."),
-    click.option("--seed", type=int, default=0, show_default=True),
+    click.option("--seed", type=SEED, default=0, show_default=True),
     click.option("--penalty", type=click.Choice(penalty_names()), default="envelope", show_default=True),
     click.option(
         "--granularity",
