@@ -35,6 +35,7 @@ from hwprune.train.schedule import StrengthSchedule, needs_pull
 from hwprune.workloads import (
     Dataset,
     batches_per_epoch,
+    check_outputs,
     load_dataset,
     load_weights,
     make_model,
@@ -309,4 +310,5 @@ def _new_model(settings: Settings, dataset: Dataset) -> nn.Module:
     )
     if settings.weights is not None:
         load_weights(model, Path(settings.weights))
+    check_outputs(model, settings.model, dataset)
     return model

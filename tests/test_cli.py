@@ -181,6 +181,18 @@ def failing_model() -> nn.Module:
     return Failing()
 
 
+def two_headed_model() -> nn.Module:
+    class TwoHeaded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.logits, self.auxiliary = nn.Linear(64, 10), nn.Linear(64, 10)
+
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return self.logits(images.flatten(1)), self.auxiliary(images.flatten(1))
+
+    return TwoHeaded()
+
+
 FAILURES = {
     "unknown model": (["--model", "resnet9"], "unknown model 'resnet9'"),
     "unknown data": (["--data", "digit"], "did you mean 'digits'"),
@@ -216,6 +228,16 @@ def test_a_model_that_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     result = prune(tmp_path / "run", "--model", f"{module}:failing_model")
     assert result.exit_code == 1
     assert "out of cheese" in result.stderr or "no parameters" in result.stderr
+
+
+def test_a_model_that_returns_more_than_logits_is_told_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = callable_file(tmp_path, monkeypatch)
+    result = prune(tmp_path / "run", "--model", f"{module}:two_headed_model")
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: the network returns no logits for the classes of the data")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_loss_that_is_not_finite_is_told(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from hwprune.workloads.batches import accuracy, batches_per_epoch, iterate_batches, spread
 from hwprune.workloads.data import Dataset
+from hwprune.workloads.outputs import check_outputs
 from hwprune.workloads.resolve import dataset_names, load_dataset, make_model, model_names
 from hwprune.workloads.weights import load_weights
 
@@ -9,6 +10,7 @@ __all__ = [
     "Dataset",
     "accuracy",
     "batches_per_epoch",
+    "check_outputs",
     "dataset_names",
     "iterate_batches",
     "load_dataset",
