@@ -14,7 +14,7 @@ from hwprune.errors import InputError
 from hwprune.files import replacing
 from hwprune.output_folder import REPORT_FILE, single_precision_file
 from hwprune.quantization import CALIBRATION_IMAGES, Scores, quantize_on, scores
-from hwprune.report import read_json
+from hwprune.report import read_json, told_where_damaged
 from hwprune.runtime.base import get_runtime
 from hwprune.runtime.bench import THIS_MACHINE, Bench
 from hwprune.runtime.formats import convert
@@ -62,7 +62,9 @@ def export_quantized(run: Path, name: str, out: Path, images: int = CALIBRATION_
     kind, source = INT8_FORMATS[name], single_precision_file(run)
     get_runtime(kind)  # before anything is computed
     record = read_json(run / REPORT_FILE, "hwprune prune, finished")
-    dataset = load_dataset(record["data"]).first(record["train_images"])
+    with told_where_damaged(run / REPORT_FILE):
+        data, count = record["data"], record["train_images"]
+    dataset = load_dataset(data).first(count)
     with tempfile.TemporaryDirectory(prefix="hwprune-") as folder:
         quantized = Path(folder) / f"{INT8_STEM}.onnx"
         used = quantize_on(dataset, source, quantized, images)

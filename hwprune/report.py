@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from hwprune.compressor import Result
 from hwprune.errors import ArtifactError
 from hwprune.files import replacing, write_json, write_text
 from hwprune.output_folder import REPORT_FILE
-from hwprune.run_page import render_run
+from hwprune.run_page import CURVES, render_run
 
 HISTORY_FILE, PAGE_FILE = "history.csv", "report.html"
+_MAKE_IT_AGAIN = "make it again with the command that wrote it"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -122,25 +124,32 @@ class RunFolder:
             ArtifactError: If it is none, or damaged.
         """
         record = read_json(path / REPORT_FILE, "hwprune prune, finished")
-        missing = {"model", "dense", "slim", "target", "layers"} - record.keys()
-        if missing:
-            raise ArtifactError(
-                "the report is not complete", where=path / REPORT_FILE, expected=f"keys {sorted(missing)}"
-            )
         try:
-            history = pd.read_csv(path / HISTORY_FILE).to_dict("records")
+            history = pd.read_csv(path / HISTORY_FILE)
         except (OSError, ValueError) as error:
             raise ArtifactError("the history cannot be read", where=path / HISTORY_FILE, got=error) from error
-        return cls(path, record, [{str(key): value for key, value in row.items()} for row in history])
+        missing = [name for name in ("phase", "epoch", *dict(CURVES)) if name not in history.columns]
+        if missing:
+            raise ArtifactError(
+                "the history is not complete",
+                where=path / HISTORY_FILE,
+                expected=f"the columns {', '.join(missing)}",
+                hint=_MAKE_IT_AGAIN,
+            )
+        rows = history.to_dict("records")
+        return cls(path, record, [{str(key): value for key, value in row.items()} for row in rows])
 
     def networks(self) -> pd.DataFrame:
         """One row per network, dense and slim."""
-        return pd.DataFrame(network_rows(self.record))
+        with told_where_damaged(self.path / REPORT_FILE):
+            return pd.DataFrame(network_rows(self.record))
 
     def write_page(self) -> Path:
         """Writes ``report.html`` anew and returns its path."""
         path = self.path / PAGE_FILE
-        write_text(path, render_run(self.record, self.history))
+        with told_where_damaged(self.path / REPORT_FILE):
+            content = render_run(self.record, self.history)
+        write_text(path, content)
         return path
 
 
@@ -194,6 +203,28 @@ def read_json(path: Path, maker: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise ArtifactError("the file holds no JSON object", where=path, got=type(content).__name__)
     return content
+
+
+@contextmanager
+def told_where_damaged(path: Path) -> Iterator[None]:
+    """Tells a key that is missing, or a value of another form, as an error of the file that it was read from.
+
+    Args:
+        path: The file whose contents are used within the context.
+
+    Raises:
+        ArtifactError: If they are not what the file should hold.
+    """
+    try:
+        yield
+    except KeyError as error:
+        raise ArtifactError(
+            "the file is not complete", where=path, expected=f"the key {error}", hint=_MAKE_IT_AGAIN
+        ) from error
+    except (TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError) as error:
+        raise ArtifactError(
+            "the file does not hold what it should", where=path, got=error, hint=_MAKE_IT_AGAIN
+        ) from error
 
 
 def write_report(folder: Path, report: RunReport) -> None:

@@ -13,8 +13,9 @@ import pandas as pd
 from hwprune import charts
 from hwprune.errors import ArtifactError
 from hwprune.files import write_text
+from hwprune.output_folder import REPORT_FILE
 from hwprune.page import Markup, code, figure, folded, page, paragraph, table
-from hwprune.report import PAGE_FILE, RunFolder, network_rows, read_json
+from hwprune.report import PAGE_FILE, RunFolder, network_rows, read_json, told_where_damaged
 from hwprune.run_page import NO_CHARTS, curves, pruned, staircases, target_option, training_options
 
 MANIFEST_FILE = "manifest.json"
@@ -51,14 +52,17 @@ class VariantsFolder:
 
     def networks(self) -> pd.DataFrame:
         """One row per variant and one per dense network and device."""
-        return pd.DataFrame(
-            [{**row, "status": entry["status"]} for entry in self.measured for row in network_rows(entry)]
-        )
+        with told_where_damaged(self.path / MANIFEST_FILE):
+            return pd.DataFrame(
+                [{**row, "status": entry["status"]} for entry in self.measured for row in network_rows(entry)]
+            )
 
     def write_page(self) -> Path:
         """Writes ``report.html`` and returns its path."""
         path = self.path / PAGE_FILE
-        write_text(path, render_variants(self))
+        with told_where_damaged(self.path / MANIFEST_FILE):
+            content = render_variants(self)
+        write_text(path, content)
         return path
 
 
@@ -244,11 +248,12 @@ def _predictions(folder: VariantsFolder) -> list[Markup]:
 def _details(folder: VariantsFolder, entry: Mapping[str, Any]) -> Markup:
     """Widths, staircases and training of one variant, to unfold."""
     run = RunFolder.read(folder.path / entry["name"])
-    content = [
-        *pruned(run.record),
-        *staircases(run.record, entry["name"]),
-        *curves(run.history, entry["name"]),
-    ]
+    with told_where_damaged(run.path / REPORT_FILE):
+        content = [
+            *pruned(run.record),
+            *staircases(run.record, entry["name"]),
+            *curves(run.history, entry["name"]),
+        ]
     return folded(f"{entry['name']}: {entry['speedup']:.2f} times as fast", content)
 
 
@@ -275,10 +280,9 @@ def _commands(folder: VariantsFolder) -> list[Markup]:
         words += [f"--{key} {name}" for name in dict.fromkeys(entry[key] for entry in entries)]
     words += [f"--data {record['data']}", *dict.fromkeys(target_option(entry["target"]) for entry in entries)]
     start = record.get("fine_tune")
-    words += [
-        training_options(record),
-        f"--fine-tune-epochs {start['epochs']}" if start else "--from-scratch",
-    ]
+    with told_where_damaged(folder.path / folder.measured[0]["name"] / REPORT_FILE):
+        words.append(training_options(record))
+    words.append(f"--fine-tune-epochs {start['epochs']}" if start else "--from-scratch")
     if any("int8" in entry for entry in entries):
         words.append("--int8")
     return [code(" ".join(words))]

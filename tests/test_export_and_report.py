@@ -151,6 +151,35 @@ def test_a_damaged_report_is_told(finished: Path, tmp_path: Path) -> None:
         assert "report.json" in result.stderr
 
 
+@pytest.mark.parametrize("options", [[], ["--csv"]])
+def test_a_report_without_a_key_names_the_file_and_the_key(
+    finished: Path, tmp_path: Path, options: list[str]
+) -> None:
+    shutil.copytree(finished, tmp_path / "run")
+    record = json.loads((finished / "report.json").read_text())
+    for key in ("model", "predicted_us", "speedup", "slim"):
+        (tmp_path / "run" / "report.json").write_text(
+            json.dumps({name: value for name, value in record.items() if name != key})
+        )
+        result = run("report", tmp_path / "run", *options)
+        assert result.exit_code == 1
+        assert f"run/report.json): expected the key '{key}'" in result.stderr
+    (tmp_path / "run" / "report.json").write_text(json.dumps({**record, "slim": 3}))
+    result = run("report", tmp_path / "run", *options)
+    assert "the file does not hold what it should" in result.stderr
+    shutil.copy(finished / "report.json", tmp_path / "run" / "report.json")
+    (tmp_path / "run" / "history.csv").write_text("epoch\n1\n")
+    assert "history.csv): expected the columns phase, loss" in run("report", tmp_path / "run").stderr
+
+
+@pytest.mark.parametrize("options", [[], ["--csv"]])
+def test_a_manifest_without_a_key_names_the_file_and_the_key(tmp_path: Path, options: list[str]) -> None:
+    (tmp_path / "manifest.json").write_text(json.dumps({"variants": [{"status": "done"}]}))
+    result = run("report", tmp_path, *options)
+    assert result.exit_code == 1
+    assert f"manifest.json): expected the key '{'model' if options else 'device'}'" in result.stderr
+
+
 @pytest.mark.parametrize("name", sorted(INT8_FORMATS))
 def test_a_network_is_quantised_on_the_data_of_its_run(finished: Path, tmp_path: Path, name: str) -> None:
     kind = INT8_FORMATS[name]
