@@ -58,9 +58,19 @@ def test_a_conversion_that_changes_the_network_is_refused(
     finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(formats, "TOLERANCE", -1.0)
+    (tmp_path / "model.onnx").write_text("of another run")
     with pytest.raises(VerificationError, match="does not compute"):
-        formats.convert(finished / "model.onnx", "onnx", tmp_path / "out")
-    assert list((tmp_path / "out").iterdir()) == []
+        formats.convert(finished / "model.onnx", "onnx", tmp_path)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["of another run"]
+
+
+@pytest.mark.parametrize("detour", [".", "slim/.."])
+def test_the_original_is_not_overwritten(finished: Path, detour: str) -> None:
+    before = (finished / "model.onnx").read_bytes()
+    result = run("export", finished, "--format", "onnx", "--out", finished / detour)
+    assert result.exit_code == 1
+    assert "would take the place of the file that it is made from" in result.stderr
+    assert (finished / "model.onnx").read_bytes() == before
 
 
 def test_there_is_nothing_to_export_or_report_in_another_folder(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,8 +50,7 @@ def _to_onnx(source: Path, target: Path) -> tuple[Path, ...]:
     if not equal:
         raise VerificationError("the simplified network does not compute the same", where=source)
     onnx.checker.check_model(simplified, full_check=True)
-    with replacing(target) as temporary:
-        onnx.save_model(simplified, str(temporary))
+    onnx.save_model(simplified, str(target))
     return (target,)
 
 
@@ -62,12 +63,8 @@ def _to_openvino(source: Path, target: Path) -> tuple[Path, ...]:
             "OpenVINO needs the package openvino", hint="pip install 'hwprune[openvino]'"
         ) from error
     model = openvino.convert_model(str(source))
-    weights = target.with_suffix(".bin")
-    staged = target.with_name(f".staged-{target.name}")
-    openvino.save_model(model, str(staged), compress_to_fp16=False)
-    staged.with_suffix(".bin").replace(weights)
-    staged.replace(target)
-    return target, weights
+    openvino.save_model(model, str(target), compress_to_fp16=False)
+    return target, target.with_suffix(".bin")
 
 
 class Converter(Protocol):
@@ -94,7 +91,7 @@ FORMATS: dict[str, tuple[str, Callable[[Path, Path], tuple[Path, ...]], str]] = 
 
 
 def convert(source: Path, name: str, out: Path) -> Conversion:
-    """Converts an ONNX file and compares the outputs of both on random inputs.
+    """Converts an ONNX file, compares the outputs of both on random inputs, and only then puts it in place.
 
     Args:
         source: The ONNX file. A quantised one is converted for runtimes that run 8 bits, and both files are
@@ -106,9 +103,10 @@ def convert(source: Path, name: str, out: Path) -> Conversion:
         The files, and the difference.
 
     Raises:
-        InputError: If there is no such file or format, or it does not hold quantised networks.
+        InputError: If there is no such file or format, it does not hold quantised networks, or the file
+            would be written over the one that it is made from.
         RuntimeUnavailableError: If the format's package is missing.
-        VerificationError: If the outputs differ; what was written is removed.
+        VerificationError: If the outputs differ; what was in the folder is then as it was.
     """
     if not source.is_file():
         raise InputError("no such model file", where=source, expected="an ONNX file")
@@ -123,22 +121,42 @@ def convert(source: Path, name: str, out: Path) -> Conversion:
             where=source,
             expected=f"single precision, or one of the formats {', '.join(holding)}",
         )
+    target = out / f"{source.stem}{ending}"
+    if target.resolve() == source.resolve():
+        raise InputError(
+            f"the {name} file would take the place of the file that it is made from",
+            where=target,
+            expected="another folder",
+            hint="name another one with --out",
+        )
     out.mkdir(parents=True, exist_ok=True)
-    files = write(source, out / f"{source.stem}{ending}")
-    pairs = list(zip(*_outputs(source, files[0], reader, quantized=quantized), strict=True))
+    with tempfile.TemporaryDirectory(prefix="hwprune-") as folder:
+        staged = write(source, Path(folder) / target.name)
+        difference = _difference(source, staged[0], reader, quantized=quantized)
+        for file in reversed(staged):  # the main file last: whoever finds it finds all of them
+            with replacing(out / file.name) as temporary:
+                shutil.copyfile(file, temporary)
+    return Conversion(tuple(out / file.name for file in staged), difference)
+
+
+def _difference(source: Path, converted: Path, reader: str, *, quantized: bool) -> float:
+    """Largest difference of an output, where that is within the tolerance.
+
+    Raises:
+        VerificationError: If it is not.
+    """
+    pairs = list(zip(*_outputs(source, converted, reader, quantized=quantized), strict=True))
     largest = max(float(np.abs(a).max()) for a, _ in pairs)
     difference = max(float(np.abs(a - b).max()) for a, b in pairs)
     if not difference <= TOLERANCE * max(largest, float(np.finfo(np.float32).tiny)):
-        for file in files:
-            file.unlink()
         raise VerificationError(
-            f"the {name} file does not compute what the ONNX file computes",
-            where=files[0],
+            f"{converted.name} does not compute what the ONNX file computes",
+            where=source,
             expected=f"a difference of at most {TOLERANCE:g} of the largest output, {largest:.3g}",
             got=f"{difference:.3g}",
             hint="nothing was kept; report the network to the project",
         )
-    return Conversion(files, difference)
+    return difference
 
 
 def _outputs(
