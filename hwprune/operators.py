@@ -18,6 +18,17 @@ MATRIX_KINDS = frozenset({"conv", "conv_transpose", "linear"})
 ACTIVATION_KINDS = frozenset({"relu", "clip", "leaky_relu", "sigmoid", "tanh", "hard_sigmoid"})
 #: Kinds that move no data.
 FREE_KINDS = frozenset({"reshape", "identity"})
+#: Convolutions whose windows come to lie at ``height`` times ``width`` places; all but the first are of kinds
+#: that no table knows (:mod:`hwprune.windows`).
+PLACED_KINDS = frozenset(
+    {
+        "conv_transpose",
+        "conv3d",
+        "conv_transpose3d",
+        "conv_uneven_padding",
+        "conv_transpose_uneven_padding",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +45,16 @@ class Operator:
         width: Columns of the input map; 1 for ``linear`` on a matrix.
         kernel_h: Kernel rows, 1 where there is no kernel.
         kernel_w: Kernel columns, 1 where there is no kernel.
-        stride: Stride along both axes.
-        padding: Zero padding along both axes.
-        dilation: Dilation along both axes.
+        stride: Stride along the rows, and along the columns where nothing else is said.
+        padding: Zero padding above and below, and on both sides where nothing else is said.
+        dilation: Dilation along the rows, and along the columns where nothing else is said.
         groups: Convolution groups; a depthwise convolution has ``groups == in_channels``.
         fused: What runs inside this operator besides an activation: ``""`` or ``"add"``.
         name: The layer it came from; not part of its price.
         density: The part of the weights that are not zero.
+        stride_w: Stride along the columns; ``None`` where it is that along the rows.
+        padding_w: Zero padding on both sides; ``None`` where it is that above and below.
+        dilation_w: Dilation along the columns; ``None`` where it is that along the rows.
     """
 
     kind: str
@@ -57,6 +71,50 @@ class Operator:
     fused: str = ""
     name: str = ""
     density: float = 1.0
+    stride_w: int | None = None
+    padding_w: int | None = None
+    dilation_w: int | None = None
+
+    def __post_init__(self) -> None:
+        # One spelling of what is alike along both axes, so that equal operators are equal.
+        for rows, columns in (
+            (self.stride, "stride_w"),
+            (self.padding, "padding_w"),
+            (self.dilation, "dilation_w"),
+        ):
+            if getattr(self, columns) == rows:
+                object.__setattr__(self, columns, None)
+
+    @property
+    def strides(self) -> tuple[int, int]:
+        """Stride along the rows and along the columns."""
+        return self.stride, self.stride if self.stride_w is None else self.stride_w
+
+    @property
+    def paddings(self) -> tuple[int, int]:
+        """Zero padding at either end of the rows and of the columns."""
+        return self.padding, self.padding if self.padding_w is None else self.padding_w
+
+    @property
+    def dilations(self) -> tuple[int, int]:
+        """Dilation along the rows and along the columns."""
+        return self.dilation, self.dilation if self.dilation_w is None else self.dilation_w
+
+    @property
+    def convolved_map(self) -> tuple[int, int]:
+        """Rows and columns of the map that a convolution writes."""
+        sizes = [
+            (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+            for size, kernel, stride, padding, dilation in zip(
+                (self.height, self.width),
+                (self.kernel_h, self.kernel_w),
+                self.strides,
+                self.paddings,
+                self.dilations,
+                strict=True,
+            )
+        ]
+        return sizes[0], sizes[1]
 
     @property
     def depthwise(self) -> bool:
@@ -160,19 +218,12 @@ def multiply_accumulates(operator: Operator) -> int:
     >>> multiply_accumulates(Operator("conv", 16, 32, 28, 28, 3, 3, stride=2, padding=1))
     903168
     """
-    if operator.kind not in MATRIX_KINDS:
+    if operator.kind not in MATRIX_KINDS | PLACED_KINDS:
         return 0
     products = operator.in_channels // operator.groups * operator.out_channels
     if operator.kind == "linear":
         return products * operator.height
-    taps = operator.kernel_h * operator.kernel_w
-    if operator.kind == "conv_transpose":
-        return products * taps * operator.height * operator.width
-    rows = _output_size(operator.height, operator.kernel_h, operator)
-    columns = _output_size(operator.width, operator.kernel_w, operator)
-    return products * taps * rows * columns
-
-
-def _output_size(size: int, kernel: int, operator: Operator) -> int:
-    padding = operator.padding if kernel > 1 or size > 1 else 0
-    return (size + 2 * padding - operator.dilation * (kernel - 1) - 1) // operator.stride + 1
+    rows, columns = (
+        (operator.height, operator.width) if operator.kind in PLACED_KINDS else operator.convolved_map
+    )
+    return products * operator.kernel_h * operator.kernel_w * rows * columns

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from hwprune import charts
+from hwprune.device.kinds import along_axes
 from hwprune.device.rows import Row
 from hwprune.operators import Operator
 from hwprune.profile_check import NetworkError
@@ -68,11 +69,12 @@ def _at_full_input(rows: Iterable[Row]) -> list[Row]:
 
 def _family(operator: Operator) -> str:
     kind = f"depthwise-{operator.kind}" if operator.depthwise else operator.kind
-    return f"{kind}-{operator.kernel_h}x{operator.kernel_w}" if operator.kernel_h > 1 else kind
+    kernel = operator.kernel_h, operator.kernel_w
+    return kind if kernel == (1, 1) else f"{kind}-{kernel[0]}x{kernel[1]}"
 
 
 def _curve(operator: Operator) -> str:
-    stride = f", stride {operator.stride}" if operator.stride > 1 else ""
+    stride = f", stride {along_axes(operator.strides)}" if operator.strides != (1, 1) else ""
     return f"{operator.height}x{operator.width}{stride}"
 
 

@@ -78,10 +78,25 @@ def describe(operator: Operator) -> str:
     text += f" on {operator.height}x{operator.width}"
     if (operator.kernel_h, operator.kernel_w) != (1, 1):
         text += f", kernel {operator.kernel_h}x{operator.kernel_w}"
-    for name, default in (("stride", 1), ("padding", 0), ("dilation", 1), ("groups", 1), ("fused", ""),
-        ("density", 1.0),
-    ):  # fmt: skip
+    for name, sizes, usual in (
+        ("stride", operator.strides, 1),
+        ("padding", operator.paddings, 0),
+        ("dilation", operator.dilations, 1),
+    ):
+        if sizes != (usual, usual):
+            text += f", {name} {along_axes(sizes)}"
+    for name, default in (("groups", 1), ("fused", ""), ("density", 1.0)):
         value = getattr(operator, name)
         if value != default:
             text += f", {name} {value}"
     return text
+
+
+def along_axes(sizes: tuple[int, int]) -> str:
+    """Sizes along rows and columns: one number where they are alike.
+
+    >>> along_axes((2, 2)), along_axes((1, 2))
+    ('2', '1x2')
+    """
+    rows, columns = sizes
+    return str(rows) if rows == columns else f"{rows}x{columns}"

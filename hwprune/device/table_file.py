@@ -37,7 +37,12 @@ COLUMNS: dict[str, bool] = {
     "runs": True,
     "undisturbed_us": False,
     "density": False,
+    "stride_w": False,
+    "padding_w": False,
+    "dilation_w": False,
 }
+#: Columns of sizes along the columns of a map, for tables in which some differ from those along its rows.
+_ALONG_COLUMNS = ("stride_w", "padding_w", "dilation_w")
 FUSED = ("", "add")
 
 
@@ -61,7 +66,8 @@ def read(path: Path) -> Content:
 
     A file without the column ``padding`` means the padding that keeps the map's size at stride 1, one
     without ``fused`` means that nothing is fused besides an activation, one without ``density`` that no
-    weight is zero.
+    weight is zero, one without ``stride_w``, ``padding_w`` and ``dilation_w`` that the columns of a map are
+    treated as its rows; of a map of a single row the padding is then that of the columns.
 
     Raises:
         ProfileError: If it is missing or malformed; the message names file, line and column.
@@ -93,11 +99,14 @@ def read(path: Path) -> Content:
 def write(path: Path, content: Content, header: Mapping[str, object]) -> None:
     """Writes rows sorted by configuration, with ``# name: value`` lines on top, atomically.
 
-    Densities have a column only where there are others than 1.
+    Densities have a column only where there are others than 1, and sizes along the columns of a map only
+    where some cannot be told from those along its rows.
     """
     lines = [f"# {name}: {' '.join(str(value).split())}" for name, value in header.items()]
     sparse = any(row.operator.density != 1 for row in content.rows)
-    lines.append(",".join(name for name in COLUMNS if sparse or name != "density"))
+    oblong = any(_oblong(row.operator) for row in content.rows)
+    left_out = {*(() if sparse else ("density",)), *(() if oblong else _ALONG_COLUMNS)}
+    lines.append(",".join(name for name in COLUMNS if name not in left_out))
     for row in sorted(content.rows, key=_order):
         operator = row.operator
         cells = [
@@ -106,16 +115,27 @@ def write(path: Path, content: Content, header: Mapping[str, object]) -> None:
             operator.out_channels, operator.height, operator.width, content.batch, content.precision,
             *(f"{value:.{DECIMALS}f}" for value in (row.median_us, row.p10_us, row.p90_us)), row.runs,
             f"{row.undisturbed_us:.{DECIMALS}f}", *([f"{operator.density:g}"] if sparse else []),
+            *(_along_columns(operator) if oblong else ()),
         ]  # fmt: skip
         lines.append(",".join(map(str, cells)))
     write_text(path, "\n".join(lines) + "\n")
 
 
+def _along_columns(operator: Operator) -> tuple[int, int, int]:
+    return operator.strides[1], operator.paddings[1], operator.dilations[1]
+
+
+def _oblong(operator: Operator) -> bool:
+    """Whether a file without sizes along the columns would be read as another operator."""
+    one_row = operator.height == operator.kernel_h == 1 and operator.padding > 0
+    return one_row or _along_columns(operator) != (operator.stride, operator.padding, operator.dilation)
+
+
 def _order(row: Row) -> tuple[object, ...]:
     operator = row.operator
     return (
-        operator.kind, operator.kernel_h, operator.kernel_w, operator.stride, operator.padding,
-        operator.dilation, operator.groups, operator.fused, operator.height, operator.width,
+        operator.kind, operator.kernel_h, operator.kernel_w, operator.strides, operator.paddings,
+        operator.dilations, operator.groups, operator.fused, operator.height, operator.width,
         operator.in_channels, operator.out_channels, -operator.density,
     )  # fmt: skip
 
@@ -217,23 +237,31 @@ def _row(line: _Line) -> Row:
         raise line.error("a table row has an unknown kind of operator", "op", f"one of {', '.join(KINDS)}")
     if fused not in FUSED:
         raise line.error("a table row is malformed", "fused", "nothing or 'add'")
-    kernel_h, kernel_w = line.integer("kernel_h", 1), line.integer("kernel_w", 1)
-    dilation = line.integer("dilation", 1)
-    padding = line.integer("padding", 0) if "padding" in line.cells else (kernel_h - 1) * dilation // 2
+    height, kernel_h, kernel_w = (line.integer(name, 1) for name in ("height", "kernel_h", "kernel_w"))
+    stride, stride_w = _both_axes(line, "stride", 1)
+    dilation, dilation_w = _both_axes(line, "dilation", 1)
+    padding, padding_w = (kernel_h - 1) * dilation // 2, (kernel_w - 1) * dilation_w // 2
+    if "padding" in line.cells:
+        padding, padding_w = _both_axes(line, "padding", 0)
+        if "padding_w" not in line.cells and height == kernel_h == 1:
+            padding = 0  # written when maps of a single row were never padded along it
     operator = Operator(
         kind,
         line.integer("in_channels", 1),
         line.integer("out_channels", 1),
-        line.integer("height", 1),
+        height,
         line.integer("width", 1),
         kernel_h,
         kernel_w,
-        line.integer("stride", 1),
+        stride,
         padding,
         dilation,
         line.integer("groups", 1),
         fused,
         density=line.fraction("density") if "density" in line.cells else 1.0,
+        stride_w=stride_w,
+        padding_w=padding_w,
+        dilation_w=dilation_w,
     )
     low, median, high = (line.microseconds(name) for name in ("p10_us", "median_us", "p90_us"))
     if low > median:
@@ -242,3 +270,9 @@ def _row(line: _Line) -> Row:
         raise line.error("the ninetieth percentile lies below the median", "p90_us", f"at least {median}")
     alone = line.microseconds("undisturbed_us") if "undisturbed_us" in line.cells else median
     return Row(operator, median, low, high, line.integer("runs", 1), alone)
+
+
+def _both_axes(line: _Line, column: str, least: int) -> tuple[int, int]:
+    """What a column says of the rows of a map, and of its columns."""
+    rows = line.integer(column, least)
+    return rows, line.integer(f"{column}_w", least) if f"{column}_w" in line.cells else rows

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from hwprune.graph.record import Call, ExampleInputs, Recording, Value, record
 from hwprune.graph.zeros import without_zeros
 from hwprune.operators import Operator, TracedOperator, fuse
+from hwprune.windows import Window, convolution, pooling
 
 #: ATen base names to operator kinds, for operators that need nothing but the shape of their result.
 ELEMENTWISE_KINDS = {
@@ -154,27 +155,14 @@ def _shaped(kind: str, value: Value) -> Operator:
     return Operator(kind, channels, channels, rows, columns)
 
 
-def _first(sizes: list[int] | tuple[int, ...]) -> int:
-    return int(sizes[0])
-
-
 def _convolution(call: Call, activations: list[Value]) -> Operator:
     source, weight = call.args[0], call.args[1]
     stride, padding, dilation, transposed, _output_padding, groups = call.args[3:9]
-    _, rows, columns = channels_and_map(source.shape) if len(source.shape) == 4 else (0, 1, source.shape[-1])
-    kernel = (1, *weight.shape[2:]) if len(weight.shape) == 3 else weight.shape[2:]
-    return Operator(
-        "conv_transpose" if transposed else "conv",
-        in_channels=source.shape[1],
-        out_channels=call.outputs[0].shape[1],
-        height=rows,
-        width=columns,
-        kernel_h=kernel[-2],
-        kernel_w=kernel[-1],
-        stride=_first(stride),
-        padding=_first(padding),
-        dilation=_first(dilation),
-        groups=groups,
+    kernel = weight.shape[2:]
+    strides, pads, dilations = (_along(len(kernel), sizes) for sizes in (stride, padding, dilation))
+    window = Window(kernel, strides, pads, dilations)
+    return convolution(
+        source.shape, call.outputs[0].shape, window, groups=groups, transposed=bool(transposed)
     )
 
 
@@ -188,20 +176,19 @@ def _matrix_product(call: Call, activations: list[Value]) -> Operator:
     return Operator(kind, left.shape[-1], right.shape[-1], height=rows)
 
 
-def _pool(kind: str) -> Callable[[Call, list[Value]], Operator]:
+def _pool(kind: str, *, dilates: bool) -> Callable[[Call, list[Value]], Operator]:
     def build(call: Call, activations: list[Value]) -> Operator:
-        kernel = call.args[1]
-        stride = call.args[2] if len(call.args) > 2 and call.args[2] else kernel
-        padding = call.args[3] if len(call.args) > 3 else (0,)
-        return replace(
-            _shaped(kind, activations[0]),
-            kernel_h=int(kernel[0]),
-            kernel_w=int(kernel[-1]),
-            stride=_first(stride),
-            padding=_first(padding),
-        )
+        places = (1, 2, 3, 4) if dilates else (1, 2, 3)
+        given = [_along(2, call.args[at]) if at < len(call.args) else () for at in places]
+        window = Window(given[0], given[1] or given[0], *given[2:])
+        return pooling(kind, activations[0].shape, call.outputs[0].shape, window)
 
     return build
+
+
+def _along(axes: int, sizes: Sequence[int]) -> tuple[int, ...]:
+    """Sizes along every axis; one number stands for all of them, none for what is usual."""
+    return tuple(sizes) * axes if len(sizes) == 1 else tuple(sizes)
 
 
 def _mean(call: Call, activations: list[Value]) -> Operator:
@@ -217,12 +204,8 @@ def _adaptive_pool(call: Call, activations: list[Value]) -> Operator:
     kernel_h, kernel_w = source[2] // result[2], source[3] // result[3]
     if kernel_h == kernel_w == 1:
         return _shaped("identity", activations[0])
-    return replace(
-        _shaped("average_pool", activations[0]),
-        kernel_h=kernel_h,
-        kernel_w=kernel_w,
-        stride=kernel_h,
-    )
+    kernel = kernel_h, kernel_w
+    return pooling("average_pool", source, result, Window(kernel, strides=kernel))
 
 
 _BUILDERS: dict[str, Callable[[Call, list[Value]], Operator]] = {
@@ -231,9 +214,9 @@ _BUILDERS: dict[str, Callable[[Call, list[Value]], Operator]] = {
     "mm": _matrix_product,
     "bmm": _matrix_product,
     "baddbmm": _matrix_product,
-    "max_pool2d_with_indices": _pool("max_pool"),
-    "max_pool2d": _pool("max_pool"),
-    "avg_pool2d": _pool("average_pool"),
+    "max_pool2d_with_indices": _pool("max_pool", dilates=True),
+    "max_pool2d": _pool("max_pool", dilates=True),
+    "avg_pool2d": _pool("average_pool", dilates=False),
     "mean": _mean,
     "_adaptive_avg_pool2d": _adaptive_pool,
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from onnx import helper
 
 from hwprune.errors import GraphError, InputError
 from hwprune.operators import Operator, TracedOperator, fuse
+from hwprune.windows import Window, convolution, pooling
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -134,28 +135,31 @@ def _shaped(kind: str, shape: tuple[int, ...]) -> Operator:
     return Operator(kind, channels, channels, rows, columns)
 
 
-def _first(attributes: Mapping[str, Any], name: str, default: int) -> int:
-    values = attributes.get(name)
-    return int(values[0]) if values else default
+def _window(
+    kernel: Sequence[int], source: tuple[int, ...], attributes: Mapping[str, Any], *, transposed: bool = False
+) -> Window:
+    strides, dilations = (
+        tuple(attributes.get(name) or (1,) * len(kernel)) for name in ("strides", "dilations")
+    )
+    pads = tuple(attributes.get("pads", ()))
+    automatic = attributes.get("auto_pad", b"NOTSET").decode()
+    if automatic.startswith("SAME"):
+        reaches = [step * (size - 1) + 1 for size, step in zip(kernel, dilations, strict=True)]
+        totals = [
+            max(reach - stride if transposed else (-(-size // stride) - 1) * stride + reach - size, 0)
+            for size, stride, reach in zip(source[2:], strides, reaches, strict=True)
+        ]
+        less, more = [total // 2 for total in totals], [total - total // 2 for total in totals]
+        pads = (*less, *more) if automatic == "SAME_UPPER" else (*more, *less)
+    return Window(kernel, strides, pads, dilations)
 
 
 def _convolution(node: Any, inputs: tuple[str, ...], shapes: Shapes, attributes: dict[str, Any]) -> Operator:
-    source, weight = shapes[inputs[0]], shapes[node.input[1]]
-    spatial = (1, *source[2:]) if len(source) == 3 else source[2:]
-    kernel = (1, *weight[2:]) if len(weight) == 3 else weight[2:]
-    return Operator(
-        "conv_transpose" if node.op_type == "ConvTranspose" else "conv",
-        in_channels=source[1],
-        out_channels=shapes[node.output[0]][1],
-        height=spatial[0],
-        width=spatial[1],
-        kernel_h=kernel[0],
-        kernel_w=kernel[1],
-        stride=_first(attributes, "strides", 1),
-        padding=_first(attributes, "pads", 0),
-        dilation=_first(attributes, "dilations", 1),
-        groups=int(attributes.get("group", 1)),
-    )
+    source, weight, result = (shapes[name] for name in (*node.input[:2], node.output[0]))
+    transposed = node.op_type == "ConvTranspose"
+    window = _window(weight[2:], source, attributes, transposed=transposed)
+    groups = int(attributes.get("group", 1))
+    return convolution(source, result, window, groups=groups, transposed=transposed)
 
 
 def _matrix_product(
@@ -171,14 +175,8 @@ def _matrix_product(
 
 def _pool(kind: str) -> Callable[[Any, tuple[str, ...], Shapes, dict[str, Any]], Operator]:
     def build(node: Any, inputs: tuple[str, ...], shapes: Shapes, attributes: dict[str, Any]) -> Operator:
-        kernel = attributes["kernel_shape"]
-        return replace(
-            _shaped(kind, shapes[inputs[0]]),
-            kernel_h=int(kernel[0]),
-            kernel_w=int(kernel[-1]),
-            stride=_first(attributes, "strides", 1),
-            padding=_first(attributes, "pads", 0),
-        )
+        source, result = shapes[inputs[0]], shapes[node.output[0]]
+        return pooling(kind, source, result, _window(attributes["kernel_shape"], source, attributes))
 
     return build
 

@@ -159,9 +159,9 @@ def _convolution(operator: Operator, index: int, batch: int, generator: np.rando
         [f"x{index}", f"w{index}", f"b{index}"],
         [f"z{index}"],
         kernel_shape=kernel,
-        strides=[operator.stride] * 2,
-        pads=_pads(operator),
-        dilations=[operator.dilation] * 2,
+        strides=operator.strides,
+        pads=operator.paddings * 2,
+        dilations=operator.dilations,
         group=operator.groups,
     )
     branch = _Branch(
@@ -172,25 +172,7 @@ def _convolution(operator: Operator, index: int, batch: int, generator: np.rando
         ],
         {f"x{index}": _map_shape(operator, batch)},
     )
-    return _activated(operator, index, branch, _convolved_shape(operator, batch))
-
-
-def _pads(operator: Operator) -> list[int]:
-    """Padding at the start and end of both axes; an axis of a one-dimensional map has none."""
-    rows = operator.padding if operator.height > 1 or operator.kernel_h > 1 else 0
-    return [rows, operator.padding] * 2
-
-
-def _convolved_shape(operator: Operator, batch: int) -> tuple[int, ...]:
-    rows, columns = _pads(operator)[:2]
-    sizes = []
-    for size, kernel, padding in (
-        (operator.height, operator.kernel_h, rows),
-        (operator.width, operator.kernel_w, columns),
-    ):
-        reach = operator.dilation * (kernel - 1) + 1
-        sizes.append((size + 2 * padding - reach) // operator.stride + 1)
-    return (batch, operator.out_channels, *sizes)
+    return _activated(operator, index, branch, (batch, operator.out_channels, *operator.convolved_map))
 
 
 def _linear(operator: Operator, index: int, batch: int, generator: np.random.Generator) -> _Branch:
@@ -229,13 +211,16 @@ def _concat(operator: Operator, index: int, batch: int, generator: np.random.Gen
 
 def _pool(op_type: str) -> Builder:
     def build(operator: Operator, index: int, batch: int, generator: np.random.Generator) -> _Branch:
+        # Poolings of one pixel after the other do not say so: average poolings of this operator set cannot.
+        dilations = {} if operator.dilations == (1, 1) else {"dilations": operator.dilations}
         node = helper.make_node(
             op_type,
             [f"x{index}"],
             [f"y{index}"],
             kernel_shape=[operator.kernel_h, operator.kernel_w],
-            strides=[operator.stride] * 2,
-            pads=[operator.padding] * 4,
+            strides=operator.strides,
+            pads=operator.paddings * 2,
+            **dilations,
         )
         return _Branch([node], [], {f"x{index}": _map_shape(operator, batch)})
 
