@@ -14,6 +14,8 @@ from typing import Any
 
 from hwprune.errors import ArtifactError, InputError
 from hwprune.files import TEMPORARY_FILES, replacing, write_json
+from hwprune.runtime.formats import FORMATS
+from hwprune.surgery.structure import STRUCTURE_FILE, WEIGHTS_FILE
 from hwprune.train.checkpoint import load_checkpoint, save_checkpoint
 
 #: Marks a folder as ours and says which run it belongs to.
@@ -23,6 +25,12 @@ REPORT_FILE = "report.json"
 MODEL_FILE, SLIM_FOLDER, CHECKPOINTS = "model.onnx", "slim", "checkpoints"
 #: The network in single precision, where the device runs another one.
 SINGLE_FILE = "model.fp32.onnx"
+HISTORY_FILE, PAGE_FILE = "history.csv", "report.html"
+#: Where a variant's quantised network is, the file's name without its ending, and what is known of it.
+INT8_FOLDER, INT8_STEM = "int8", "model.int8"
+INT8_FILE = f"{INT8_FOLDER}/int8.json"
+#: What every model file begins with, in the folder itself or in one of a format.
+_STEMS = (Path(MODEL_FILE).stem, Path(SINGLE_FILE).stem, INT8_STEM)
 #: In the name of the checkpoint before the last one.
 BEFORE = "-before"
 
@@ -94,7 +102,7 @@ class OutputFolder:
         if goes_on:
             _check_same(marker, settings)
         else:
-            (path / REPORT_FILE).unlink(missing_ok=True)  # of another run, until this one is finished
+            _remove_results(path)
             shutil.rmtree(path / CHECKPOINTS, ignore_errors=True)
         for left_by_a_killed_run in path.rglob(TEMPORARY_FILES):
             left_by_a_killed_run.unlink()
@@ -184,14 +192,42 @@ def single_precision_file(run: Path) -> Path:
         ArtifactError: If there is no finished run.
     """
     for name in (SINGLE_FILE, MODEL_FILE):
-        if (run / name).is_file():
+        if (run / REPORT_FILE).is_file() and (run / name).is_file():
             return run / name
     raise ArtifactError(
         "no finished run is here",
         where=run,
-        expected=f"a folder of hwprune prune with {MODEL_FILE}",
+        expected=f"a folder of hwprune prune with {REPORT_FILE} and {MODEL_FILE}",
         hint="finish the run with: hwprune prune ... --resume",
     )
+
+
+def _remove_results(path: Path) -> None:
+    """Removes what an earlier run and its exports have left, and nothing else: it is none of the next run.
+
+    The report goes first: what is left by a process that is killed here is no finished run.
+    """
+    models, formats = _model_files(), (*FORMATS, *(f"{name}-int8" for name in FORMATS))
+    files = {
+        "": [REPORT_FILE, PAGE_FILE, HISTORY_FILE, *models],
+        SLIM_FOLDER: [STRUCTURE_FILE, WEIGHTS_FILE],
+        INT8_FOLDER: [Path(INT8_FILE).name, *models],
+        **dict.fromkeys(formats, models),
+    }
+    for folder, names in files.items():
+        place = path / folder
+        if place.is_symlink() or not place.is_dir():
+            continue
+        for name in names:
+            (place / name).unlink(missing_ok=True)
+        if folder and not any(place.iterdir()):
+            place.rmdir()
+
+
+def _model_files() -> list[str]:
+    """Names of all files that models are exported to, and of the weights that lie beside some."""
+    names = [f"{stem}{ending}" for stem in _STEMS for ending, _, _ in FORMATS.values()]
+    return [*names, *(Path(name).with_suffix(".bin").name for name in names)]
 
 
 def _check_same(marker: Path, settings: dict[str, Any]) -> None:

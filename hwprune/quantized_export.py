@@ -12,7 +12,7 @@ from typing import Any
 from hwprune.device.profile import DeviceProfile
 from hwprune.errors import InputError
 from hwprune.files import replacing
-from hwprune.output_folder import REPORT_FILE, single_precision_file
+from hwprune.output_folder import INT8_FOLDER, INT8_STEM, REPORT_FILE, single_precision_file
 from hwprune.quantization import CALIBRATION_IMAGES, Scores, quantize_on, scores
 from hwprune.report import read_json, told_where_damaged
 from hwprune.runtime.base import get_runtime
@@ -22,8 +22,6 @@ from hwprune.workloads import load_dataset
 
 #: Format to the runtime that runs it.
 INT8_FORMATS = {"onnx-int8": "onnxruntime", "openvino-int8": "openvino"}
-#: Where a variant's quantised network is, and what the file is called without its ending.
-INT8_FOLDER, INT8_STEM = "int8", "model.int8"
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,10 +14,9 @@ import pandas as pd
 from hwprune.compressor import Result
 from hwprune.errors import ArtifactError
 from hwprune.files import replacing, write_json, write_text
-from hwprune.output_folder import REPORT_FILE
+from hwprune.output_folder import HISTORY_FILE, PAGE_FILE, REPORT_FILE
 from hwprune.run_page import CURVES, render_run
 
-HISTORY_FILE, PAGE_FILE = "history.csv", "report.html"
 _MAKE_IT_AGAIN = "make it again with the command that wrote it"
 
 

@@ -12,10 +12,10 @@ from typing import Any
 
 from hwprune.device.profile import DeviceProfile
 from hwprune.files import write_json
-from hwprune.output_folder import CHECKPOINTS, MARKER, REPORT_FILE
+from hwprune.output_folder import CHECKPOINTS, INT8_FILE, INT8_FOLDER, MARKER, REPORT_FILE
 from hwprune.phases import Observer
 from hwprune.pipeline import Settings, Shared, compress, train_dense
-from hwprune.quantized_export import INT8_FOLDER, add_quantized
+from hwprune.quantized_export import add_quantized
 from hwprune.report import read_json
 from hwprune.runtime.bench import Bench
 from hwprune.shipping import file_hashes, make_shippable
@@ -23,8 +23,6 @@ from hwprune.targets import Target, describe
 
 #: What variants hand to each other: dense trainings, and masked networks that others start from.
 SHARED_FOLDER = ".shared"
-#: What is known of a variant on 8 bits, beside its files.
-INT8_FILE = f"{INT8_FOLDER}/int8.json"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,9 @@ import pandas as pd
 from hwprune import charts
 from hwprune.errors import ArtifactError
 from hwprune.files import write_text
-from hwprune.output_folder import REPORT_FILE
+from hwprune.output_folder import PAGE_FILE, REPORT_FILE
 from hwprune.page import Markup, code, figure, folded, page, paragraph, table
-from hwprune.report import PAGE_FILE, RunFolder, network_rows, read_json, told_where_damaged
+from hwprune.report import RunFolder, network_rows, read_json, told_where_damaged
 from hwprune.run_page import NO_CHARTS, curves, pruned, staircases, target_option, training_options
 
 MANIFEST_FILE = "manifest.json"

@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from hwprune.errors import ArtifactError
-from hwprune.output_folder import CHECKPOINTS, MARKER, REPORT_FILE, OutputFolder
+from hwprune.output_folder import (
+    CHECKPOINTS,
+    MARKER,
+    MODEL_FILE,
+    REPORT_FILE,
+    OutputFolder,
+    single_precision_file,
+)
 
 
 def test_a_run_killed_while_it_wrote_its_mark_is_no_obstacle(tmp_path: Path) -> None:
@@ -62,3 +69,42 @@ def test_a_fresh_start_has_no_report_of_the_run_before(tmp_path: Path) -> None:
     (folder.path / REPORT_FILE).write_text("{}")
     OutputFolder.open(tmp_path, {"seed": 1}, resume=False)
     assert not (tmp_path / REPORT_FILE).exists()
+
+
+def files_below(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_fresh_start_leaves_nothing_of_the_run_before_and_everything_else(tmp_path: Path) -> None:
+    OutputFolder.open(tmp_path / "run", {"seed": 0}, resume=False)
+    ours = [
+        *("report.json", "report.html", "history.csv", "model.onnx", "model.fp32.onnx", "model.ncnn.bin"),
+        *("slim/structure.json", "slim/model.safetensors", "openvino/model.xml", "openvino/model.bin"),
+        *(
+            "onnx/model.fp32.onnx",
+            "onnx-int8/model.int8.onnx",
+            "int8/int8.json",
+            "checkpoints/old.safetensors",
+        ),
+    ]
+    others = ["notes.txt", "onnx/precious.onnx", "curves/model.onnx", "slim.py", "elsewhere/model.onnx"]
+    for name in (*ours, *others):
+        (tmp_path / "run" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "run" / name).write_text("old")
+    (tmp_path / "run" / "elsewhere").rename(tmp_path / "elsewhere")
+    (tmp_path / "run" / "mnn").symlink_to(tmp_path / "elsewhere")
+    OutputFolder.open(tmp_path / "run", {"seed": 0}, resume=True)
+    assert set(ours) <= set(files_below(tmp_path / "run"))
+    OutputFolder.open(tmp_path / "run", {"seed": 1}, resume=False)
+    kept = ["curves/model.onnx", "notes.txt", "onnx/precious.onnx", MARKER, "slim.py"]
+    assert files_below(tmp_path / "run") == kept
+    assert not (tmp_path / "run" / "openvino").exists()
+    assert (tmp_path / "elsewhere" / "model.onnx").exists()
+
+
+def test_a_model_without_a_report_is_no_finished_run(tmp_path: Path) -> None:
+    (tmp_path / MODEL_FILE).write_bytes(b"")
+    with pytest.raises(ArtifactError, match="no finished run is here"):
+        single_precision_file(tmp_path)
+    (tmp_path / REPORT_FILE).write_text("{}")
+    assert single_precision_file(tmp_path) == tmp_path / MODEL_FILE
