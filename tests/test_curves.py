@@ -26,12 +26,12 @@ def test_curves_are_those_of_the_history_and_of_every_layer(tmp_path: Path) -> N
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     code, printed, errors = prune(
-        tmp_path / "run", "--tensorboard", tmp_path / "curves", "--distill", 0.5, "--temperature", 2
+        tmp_path / "run", "--tensorboard", tmp_path / "run" / "curves", "--distill", 0.5, "--temperature", 2
     )
     assert code == 0, errors
     report = json.loads(printed)
     assert report["distillation"] == {"weight": 0.5, "temperature": 2.0}
-    curves = EventAccumulator(str(tmp_path / "curves")).Reload()
+    curves = EventAccumulator(str(tmp_path / "run" / "curves")).Reload()
     history = pd.read_csv(tmp_path / "run" / "history.csv")
     for phase in ("dense", "prune"):
         rows = history[history["phase"] == phase]
@@ -49,6 +49,14 @@ def test_curves_are_those_of_the_history_and_of_every_layer(tmp_path: Path) -> N
         for layer in report["layers"]
         if layer["kept_whole_because"] is None
     }
+
+
+def test_a_run_that_does_not_begin_leaves_no_curves(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="needs the extra tensorboard", exc_type=ImportError)
+    curves = tmp_path / "run" / "curves"
+    code, _, errors = prune(tmp_path / "run", "--tensorboard", curves, "--model", "resnet9")
+    assert code == 1, errors
+    assert not (tmp_path / "run").exists()
 
 
 def test_curves_without_tensorboard_name_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,19 @@ class Curves:
 
     Args:
         observer: The other one.
-        writer: A ``SummaryWriter``.
+        make_writer: Makes a ``SummaryWriter``, at the first epoch: it makes its folder, which may lie in the
+            output folder and must not be there before that is checked.
     """
 
-    def __init__(self, observer: Observer, writer: Any) -> None:
-        self._observer, self._writer = observer, writer
+    def __init__(self, observer: Observer, make_writer: Callable[[], Any]) -> None:
+        self._observer, self._make_writer = observer, make_writer
+        self._writer: Any = None
         self.note, self.phase, self.batch = observer.note, observer.phase, observer.batch
 
     def epoch(self, row: dict[str, Any], alive: Mapping[str, int]) -> None:
         """A point per curve, the phases side by side, and one per layer."""
+        if self._writer is None:
+            self._writer = self._make_writer()
         phase, epoch = row["phase"], row["epoch"]
         for name in CURVES:
             self._writer.add_scalar(f"{name}/{phase}", row[name], epoch)
@@ -37,6 +41,11 @@ class Curves:
             self._writer.add_scalar(f"alive_{phase}/{layer}", count, epoch)
         self._writer.flush()  # a killed run leaves what it had
         self._observer.epoch(row, alive)
+
+    def close(self) -> None:
+        """Ends the writing, if it has begun."""
+        if self._writer is not None:
+            self._writer.close()
 
 
 @contextmanager
@@ -57,5 +66,5 @@ def drawing(observer: Lines, folder: Path | None) -> Iterator[Observer]:
             where="--tensorboard",
             hint="run pip install 'hwprune[tensorboard]'",
         ) from error
-    with SummaryWriter(str(folder)) as writer:
-        yield Curves(observer, writer)
+    with closing(Curves(observer, lambda: SummaryWriter(str(folder)))) as curves:
+        yield curves
