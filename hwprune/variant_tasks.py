@@ -147,8 +147,8 @@ class DenseTask:
 
     @property
     def makes(self) -> tuple[str, ...]:
-        """The training."""
-        return (shared_file(self.name),)
+        """The training, or its checkpoints where it has failed."""
+        return (shared_file(self.name), *self.needs)
 
     def run(self, root: Path, bench: Bench, observer: Observer) -> Mapping[str, Any]:
         """See :meth:`hwprune.executors.base.Task.run`."""

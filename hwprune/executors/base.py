@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from hwprune.errors import HwpruneError
+from hwprune.errors import HostError, HwpruneError, TrainingError
 from hwprune.phases import Observer
 from hwprune.runtime.bench import THIS_MACHINE, Bench
 
@@ -50,7 +51,7 @@ class Task(Protocol):
 
     @property
     def makes(self) -> tuple[str, ...]:
-        """Files and folders below the root that it leaves."""
+        """Files and folders below the root that it leaves, be it to go on from where it has failed."""
         ...
 
     def run(self, root: Path, bench: Bench, observer: Observer) -> Mapping[str, Any]:
@@ -105,6 +106,31 @@ def failed_before(task: Task, outcomes: Mapping[str, Outcome]) -> HwpruneError |
     return next((error for error in errors if error is not None), None)
 
 
+def error_of(error: Exception, where: str, machine: str = "this machine") -> HwpruneError:
+    """What is told of an exception that ended a task: the others go on, whatever it was.
+
+    Args:
+        error: An error of ours is told as it is.
+        where: The task, or the device.
+        machine: Whose file system an :class:`OSError` is of.
+    """
+    if isinstance(error, HwpruneError):
+        return error
+    if isinstance(error, OSError):  # such as a full disk
+        return HostError(
+            f"{machine}: {error.strerror or error} ({error.filename or 'file system'})", where=where
+        )
+    raised_in = traceback.extract_tb(error.__traceback__)[-1:]
+    place = "".join(f" ({frame.filename}, line {frame.lineno})" for frame in raised_in)
+    told = TrainingError(
+        "the task ended with an error of the network's or the data's own code",
+        where=where,
+        got=f"{type(error).__name__}: {error}{place}",
+    )
+    told.__cause__ = error
+    return told
+
+
 class InProcess:
     """One task after the other, in this process and on this machine."""
 
@@ -126,5 +152,5 @@ def _outcome(task: Task, root: Path, observer: TaskObserver, error: HwpruneError
         return Outcome(task, {}, error)
     try:
         return Outcome(task, task.run(root, THIS_MACHINE, observer), None)
-    except HwpruneError as failure:
-        return Outcome(task, {}, failure)
+    except Exception as failure:  # of the user's own code, which may raise anything
+        return Outcome(task, {}, error_of(failure, task.name))

@@ -11,7 +11,7 @@ from typing import Any
 
 from hwprune.device.profile import DeviceProfile
 from hwprune.errors import HostError, HwpruneError
-from hwprune.executors.base import Task
+from hwprune.executors.base import Task, error_of
 from hwprune.executors.parcels import pack, unpack
 from hwprune.executors.quiet import Worker, alone
 from hwprune.operators import Operator
@@ -33,7 +33,7 @@ class Delivery:
 
     Attributes:
         told: What the task returned.
-        files: What it made; see :func:`~hwprune.executors.parcels.pack`.
+        files: What it made, be it to go on from; see :func:`~hwprune.executors.parcels.pack`.
         error: Why it failed, where it did.
     """
 
@@ -59,12 +59,11 @@ def run_task(task: Task, files: bytes, mailbox: Any) -> Delivery:
         observer.note(f"begins on node {node}")
         try:
             unpack(files, root, task.needs)
-            told = task.run(root, Farm(worker), observer)
-        except HwpruneError as error:
-            return Delivery({}, pack(root, ()), error)
-        except OSError as error:  # of this node: others may do better with theirs
-            return Delivery({}, pack(root, ()), _of_node(error, f"node {node}", task.name))
-        return Delivery(told, pack(root, task.makes), None)
+            told, failed = task.run(root, Farm(worker), observer), None
+        except Exception as error:  # of the user's own code, which may raise anything
+            told, failed = {}, error_of(error, task.name, f"node {node}")
+        # Of a task that failed too: its checkpoints are gone on from with --resume.
+        return Delivery(told, pack(root, task.makes), failed)
 
 
 class Mail:
@@ -159,11 +158,6 @@ def first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _of_node(error: OSError, node: str, where: str) -> HostError:
-    """An error of a node's file system as one that the user is told."""
-    return HostError(f"{node}: {error.strerror or error} ({error.filename or 'file system'})", where=where)
-
-
 def measure_there(measurement: Callable[..., Any], profile: DeviceProfile, subject: Any) -> Any:
     """Runs a measurement while nothing of ours computes on this machine; an error is returned, not raised.
 
@@ -175,7 +169,7 @@ def measure_there(measurement: Callable[..., Any], profile: DeviceProfile, subje
     except HwpruneError as error:
         return error
     except OSError as error:  # of this node, such as a full disk
-        return _of_node(error, "the node with the device", profile.name)
+        return error_of(error, profile.name, "the node with the device")
 
 
 def localize_there(

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import pickle
+import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from hwprune.device.library import load_profile
 from hwprune.device.profile import DeviceProfile
-from hwprune.errors import HostError, RuntimeUnavailableError
+from hwprune.errors import HostError, RuntimeUnavailableError, TrainingError
 from hwprune.executors import node
+from hwprune.executors.parcels import pack, unpack
+from hwprune.executors.quiet import Worker
+from hwprune.phases import Observer
 from hwprune.runtime.bench import Bench
 from hwprune.runtime.timing import Timing
 
@@ -68,3 +75,46 @@ def test_an_error_of_a_measurement_comes_back_as_a_value_and_a_mistake_is_raised
     assert str(answer) == "no such operator: got conv9d"
     with pytest.raises(ZeroDivisionError):
         node.measure_there(lambda *_: 1 / 0, PROFILE, None)
+
+
+class LeavesHalf:
+    """A task that writes a checkpoint and then fails."""
+
+    name, requires, after, devices, needs = "half", (), (), (), ("before",)
+    makes = ("half", "never")
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def run(self, root: Path, bench: Bench, observer: Observer) -> Mapping[str, Any]:
+        (root / "half").mkdir()
+        (root / "half" / "checkpoint").write_text((root / "before").read_text() + ", epoch 1")
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (TrainingError("the loss is not finite"), TrainingError, "the loss is not finite"),
+        (
+            OSError(28, "No space left on device", "/disk"),
+            HostError,
+            "node 01234567: No space left on device",
+        ),
+        (ZeroDivisionError("no light"), TrainingError, "got ZeroDivisionError: no light"),
+    ],
+)
+def test_a_task_that_fails_sends_its_checkpoints_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, kind: type[Exception], message: str
+) -> None:
+    context = SimpleNamespace(get_node_id=lambda: "0123456789")
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(get_runtime_context=lambda: context))
+    monkeypatch.setattr(node, "Worker", lambda: Worker(tmp_path))
+    (tmp_path / "before").write_text("epoch 0")
+    task, lines = LeavesHalf(error), SimpleNamespace(put=lambda line: None)
+    delivery = node.run_task(task, pack(tmp_path, ["before"]), lines)
+    assert isinstance(delivery.error, kind)
+    assert message in str(delivery.error)
+    unpack(delivery.files, tmp_path / "home", task.makes)
+    assert (tmp_path / "home" / "half" / "checkpoint").read_text() == "epoch 0, epoch 1"
+    assert pickle.loads(pickle.dumps(delivery.error)).args == delivery.error.args
