@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,8 @@ def replacing(path: Path) -> Iterator[Path]:
     Args:
         path: The file to write. Its folder must exist.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Threads, and containers that share a disk, can have the same process number.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         yield temporary
         with temporary.open("rb") as stream:

@@ -6,12 +6,16 @@ measures has it alone. All pass the *turnstile* on their way in, so that who wai
 
 from __future__ import annotations
 
+import contextlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
+
+from hwprune.errors import HostError
 
 
 class Worker:
@@ -83,6 +87,31 @@ def _flock(file: IO[bytes], operation: str) -> None:
 
 def _lock_files(folder: Path | None) -> tuple[IO[bytes], IO[bytes]]:
     """The turnstile and the room of the machine, or of those who share ``folder``."""
-    place = folder or Path(tempfile.gettempdir()) / f"hwprune-{os.getuid()}"
-    place.mkdir(mode=0o700, exist_ok=True)
-    return (place / "turnstile").open("wb"), (place / "room").open("wb")
+    place = folder or _own_folder()
+    return _lock_file(place / "turnstile"), _lock_file(place / "room")
+
+
+def _own_folder() -> Path:
+    """The user's own folder among the temporary files, where anybody can put something of that name first.
+
+    Raises:
+        HostError: If somebody has.
+    """
+    place = Path(tempfile.gettempdir()) / f"hwprune-{os.getuid()}"
+    with contextlib.suppress(FileExistsError):
+        place.mkdir(mode=0o700)
+    found = place.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise HostError(
+            "the folder of the locks is open to others",
+            where=place,
+            expected=f"a folder of user {os.getuid()} that nobody else may enter",
+            got=f"{stat.filemode(found.st_mode)} of user {found.st_uid}",
+            hint="remove it, or set TMPDIR to a folder of your own",
+        )
+    return place
+
+
+def _lock_file(path: Path) -> IO[bytes]:
+    """A file to lock, made where it is missing; never one that a link leads to, and never emptied."""
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+b")
