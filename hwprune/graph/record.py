@@ -173,8 +173,28 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+def beside(model: nn.Module, example_inputs: ExampleInputs) -> ExampleInputs:
+    """The inputs on the device of ``model``, which may have been moved since they were made.
+
+    Args:
+        model: One that is spread over several devices, or has no parameter, gets what is given.
+        example_inputs: See :func:`call_model`.
+    """
+    devices = {parameter.device for parameter in model.parameters()}
+    if len(devices) != 1:
+        return example_inputs
+    (device,) = devices
+    given = dict(example_inputs) if isinstance(example_inputs, Mapping) else example_inputs
+    moved: ExampleInputs = tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, given)
+    return moved
+
+
 def call_model(model: nn.Module, example_inputs: ExampleInputs) -> Any:
-    """Calls ``model`` with a tensor, a sequence of arguments or a mapping of keyword arguments."""
+    """Calls ``model`` with a tensor, a sequence of arguments or a mapping of keyword arguments.
+
+    They are put on the device of the model, see :func:`beside`.
+    """
+    example_inputs = beside(model, example_inputs)
     if isinstance(example_inputs, Tensor):
         return model(example_inputs)
     if isinstance(example_inputs, Mapping):
@@ -220,6 +240,7 @@ def record(model: nn.Module, example_inputs: ExampleInputs) -> Recording:
     names = {id(tensor): name for name, tensor in model.named_buffers()}
     names |= {id(tensor): name for name, tensor in model.named_parameters()}
     stack, ran = [""], set[str]()
+    example_inputs = beside(model, example_inputs)
     recorder = _Recorder(names, stack)
     leaves = [leaf for leaf in tree_flatten(example_inputs)[0] if isinstance(leaf, Tensor)]
     inputs = tuple(recorder.value(leaf) for leaf in leaves)

@@ -65,7 +65,9 @@ class GroupSet(Protocol):
         ...
 
     def rebind(self, model: nn.Module) -> None:
-        """Takes the tensors of the network anew, by their names: ``fully_shard`` puts others in their place.
+        """Takes the tensors of the network anew, by their names, and goes with them to their device.
+
+        ``fully_shard`` puts others in their place, and a network may be moved before it is trained.
 
         Raises:
             InputError: If they are spread over processes otherwise than that does.

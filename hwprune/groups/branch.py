@@ -71,7 +71,7 @@ class BranchGroups:
         self.rebind(model)
 
     def rebind(self, model: nn.Module) -> None:
-        """Takes the tensors of the network anew, after something else put others in their place.
+        """Takes the tensors of the network anew, after others were put in their place or it was moved.
 
         Raises:
             InputError: If they are spread over processes otherwise than ``fully_shard`` does.

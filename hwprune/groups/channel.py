@@ -87,16 +87,9 @@ class ChannelGroups:
         self.widths = np.array([axis.width for axis in self.axes], dtype=np.int64)
         self.starts = np.concatenate([[0], np.cumsum(self.widths)])
         self.rebind(model)
-        tensors = dict(model.named_parameters()) | dict(model.named_buffers())
-        # A channel that several layers produce (a residual stream) holds a share of each of them.
-        producers = [sum(tensors[part.tensor].ndim >= 2 for part in axis.producers) for axis in self.axes]
-        self._axis_weight = torch.tensor(producers, device=self._device).clamp_min(1).sqrt()
-        self._member_axis = torch.repeat_interleave(
-            torch.arange(len(self.axes)), torch.from_numpy(self.widths)
-        ).to(self._device)
 
     def rebind(self, model: nn.Module) -> None:
-        """Takes the tensors of the network anew, after something else put others in their place.
+        """Takes the tensors of the network anew, after others were put in their place or it was moved.
 
         Raises:
             InputError: If they are spread over processes otherwise than ``fully_shard`` does.
@@ -122,6 +115,15 @@ class ChannelGroups:
         members = np.concatenate(owners).astype(np.int32)
         self._member_of_position = torch.from_numpy(members).to(self._device)
         self._counts = self._counted_once() if self._sharers is not None else None
+        self._weigh_axes(tensors)
+
+    def _weigh_axes(self, tensors: Mapping[str, Tensor]) -> None:
+        # A channel that several layers produce (a residual stream) holds a share of each of them.
+        producers = [sum(tensors[part.tensor].ndim >= 2 for part in axis.producers) for axis in self.axes]
+        self._axis_weight = torch.tensor(producers, device=self._device).clamp_min(1).sqrt()
+        self._member_axis = torch.repeat_interleave(
+            torch.arange(len(self.axes)), torch.from_numpy(self.widths)
+        ).to(self._device)
 
     def _counted_once(self) -> Tensor:
         """Factors per position, shape ``(positions,)``: what every process holds whole counts in one."""

@@ -113,7 +113,7 @@ class LayerGroups:
         return layer.tensor.numel()
 
     def rebind(self, model: nn.Module) -> None:
-        """Takes the weight matrices of the network anew, after something else put others in their place.
+        """Takes the weight matrices anew, after others were put in their place or the network was moved.
 
         Raises:
             InputError: If they are spread over processes otherwise than ``fully_shard`` does.

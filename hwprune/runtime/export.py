@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from hwprune.errors import GraphError, InputError
 from hwprune.files import replacing
-from hwprune.graph.record import ExampleInputs
+from hwprune.graph.record import ExampleInputs, beside
 from hwprune.graph.twin import copy_of
 from hwprune.runtime.fold_zeros import fold_zeros
 
@@ -61,7 +61,7 @@ def export(model: nn.Module, path: str | Path, example_inputs: ExampleInputs) ->
     if not path.parent.is_dir():
         raise InputError("the folder to export to does not exist", where=path.parent)
     twin = copy_of(model).cpu().eval()
-    args, kwargs = _as_arguments(example_inputs)
+    args, kwargs = _as_arguments(beside(twin, example_inputs))
     try:
         proto, note = _to_proto(twin, args, kwargs, dynamic=True), ""
     except Exception as error:

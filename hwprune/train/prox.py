@@ -56,7 +56,7 @@ class ProximalStep:
     ) -> None:
         self.groups, self.schedule = groups, schedule
         self.allowance = allowance
-        self.alive = torch.ones(groups.member_count, dtype=torch.bool, device=groups.parameters()[0].device)
+        self.alive = torch.ones(groups.member_count, dtype=torch.bool, device=self._device)
         self.step = 0
         self.settled = False
         self._grouping: Grouping | None = None
@@ -64,6 +64,11 @@ class ProximalStep:
         self._refresh_every = max(1, schedule.settle_step // REFRESHES)
         self._optimizers: list[torch.optim.Optimizer] = []
         self.after_settling: Callable[[], None] = lambda: None
+
+    @property
+    def _device(self) -> torch.device:
+        """Where the weights are."""
+        return self.groups.parameters()[0].device
 
     def attach(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
         """Applies the proximal step after every ``optimizer.step()``; returns the same optimiser.
@@ -87,6 +92,8 @@ class ProximalStep:
                 got=f"{type(optimizer).__name__} over {len(known)} other parameters",
             )
         self._optimizers.append(optimizer)
+        if self.alive.device != self._device:  # the network was moved since
+            self.load_state_dict(self.state_dict())
         loaded = optimizer.param_groups[0].pop(STATE_KEY, None)
         if loaded is not None:
             self.load_state_dict(loaded)
@@ -193,7 +200,7 @@ class ProximalStep:
                 expected=f"{self.alive.numel()} prunable members",
                 got=alive.numel(),
             )
-        self.alive = alive.to(self.alive.device, torch.bool, copy=True)
+        self.alive = alive.to(self._device, torch.bool, copy=True)
         self.step, self.settled = int(state["step"]), bool(state["settled"])
         self.allowance.limit = float(state["limit"])
         self.allowance.record = state["record"]

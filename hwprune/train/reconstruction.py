@@ -50,6 +50,10 @@ class _Targets:
     positions: Tensor
     outputs: Tensor
 
+    def on(self, device: torch.device) -> _Targets:
+        """The same ones where the network is now."""
+        return _Targets(self.positions.to(device), self.outputs.to(device))
+
 
 class Reconstruction:
     """What the layers of a network compute now, to fit them to later.
@@ -93,7 +97,7 @@ class Reconstruction:
 
         def fit(name: str, layer: nn.Module, inputs: Tensor) -> None:
             with torch.autocast(inputs.device.type, enabled=False):
-                error = _fit_layer(layer, inputs, self._targets[name])
+                error = _fit_layer(layer, inputs, self._targets[name].on(inputs.device))
             if error is not None:
                 errors[name] = error
 

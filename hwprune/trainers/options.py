@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, IterableDataset
 
 from hwprune.compressor import CHANNEL, Compressor
@@ -88,15 +87,10 @@ class Job:
                 got=total_steps,
             )
         inputs = self.example_inputs if self.example_inputs is not None else example_inputs_of(loader)
-        device = next(model.parameters()).device
         options = self.options
-
-        def moved(given: ExampleInputs) -> Any:
-            return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, given)
-
         compressor = Compressor(
             model,
-            moved(inputs),
+            inputs,
             self.profile,
             self.target,
             total_steps=int(total_steps),
@@ -109,7 +103,7 @@ class Job:
         )
         compressor.wrap(optimizer)
         if options.reconstruct is not None and not compressor.proximal.step:
-            compressor.reconstruct_on(moved(options.reconstruct))
+            compressor.reconstruct_on(options.reconstruct)
         return compressor
 
 
