@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 from hwprune.errors import GraphError, InputError
 from hwprune.groups.shards import common_group, is_first_of, local, rows_of, sum_over
@@ -39,21 +40,22 @@ class Layer:
 #: Root mean square of the shares of the groups of a dense network. The strengths of the penalties are chosen
 #: for channels, which are a few hundred to a layer or so; weights are millions.
 TYPICAL_SHARE = 0.1
-#: A layer without groups: dotted name, number of weights, and why.
+#: A layer or parameter without groups: dotted name, number of weights, and why.
 LeftDense = tuple[str, int, str]
 
 
 def find_layers(model: nn.Module, keep: Sequence[str] = ()) -> tuple[list[Layer], list[LeftDense]]:
     """The weight matrices of a network, in the order of its modules; each parameter once.
 
-    Biases, norms, embeddings and transposed convolutions are no weight matrices here.
+    Biases, norms, embeddings, transposed convolutions, and what layers of other kinds hold are no weight
+    matrices here. Of those, parameters of two and more dimensions are told among the ones that stay dense.
 
     Args:
         model: The network.
         keep: Dotted names of modules that stay dense.
 
     Returns:
-        Those that may be pruned, and those that are kept.
+        Those that may be pruned, and those that stay dense.
 
     Raises:
         InputError: If ``keep`` names a module without a weight matrix.
@@ -73,13 +75,34 @@ def find_layers(model: nn.Module, keep: Sequence[str] = ()) -> tuple[list[Layer]
             got=sorted(set(keep) - known),
         )
     layers = [layer for layer in found.values() if layer.name not in keep]
+    kept = [layer for layer in found.values() if layer.name in keep]
+    dense = [(layer.name, layer.tensor.numel(), "kept on request") for layer in kept]
+    dense += [other for path in _others(model, found) if (other := _left_dense(model, path)) is not None]
     if not layers:
         raise GraphError(
             "nothing can be pruned: the network has no weight matrix",
             expected="at least one linear layer or convolution that is not kept",
+            got="; ".join(f"{name}: {reason}" for name, _weights, reason in dense) or None,
         )
-    kept = [layer for layer in found.values() if layer.name in keep]
-    return layers, [(layer.name, layer.tensor.numel(), "kept on request") for layer in kept]
+    return layers, dense
+
+
+def _others(model: nn.Module, found: Collection[int]) -> list[str]:
+    """Dotted names of all other parameters, each once."""
+    return [path for path, tensor in model.named_parameters() if id(tensor) not in found]
+
+
+def _left_dense(model: nn.Module, path: str) -> LeftDense | None:
+    """What is told of a parameter that is no weight matrix; nothing of biases, scales and the like."""
+    tensor = model.get_parameter(path)
+    if tensor.ndim < 2 or not tensor.is_floating_point():
+        return None
+    owner, _, attribute = path.rpartition(".")
+    module = model.get_submodule(owner)
+    if isinstance(module, ParametrizationList):
+        return path, tensor.numel(), "a weight is computed from it"
+    kind = type(module).__name__
+    return path, tensor.numel(), f"{attribute} of {kind} is not known as a weight matrix"
 
 
 def _weight_matrices(module: nn.Module) -> list[tuple[str, nn.Parameter]]:

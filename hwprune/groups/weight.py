@@ -32,7 +32,7 @@ class WeightGroups(FlatWeights):
         InputError: If ``keep`` names something else.
 
     Attributes:
-        left_dense: Kept layers: dotted name, number of weights, and why.
+        left_dense: Layers and parameters without groups: dotted name, number of weights, and why.
     """
 
     def __init__(self, model: nn.Module, keep: Sequence[str] = ()) -> None:

@@ -188,3 +188,37 @@ def test_shared_and_packed_weights_count_once():
     model["b"].weight = linear.weight
     layers, _ = find_layers(model)
     assert [layer.name for layer in layers] == ["a", "c", "c.out_proj"]
+
+
+class Own(nn.Module):
+    """A linear layer as users write it."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(3, 5)), nn.Parameter(torch.ones(3))
+        self.register_buffer("table", torch.ones(2, 2))
+
+
+def test_every_other_matrix_is_told_with_its_reason():
+    model = nn.ModuleDict(
+        {
+            "linear": nn.Linear(5, 5),
+            "own": Own(),
+            "normed": nn.utils.parametrizations.weight_norm(nn.Linear(5, 4)),
+            "embedding": nn.Embedding(7, 5),
+        }
+    )
+    model["shared"] = model["own"]
+    groups = WeightGroups(model, keep=[])
+    assert [layer.name for layer in groups.layers] == ["linear"]
+    assert groups.left_dense == [
+        ("own.weight", 15, "weight of Own is not known as a weight matrix"),
+        ("normed.parametrizations.weight.original0", 4, "a weight is computed from it"),
+        ("normed.parametrizations.weight.original1", 20, "a weight is computed from it"),
+        ("embedding.weight", 35, "weight of Embedding is not known as a weight matrix"),
+    ]
+
+
+def test_a_refused_network_is_told_what_it_has_instead():
+    with pytest.raises(GraphError, match="weight of Own is not known as a weight matrix"):
+        WeightGroups(Own())
