@@ -98,10 +98,15 @@ class ProximalStep:
         if loaded is not None:
             self.load_state_dict(loaded)
         optimizer.register_step_pre_hook(lambda *_arguments: self.before_step())
-        optimizer.register_step_post_hook(lambda *_arguments: self.after_step())
+        optimizer.register_step_post_hook(lambda stepped, *_arguments: self._follow(stepped))
         optimizer.register_state_dict_post_hook(lambda _optimizer, state: self._save_into(state))
         optimizer.register_load_state_dict_pre_hook(lambda _optimizer, state: self._load_from(state))
         return optimizer
+
+    def _follow(self, optimizer: torch.optim.Optimizer) -> None:
+        # A gradient scaler leaves it to a fused optimiser itself to skip a step, and hangs a note on it.
+        if not bool(getattr(optimizer, "found_inf", None)):
+            self.after_step()
 
     def before_step(self) -> None:
         """Notes where the step starts; called by the optimiser's hook.
