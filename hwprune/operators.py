@@ -124,7 +124,12 @@ class Operator:
     @property
     def matrix(self) -> bool:
         """Whether the latency depends on (in_channels, out_channels) independently."""
-        return self.kind in MATRIX_KINDS and not self.depthwise
+        return self.kind in (*MATRIX_KINDS, "matmul") and not self.depthwise
+
+    @property
+    def weighted(self) -> bool:
+        """Whether it multiplies by one whole matrix of weights, single ones of which may be zero."""
+        return self.kind in MATRIX_KINDS and self.groups == 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -114,10 +114,7 @@ class ZerosOnDevice:
         self._loop, self._allowed_us, self._measures = loop, allowed_us, measure
         sizes: Widths = np.array([layer.tensor.numel() for layer in groups.layers], dtype=np.int64)
         places = {layer.name: place for place, layer in enumerate(groups.layers)}
-        priced = [
-            places.get(operator.name, -1) if operator.matrix and operator.groups == 1 else -1
-            for operator in operators
-        ]
+        priced = [places.get(operator.name, -1) if operator.weighted else -1 for operator in operators]
         self._sizes = sizes
         self._predictor = DensityPredictor(operators, priced, sizes, loop.profile)
         if measure:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -41,10 +42,12 @@ ELEMENTWISE_KINDS = {
     "_softmax": "softmax",
     "native_batch_norm": "batch_norm",
     "_native_batch_norm_legit_no_training": "batch_norm",
-    "native_layer_norm": "layer_norm",
     "native_group_norm": "group_norm",
     "cat": "concat",
     "constant_pad_nd": "pad",
+    "permute": "transpose",
+    "unbind": "split",
+    "upsample_nearest2d": "resize",
 }
 #: ATen base names of operators that move no data in a runtime.
 FREE_OPERATORS = frozenset(
@@ -106,7 +109,7 @@ def with_densities(operators: Sequence[Operator], model: nn.Module) -> tuple[Ope
     found = []
     for operator in operators:
         weights = getattr(modules.get(operator.name), "weight", None)
-        if operator.matrix and operator.groups == 1 and isinstance(weights, Tensor):
+        if operator.weighted and isinstance(weights, Tensor):
             left = max(int(torch.count_nonzero(weights)), 1)
             operator = replace(operator, density=left / weights.numel())
         found.append(operator)
@@ -191,6 +194,12 @@ def _along(axes: int, sizes: Sequence[int]) -> tuple[int, ...]:
     return tuple(sizes) * axes if len(sizes) == 1 else tuple(sizes)
 
 
+def _layer_norm(call: Call, activations: list[Value]) -> Operator:
+    """A norm along the last dimension, wherever the channels of a map are."""
+    *rows, channels = call.outputs[0].shape[1:] or (1,)
+    return Operator("layer_norm", channels, channels, height=math.prod(rows))
+
+
 def _mean(call: Call, activations: list[Value]) -> Operator:
     return _shaped("global_average_pool", activations[0])
 
@@ -217,6 +226,7 @@ _BUILDERS: dict[str, Callable[[Call, list[Value]], Operator]] = {
     "max_pool2d_with_indices": _pool("max_pool", dilates=True),
     "max_pool2d": _pool("max_pool", dilates=True),
     "avg_pool2d": _pool("average_pool", dilates=False),
+    "native_layer_norm": _layer_norm,
     "mean": _mean,
     "_adaptive_avg_pool2d": _adaptive_pool,
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,20 +13,15 @@ from onnx import TensorProto, helper, numpy_helper
 
 from hwprune.errors import MissingRowError
 from hwprune.operators import Operator
+from hwprune.runtime import operator_branches
 from hwprune.runtime.base import Array
 from hwprune.runtime.export import OPSET
+from hwprune.runtime.operator_branches import Branch as _Branch
+from hwprune.runtime.operator_branches import Builder
+from hwprune.runtime.operator_branches import map_shape as _map_shape
 
 #: File format version that every current runtime reads.
 IR_VERSION = 10
-
-
-@dataclass(slots=True)
-class _Branch:
-    """What one operator adds to the graph."""
-
-    nodes: list[Any]
-    weights: list[Any]
-    inputs: dict[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,13 +47,16 @@ class OperatorModel:
 
         >>> OperatorModel.operator_of("fused op12_0"), OperatorModel.operator_of("helper3")
         (12, None)
+        >>> OperatorModel.operator_of("op3_1/QuickGeluFusion/")
+        3
         """
         match = _KERNEL.fullmatch(kernel)
         return int(match[1]) if match else None
 
 
-#: Kernels of a branch: its nodes are called ``op``, its values ``z`` (bare), ``s`` (summed) and ``y``.
-_KERNEL = re.compile(r"(?:fused )?(?:op|[zsy])(\d+)(?:_\d+)?")
+#: Kernels of a branch: its nodes are called ``op``, its values ``z`` (bare), ``s`` (summed) and ``y``. What
+#: fused several may stand behind.
+_KERNEL = re.compile(r"(?:fused )?(?:op|[zsy])(\d+)(?:_\d+)?(?:/\w+/)?")
 
 
 def make_operator_model(operators: Sequence[Operator], batch: int, seed: int = 0) -> OperatorModel:
@@ -76,16 +74,8 @@ def make_operator_model(operators: Sequence[Operator], batch: int, seed: int = 0
     generator = np.random.default_rng(seed)
     branches = []
     for index, operator in enumerate(operators):
-        build = BUILDERS.get(operator.kind)
-        if build is None:
-            raise MissingRowError(
-                f"operators of kind {operator.kind} cannot be measured",
-                where=f"layer {operator.name}" if operator.name else None,
-                expected=f"one of {', '.join(sorted(BUILDERS))}",
-                got=operator.kind,
-                hint="add an entry to BUILDERS in hwprune/runtime/operator_models.py",
-            )
-        branch = build(operator, index, batch, generator)
+        check_known(operator)
+        branch = BUILDERS[operator.kind](operator, index, batch, generator)
         for position, node in enumerate(branch.nodes):
             node.name = node.name or f"op{index}_{position}"
         branches.append(branch)
@@ -98,14 +88,41 @@ def make_operator_model(operators: Sequence[Operator], batch: int, seed: int = 0
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs],
         [weight for branch in branches for weight in branch.weights],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
+    opset = max((branch.opset for branch in branches), default=OPSET)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
     model.ir_version = IR_VERSION
     model = onnx.shape_inference.infer_shapes(model)
     feed = {name: generator.standard_normal(shape).astype(np.float32) for name, shape in inputs.items()}
     return OperatorModel(model.SerializeToString(), feed, len(operators))
 
 
-Builder = Callable[[Operator, int, int, np.random.Generator], _Branch]
+def check_known(operator: Operator, runtime: str = "") -> None:
+    """Raises where an operator cannot be measured.
+
+    Args:
+        operator: Any.
+        runtime: The kind of the runtime; where it is empty, it is enough that a model can be built.
+
+    Raises:
+        MissingRowError: In that case.
+    """
+    where = f"layer {operator.name}" if operator.name else None
+    if operator.kind not in BUILDERS:
+        raise MissingRowError(
+            f"operators of kind {operator.kind} cannot be measured",
+            where=where,
+            expected=f"one of {', '.join(sorted(BUILDERS))}",
+            got=operator.kind,
+            hint="add an entry to BUILDERS in hwprune/runtime/operator_models.py",
+        )
+    if operator.kind in UNTIMED.get(runtime, ()):
+        raise MissingRowError(
+            f"operators of kind {operator.kind} cannot be measured in {runtime}",
+            where=where,
+            expected=f"none of {', '.join(sorted(UNTIMED[runtime]))}",
+            got=operator.kind,
+            hint="prune to a number of groups (--keep), or for another runtime",
+        )
 
 
 def _weight(name: str, shape: tuple[int, ...], generator: np.random.Generator, density: float = 1.0) -> Any:
@@ -117,10 +134,6 @@ def _weight(name: str, shape: tuple[int, ...], generator: np.random.Generator, d
     if density < 1:
         weights[generator.random(size, dtype=np.float32) >= density] = 0.0
     return numpy_helper.from_array(weights.reshape(shape), name)
-
-
-def _map_shape(operator: Operator, batch: int) -> tuple[int, ...]:
-    return (batch, operator.in_channels, operator.height, operator.width)
 
 
 def _activated(operator: Operator, index: int, branch: _Branch, shape: tuple[int, ...]) -> _Branch:
@@ -245,7 +258,7 @@ BUILDERS: dict[str, Builder] = {
     "add": _elementwise("Add", 2),
     "mul": _elementwise("Mul", 2),
     "relu": _elementwise("Relu", 1),
-    "clip": _elementwise("Relu", 1),
+    "clip": operator_branches.clip,
     "sigmoid": _elementwise("Sigmoid", 1),
     "tanh": _elementwise("Tanh", 1),
     "leaky_relu": _elementwise("LeakyRelu", 1),
@@ -258,4 +271,19 @@ BUILDERS: dict[str, Builder] = {
     "average_pool": _pool("AveragePool"),
     "global_average_pool": _elementwise("GlobalAveragePool", 1),
     "batch_norm": _batch_norm,
+    "matmul": operator_branches.matmul,
+    "split": operator_branches.split,
+    "pad": operator_branches.pad,
+    "transpose": operator_branches.transpose,
+    "resize": operator_branches.resize,
+    "layer_norm": operator_branches.layer_norm,
+    "group_norm": operator_branches.group_norm,
+    "silu": operator_branches.silu,
+    "gelu": operator_branches.gelu,
+}
+#: Runtime to the kinds that it refuses, or runs as kernels that are not named after anything in the model.
+UNTIMED: dict[str, frozenset[str]] = {
+    "ncnn": frozenset({"group_norm", "layer_norm", "pad"}),
+    "onnxruntime": frozenset({"hard_swish"}),
+    "openvino": frozenset({"group_norm", "layer_norm"}),
 }

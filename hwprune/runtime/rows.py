@@ -28,7 +28,7 @@ def with_zeros(operators: Iterable[Operator]) -> list[Operator]:
     Args:
         operators: Of a network, none of whose weights is zero.
     """
-    weighted = [operator for operator in operators if operator.matrix and operator.groups == 1]
+    weighted = [operator for operator in operators if operator.weighted]
     return [replace(operator, density=density) for density in DENSITIES for operator in weighted]
 
 

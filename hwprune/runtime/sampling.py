@@ -16,7 +16,7 @@ from hwprune.errors import RuntimeUnavailableError
 from hwprune.operators import Operator
 from hwprune.runtime.base import Effort, runtime_for
 from hwprune.runtime.interrupts import finishing
-from hwprune.runtime.operator_models import make_operator_model
+from hwprune.runtime.operator_models import check_known, make_operator_model
 from hwprune.runtime.quantized_operators import quantized, without_edges
 from hwprune.runtime.undisturbed import binned_median, undisturbed_runs
 
@@ -68,6 +68,7 @@ def measure_operators(
 
     Raises:
         RuntimeUnavailableError: If the runtime is missing, refuses a file or hides an operator.
+        MissingRowError: If an operator is of a kind that cannot be measured.
     """
     rows: list[Row] = []
     for chunk in files(operators, working_set):
@@ -111,6 +112,8 @@ def _filling(missing_bytes: int) -> list[Operator]:
 def _measure_chunk(
     operators: Sequence[Operator], filling: Sequence[Operator], spec: RuntimeSpec, effort: Effort
 ) -> list[Row]:
+    for operator in operators:  # before the runtime sees it: some end the process
+        check_known(operator, spec.kind)
     model = make_operator_model([*operators, *filling], spec.batch)
     runtime = runtime_for(spec)
     with finishing():

@@ -17,15 +17,13 @@ from hwprune.errors import RuntimeUnavailableError
 from hwprune.operators import Operator
 from hwprune.runtime.base import REGISTRY, Effort, get_runtime
 from hwprune.runtime.formats import FORMATS
-from hwprune.runtime.operator_models import BUILDERS, make_operator_model
+from hwprune.runtime.operator_models import BUILDERS, UNTIMED, make_operator_model
 from hwprune.runtime.sampling import measure_operators
 from hwprune.runtime.timing import random_feed
 from hwprune.shipping import DEPLOYED_AS, RUN_LINES
 
 QUICK = Effort(seconds=0.02, least_runs=8, most_runs=16)
 ONNX_RUNTIME = RuntimeSpec(kind="onnxruntime")
-#: What a runtime takes apart into kernels that are not named after anything in the model.
-UNTIMED = {("onnxruntime", "hard_swish")}
 
 
 class Mixed(nn.Module):
@@ -87,7 +85,7 @@ def examples(runtime: str) -> list[Operator]:
     """One operator of every kind that the runtime can time, and every sort of convolution."""
     windows = {"kernel_h": 2, "kernel_w": 2, "stride": 2}
     special = {"conv_transpose": windows, "max_pool": windows, "average_pool": windows}
-    plain = [k for k in BUILDERS if k not in ("conv", "linear") and (runtime, k) not in UNTIMED]
+    plain = [k for k in BUILDERS if k not in ("conv", "linear") and k not in UNTIMED.get(runtime, ())]
     maps = [Operator(k, 16, 16, 8, 8, **special.get(k, {})) for k in plain]
     return [
         *maps,
