@@ -14,6 +14,7 @@ from typing import Any
 import onnx
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from hwprune.errors import GraphError, InputError
 from hwprune.files import replacing
@@ -82,11 +83,17 @@ def export(model: nn.Module, path: str | Path, example_inputs: ExampleInputs) ->
 
 
 def _as_arguments(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional arguments and those by name, their tensors where the exported copy is: on the processor."""
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = {}
     if isinstance(example_inputs, Tensor):
-        return (example_inputs,), {}
-    if isinstance(example_inputs, Mapping):
-        return (), dict(example_inputs)
-    return tuple(example_inputs), {}
+        args = (example_inputs,)
+    elif isinstance(example_inputs, Mapping):
+        kwargs = dict(example_inputs)
+    else:
+        args = tuple(example_inputs)
+    args, kwargs = tree_map_only(Tensor, lambda tensor: tensor.detach().cpu(), (args, kwargs))
+    return args, kwargs
 
 
 def _to_proto(
