@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_map_only
 
 from hwprune.errors import GraphError, InputError
 from hwprune.files import replacing
-from hwprune.graph.record import ExampleInputs, beside
+from hwprune.graph.record import ExampleInputs
 from hwprune.graph.twin import copy_of
 from hwprune.runtime.fold_zeros import fold_zeros
 
@@ -62,7 +62,7 @@ def export(model: nn.Module, path: str | Path, example_inputs: ExampleInputs) ->
     if not path.parent.is_dir():
         raise InputError("the folder to export to does not exist", where=path.parent)
     twin = copy_of(model).cpu().eval()
-    args, kwargs = _as_arguments(beside(twin, example_inputs))
+    args, kwargs = _as_arguments(example_inputs)
     try:
         proto, note = _to_proto(twin, args, kwargs, dynamic=True), ""
     except Exception as error:
