@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hwprune.graph.record import Call, ExampleInputs, Recording, Value, record
 from hwprune.graph.zeros import without_zeros
 from hwprune.operators import Operator, TracedOperator, fuse
+from hwprune.products import matrix_product
 from hwprune.windows import Window, convolution, pooling
 
 #: ATen base names to operator kinds, for operators that need nothing but the shape of their result.
@@ -80,13 +81,14 @@ def operators_of(recording: Recording) -> tuple[Operator, ...]:
     recording = without_zeros(recording)
     traced: list[TracedOperator] = []
     computed = {value.index for value in recording.inputs}
+    batch = next((value.shape[0] for value in recording.inputs if value.shape), 1)
     read = {value.index for call in recording.calls for value in call.inputs}
     for call in recording.calls:
         activations = [value for value in call.inputs if value.index in computed]
         if not activations or not call.outputs:
             continue  # a tensor made of parameters or constants alone is folded by every runtime
         computed.update(value.index for value in call.outputs)
-        operator = replace(_operator(call, activations), name=call.module)
+        operator = replace(_operator(call, activations, batch), name=call.module)
         traced.append(TracedOperator(operator, tuple(map(_name, activations)), _name(call.outputs[0])))
         # Further outputs (the parts of a split) come with the first; those nobody reads are no reader
         # either (the statistics that a batch norm returns).
@@ -117,18 +119,25 @@ def with_densities(operators: Sequence[Operator], model: nn.Module) -> tuple[Ope
 
 
 _ALIAS = Operator("identity", 1, 1)
+#: From a call, the activations that it reads, and how many images the network was given.
+Builder = Callable[[Call, list[Value], int], Operator]
 
 
 def _name(value: Value) -> str:
     return f"v{value.index}"
 
 
-def _operator(call: Call, activations: list[Value]) -> Operator:
+def _base(call: Call) -> str:
+    """Name of an ATen operator without its overload."""
+    return call.op.split(".")[1]
+
+
+def _operator(call: Call, activations: list[Value], batch: int) -> Operator:
     """The operator that ``call`` stands for, named by its kind."""
-    base = call.op.split(".")[1]
+    base = _base(call)
     builder = _BUILDERS.get(base)
     if builder is not None:
-        return builder(call, activations)
+        return builder(call, activations, batch)
     result = call.outputs[0]
     if base in FREE_OPERATORS:
         return _shaped("identity", result)
@@ -158,7 +167,7 @@ def _shaped(kind: str, value: Value) -> Operator:
     return Operator(kind, channels, channels, rows, columns)
 
 
-def _convolution(call: Call, activations: list[Value]) -> Operator:
+def _convolution(call: Call, activations: list[Value], batch: int) -> Operator:
     source, weight = call.args[0], call.args[1]
     stride, padding, dilation, transposed, _output_padding, groups = call.args[3:9]
     kernel = weight.shape[2:]
@@ -169,18 +178,16 @@ def _convolution(call: Call, activations: list[Value]) -> Operator:
     )
 
 
-def _matrix_product(call: Call, activations: list[Value]) -> Operator:
-    left, right = [value for value in call.inputs if len(value.shape) >= 2][:2]
-    kind = "linear" if len(activations) == 1 else "matmul"
-    rows = 1
-    for size in left.shape[1:-1]:
-        rows *= size
-    rows *= left.shape[0] if len(left.shape) == 2 and kind == "matmul" else 1
-    return Operator(kind, left.shape[-1], right.shape[-1], height=rows)
+def _matrix_product(call: Call, activations: list[Value], batch: int) -> Operator:
+    # What is added to the product comes first in the call: addmm(input, mat1, mat2).
+    left, right = call.args[1:3] if _base(call) in ("addmm", "baddbmm") else call.args[:2]
+    return matrix_product(
+        left.shape, right.shape, batch, left_computed=left in activations, right_computed=right in activations
+    )
 
 
-def _pool(kind: str, *, dilates: bool) -> Callable[[Call, list[Value]], Operator]:
-    def build(call: Call, activations: list[Value]) -> Operator:
+def _pool(kind: str, *, dilates: bool) -> Builder:
+    def build(call: Call, activations: list[Value], batch: int) -> Operator:
         places = (1, 2, 3, 4) if dilates else (1, 2, 3)
         given = [_along(2, call.args[at]) if at < len(call.args) else () for at in places]
         window = Window(given[0], given[1] or given[0], *given[2:])
@@ -194,17 +201,17 @@ def _along(axes: int, sizes: Sequence[int]) -> tuple[int, ...]:
     return tuple(sizes) * axes if len(sizes) == 1 else tuple(sizes)
 
 
-def _layer_norm(call: Call, activations: list[Value]) -> Operator:
+def _layer_norm(call: Call, activations: list[Value], batch: int) -> Operator:
     """A norm along the last dimension, wherever the channels of a map are."""
     *rows, channels = call.outputs[0].shape[1:] or (1,)
     return Operator("layer_norm", channels, channels, height=math.prod(rows))
 
 
-def _mean(call: Call, activations: list[Value]) -> Operator:
+def _mean(call: Call, activations: list[Value], batch: int) -> Operator:
     return _shaped("global_average_pool", activations[0])
 
 
-def _adaptive_pool(call: Call, activations: list[Value]) -> Operator:
+def _adaptive_pool(call: Call, activations: list[Value], batch: int) -> Operator:
     if all(int(size) == 1 for size in call.args[1]):
         return _shaped("global_average_pool", activations[0])
     source, result = activations[0].shape, call.outputs[0].shape
@@ -217,7 +224,7 @@ def _adaptive_pool(call: Call, activations: list[Value]) -> Operator:
     return pooling("average_pool", source, result, Window(kernel, strides=kernel))
 
 
-_BUILDERS: dict[str, Callable[[Call, list[Value]], Operator]] = {
+_BUILDERS: dict[str, Builder] = {
     "convolution": _convolution,
     "addmm": _matrix_product,
     "mm": _matrix_product,

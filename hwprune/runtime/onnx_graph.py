@@ -12,9 +12,13 @@ from onnx import helper
 
 from hwprune.errors import GraphError, InputError
 from hwprune.operators import Operator, TracedOperator, fuse
+from hwprune.products import matrix_product
 from hwprune.windows import Window, convolution, pooling
 
 Shapes = Mapping[str, tuple[int, ...]]
+
+#: Where the number of images stands among the shapes; the name of no value.
+BATCH = ""
 
 #: ONNX operators that need nothing but the shape of their result.
 SHAPED = {
@@ -99,6 +103,8 @@ def _fix_batch(model: Any) -> None:
 
 def _shapes(graph: Any) -> dict[str, tuple[int, ...]]:
     shapes = {item.name: tuple(item.dims) for item in graph.initializer}
+    sizes = (item.type.tensor_type.shape.dim for item in graph.input if item.name not in shapes)
+    shapes[BATCH] = next(((dims[0].dim_value,) for dims in sizes if dims), (1,))
     for item in (*graph.input, *graph.value_info, *graph.output):
         if item.type.tensor_type.HasField("shape"):
             shapes[item.name] = tuple(dim.dim_value for dim in item.type.tensor_type.shape.dim)
@@ -165,12 +171,16 @@ def _convolution(node: Any, inputs: tuple[str, ...], shapes: Shapes, attributes:
 def _matrix_product(
     node: Any, inputs: tuple[str, ...], shapes: Shapes, attributes: dict[str, Any]
 ) -> Operator:
-    source, result = shapes[inputs[0]], shapes[node.output[0]]
-    rows = 1
-    for size in source[1:-1]:
-        rows *= size
-    kind = "linear" if len(inputs) == 1 else "matmul"
-    return Operator(kind, source[-1], result[-1], height=rows)
+    first, second = node.input[:2]
+    left, right = shapes[first], shapes[second]
+    if attributes.get("transA"):
+        left = left[::-1]
+    if attributes.get("transB"):
+        right = right[::-1]
+    left, right = (left if len(left) > 1 else (1, *left)), (right if len(right) > 1 else (*right, 1))
+    return matrix_product(
+        left, right, shapes[BATCH][0], left_computed=first in inputs, right_computed=second in inputs
+    )
 
 
 def _pool(kind: str) -> Callable[[Any, tuple[str, ...], Shapes, dict[str, Any]], Operator]:
