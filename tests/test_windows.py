@@ -92,6 +92,12 @@ def test_poolings_have_both_axes_of_their_windows(name: str, tmp_path: Path) -> 
     assert replace(operator, name="") == of_file(layer, images, tmp_path / "layer.onnx")
 
 
+@pytest.mark.parametrize("name", ["max 1x2", "average 2x3", "adaptive"])
+def test_an_image_without_a_batch_is_pooled_as_with_one(name: str) -> None:
+    layer, shape = POOLINGS[name]
+    assert trace_operators(layer, torch.zeros(shape[1:])) == trace_operators(layer, torch.zeros(shape))
+
+
 def file_of_convolution(path: Path, shape: tuple[int, ...], **attributes: object) -> Path:
     weights = numpy_helper.from_array(np.ones((8, 8, 3, 3), dtype=np.float32), "w")
     graph = helper.make_graph(

@@ -215,12 +215,13 @@ def _adaptive_pool(call: Call, activations: list[Value], batch: int) -> Operator
     if all(int(size) == 1 for size in call.args[1]):
         return _shaped("global_average_pool", activations[0])
     source, result = activations[0].shape, call.outputs[0].shape
-    if source[2] % result[2] or source[3] % result[3]:
+    # An image may come without a batch: its axes are the last ones.
+    axes = list(zip(source[-2:], result[-2:], strict=True))
+    if any(size % parts for size, parts in axes):
         return _shaped("adaptive_average_pool", activations[0])
-    kernel_h, kernel_w = source[2] // result[2], source[3] // result[3]
-    if kernel_h == kernel_w == 1:
+    kernel = [size // parts for size, parts in axes]
+    if kernel == [1, 1]:
         return _shaped("identity", activations[0])
-    kernel = kernel_h, kernel_w
     return pooling("average_pool", source, result, Window(kernel, strides=kernel))
 
 
