@@ -51,8 +51,8 @@ SHAPED = {
     "Dropout": "identity",
     "Cast": "identity",
 }
-#: ONNX operators that compute shapes or constants, not activations.
-BOOKKEEPING = frozenset({"Constant", "ConstantOfShape", "Shape", "Gather", "Range", "Expand"})
+#: ONNX operators whose results are sizes, not activations; what is computed from sizes alone costs nothing.
+SIZE_OPERATORS = frozenset({"Shape", "Size"})
 
 
 def read_operators(path: Path) -> tuple[Operator, ...]:
@@ -82,9 +82,9 @@ def read_operators(path: Path) -> tuple[Operator, ...]:
     traced = []
     for node in graph.node:
         inputs = tuple(name for name in node.input if name in activations)
-        if not inputs or node.op_type in BOOKKEEPING:
+        if not inputs or node.op_type in SIZE_OPERATORS:
             continue
-        activations.update(node.output)
+        activations.update(filter(None, node.output))  # one that nobody wants has no name
         operator = _operator(node, inputs, shapes, constants, path)
         traced.append(TracedOperator(operator, inputs, node.output[0]))
     return fuse(traced, [item.name for item in graph.output])
@@ -114,7 +114,9 @@ def _shapes(graph: Any) -> dict[str, tuple[int, ...]]:
 def _operator(
     node: Any, inputs: tuple[str, ...], shapes: Shapes, constants: set[str], path: Path
 ) -> Operator:
-    for name in (*inputs, node.output[0]):
+    builder = _BUILDERS.get(node.op_type)
+    read = inputs if builder is None else filter(None, node.input)  # builders look at weights, too
+    for name in (*read, node.output[0]):
         if name not in shapes or 0 in shapes[name]:
             raise GraphError(
                 "the shape of an activation cannot be inferred",
@@ -123,7 +125,6 @@ def _operator(
                 got=f"{name}: {shapes.get(name, 'unknown')}",
             )
     attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
-    builder = _BUILDERS.get(node.op_type)
     if builder is not None:
         operator = builder(node, inputs, shapes, attributes)
     else:
@@ -195,6 +196,11 @@ def _global_pool(node: Any, inputs: tuple[str, ...], shapes: Shapes, attributes:
     return _shaped("global_average_pool", shapes[inputs[0]])
 
 
+def _expansion(node: Any, inputs: tuple[str, ...], shapes: Shapes, attributes: dict[str, Any]) -> Operator:
+    source, result = shapes[inputs[0]], shapes[node.output[0]]
+    return _shaped("identity" if source == result else "Expand", result)
+
+
 _BUILDERS: dict[str, Callable[[Any, tuple[str, ...], Shapes, dict[str, Any]], Operator]] = {
     "Conv": _convolution,
     "ConvTranspose": _convolution,
@@ -204,4 +210,5 @@ _BUILDERS: dict[str, Callable[[Any, tuple[str, ...], Shapes, dict[str, Any]], Op
     "AveragePool": _pool("average_pool"),
     "GlobalAveragePool": _global_pool,
     "ReduceMean": _global_pool,
+    "Expand": _expansion,
 }
