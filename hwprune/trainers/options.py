@@ -17,6 +17,7 @@ from hwprune.errors import InputError
 from hwprune.graph.record import ExampleInputs
 from hwprune.groups import MakeMasked
 from hwprune.targets import Target
+from hwprune.train.prox import ProximalStep
 from hwprune.train.randomness import random_states_kept
 from hwprune.train.schedule import StrengthSchedule
 
@@ -37,7 +38,8 @@ class Options:
         measure: Whether to measure on this machine.
         notify: Called with one line for everything the user should know; logged by default.
         reconstruct: Training inputs to fit the survivors of a trained network on; see
-            :meth:`~hwprune.Compressor.reconstruct_on`. A training that is resumed does not fit them again.
+            :meth:`~hwprune.Compressor.reconstruct_on`. A training that is resumed after that does not fit
+            them again; one that is resumed before is refused: the whole network is not there any more.
     """
 
     granularity: str | MakeMasked = CHANNEL
@@ -77,7 +79,9 @@ class Job:
             loader: The trainer's loader of training batches; none of its batches is drawn.
 
         Raises:
-            InputError: If the training has no end, or example inputs are needed and cannot be made.
+            InputError: If the training has no end, example inputs are needed and cannot be made, or survivors
+                are to be fitted in a training that was interrupted before. Also from loading the optimiser's
+                state afterwards.
             HwpruneError: For whatever else the compressor refuses.
         """
         if not 0 < total_steps < float("inf"):
@@ -102,9 +106,26 @@ class Job:
             notify=options.notify,
         )
         compressor.wrap(optimizer)
-        if options.reconstruct is not None and not compressor.proximal.step:
-            compressor.reconstruct_on(options.reconstruct)
+        if options.reconstruct is not None:
+            proximal = compressor.proximal
+            _refuse_unsettled(proximal)  # some trainers restore the optimiser before this, others after
+            optimizer.register_load_state_dict_post_hook(lambda _optimizer: _refuse_unsettled(proximal))
+            if not proximal.step:
+                compressor.reconstruct_on(options.reconstruct)
         return compressor
+
+
+def _refuse_unsettled(proximal: ProximalStep) -> None:
+    """Raises where a training goes on that has changed the network already, but not fitted its survivors."""
+    if proximal.step and not proximal.settled:
+        raise InputError(
+            "the training was interrupted before its survivors were fitted, and the network that they are to "
+            "be fitted to has changed since",
+            where="Options.reconstruct",
+            expected="a checkpoint from after the survivors were fixed",
+            got=f"one after {proximal.step} steps",
+            hint="start again from the trained weights, or go on without reconstruct",
+        )
 
 
 def example_inputs_of(loader: object) -> ExampleInputs:

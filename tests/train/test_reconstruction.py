@@ -255,3 +255,42 @@ def test_single_weights_are_not_fitted() -> None:
     )
     with pytest.raises(InputError, match="whole inputs"):
         compressor.reconstruct_on(torch.zeros(4, 8))
+
+
+def test_a_training_that_was_interrupted_before_the_fit_goes_on_to_the_same_weights() -> None:
+    data = load_dataset("digits").first(128)
+    trained = make_model("lenet5", in_channels=1, image_size=8, classes=10, seed=0)
+
+    def begun() -> tuple[nn.Module, torch.optim.Optimizer, hwprune.Compressor]:
+        network = copy.deepcopy(trained)
+        compressor = hwprune.Compressor(
+            network,
+            data.test_images[:2],
+            hwprune.load_profile("x86-avx2-ort"),
+            hwprune.Keep(0.5),
+            total_steps=12,
+            measure=False,
+        )
+        compressor.reconstruct_on(data.train_images)
+        optimizer = compressor.wrap(torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9))
+        return network, optimizer, compressor
+
+    def steps(network: nn.Module, optimizer: torch.optim.Optimizer, count: int) -> None:
+        for _ in range(count):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(network(data.train_images), data.train_labels).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+
+    whole, optimizer, compressor = begun()
+    steps(whole, optimizer, 3)
+    assert not compressor.proximal.settled
+    state = copy.deepcopy((whole.state_dict(), optimizer.state_dict()))
+    steps(whole, optimizer, 9)
+    assert compressor.proximal.settled
+
+    resumed, optimizer, _ = begun()
+    resumed.load_state_dict(state[0])
+    optimizer.load_state_dict(state[1])
+    steps(resumed, optimizer, 9)
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name

@@ -13,9 +13,10 @@ pytest.importorskip("lightning", reason="needs the extra lightning", exc_type=Im
 
 import lightning
 from lightning.pytorch.callbacks import ModelCheckpoint
-from trainer_cases import BATCH, EPOCHS, OPTIONS, SAMPLES, TARGET, Network, samples
+from trainer_cases import BATCH, EPOCHS, OPTIONS, SAMPLES, TARGET, Network, fitting_options, samples
 
 import hwprune
+from hwprune.trainers import Options
 from hwprune.trainers.lightning import PruningCallback
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's own advice
@@ -44,10 +45,15 @@ class Classifier(lightning.LightningModule):
 
 
 def fit(
-    folder: Path, *, resume: Path | None = None, module: str | None = "network", **options: Any
+    folder: Path,
+    *,
+    resume: Path | None = None,
+    module: str | None = "network",
+    pruned: Options = OPTIONS,
+    **options: Any,
 ) -> tuple[Classifier, PruningCallback]:
     model = Classifier()
-    pruning = PruningCallback(hwprune.load_profile("x86-avx2-ort"), TARGET, module=module, options=OPTIONS)
+    pruning = PruningCallback(hwprune.load_profile("x86-avx2-ort"), TARGET, module=module, options=pruned)
     trainer = lightning.Trainer(
         default_root_dir=folder,
         accelerator="cpu",
@@ -74,6 +80,16 @@ def test_every_checkpoint_leads_to_the_same_weights(tmp_path: Path) -> None:
         assert torch.equal(again.compressor.proximal.alive, pruning.compressor.proximal.alive)
         for name, tensor in whole.state_dict().items():
             assert torch.equal(tensor, resumed.state_dict()[name]), (epoch, name)
+
+
+def test_survivors_are_fitted_once_or_the_checkpoint_is_refused(tmp_path: Path) -> None:
+    pruned = fitting_options()
+    whole, _ = fit(tmp_path / "whole", pruned=pruned)
+    with pytest.raises(hwprune.HwpruneError, match="before its survivors were fitted"):
+        fit(tmp_path / "early", resume=tmp_path / "whole/epoch=1.ckpt", pruned=pruned)
+    resumed, _ = fit(tmp_path / "late", resume=tmp_path / "whole/epoch=4.ckpt", pruned=pruned)
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
 
 
 def test_the_module_itself_can_be_the_network_and_steps_can_be_accumulated(tmp_path: Path) -> None:

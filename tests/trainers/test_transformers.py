@@ -11,18 +11,21 @@ import torch
 pytest.importorskip("transformers", reason="needs the extra transformers", exc_type=ImportError)
 pytest.importorskip("accelerate", reason="needs the extra transformers", exc_type=ImportError)
 
-from trainer_cases import BATCH, EPOCHS, OPTIONS, SAMPLES, TARGET, Network, samples
+from trainer_cases import BATCH, EPOCHS, OPTIONS, SAMPLES, TARGET, Network, fitting_options, samples
 from transformers import Trainer, TrainingArguments
 
 import hwprune
+from hwprune.trainers import Options
 from hwprune.trainers.transformers import PruningCallback
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the Trainer's own advice
 
 
-def train(folder: Path, *, resume: Path | None = None, **options: Any) -> tuple[Network, PruningCallback]:
+def train(
+    folder: Path, *, resume: Path | None = None, pruned: Options = OPTIONS, **options: Any
+) -> tuple[Network, PruningCallback]:
     model = Network()
-    pruning = PruningCallback(hwprune.load_profile("x86-avx2-ort"), TARGET, options=OPTIONS)
+    pruning = PruningCallback(hwprune.load_profile("x86-avx2-ort"), TARGET, options=pruned)
     arguments = TrainingArguments(
         str(folder),
         num_train_epochs=EPOCHS,
@@ -53,6 +56,16 @@ def test_every_checkpoint_leads_to_the_same_weights(tmp_path: Path) -> None:
         assert torch.equal(again.compressor.proximal.alive, pruning.compressor.proximal.alive)
         for name, tensor in whole.state_dict().items():
             assert torch.equal(tensor, resumed.state_dict()[name]), (step, name)
+
+
+def test_survivors_are_fitted_once_or_the_checkpoint_is_refused(tmp_path: Path) -> None:
+    pruned = fitting_options()
+    whole, _ = train(tmp_path / "whole", pruned=pruned)
+    with pytest.raises(hwprune.HwpruneError, match="before its survivors were fitted"):
+        train(tmp_path / "early", resume=tmp_path / "whole/checkpoint-10", pruned=pruned)
+    resumed, _ = train(tmp_path / "late", resume=tmp_path / "whole/checkpoint-35", pruned=pruned)
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name]), name
 
 
 def test_putting_other_weights_in_place_at_the_end_is_refused(tmp_path: Path) -> None:

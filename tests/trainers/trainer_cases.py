@@ -35,6 +35,11 @@ class Network(nn.Module):
         return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
 
 
+def fitting_options() -> Options:
+    """With inputs to fit the survivors on."""
+    return Options(measure=False, reconstruct=torch.stack([image for image, _ in samples()]))
+
+
 def samples() -> list[tuple[torch.Tensor, torch.Tensor]]:
     data = load_dataset("digits").first(SAMPLES)
     return list(zip(data.train_images, data.train_labels, strict=True))
