@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hwprune.device.profile import RuntimeSpec
-from hwprune.errors import RuntimeUnavailableError
+from hwprune.errors import InputError, RuntimeUnavailableError
 
 Array = npt.NDArray[Any]
 
@@ -51,6 +51,54 @@ class InputInfo:
     name: str
     shape: tuple[int | None, ...]
     dtype: np.dtype[Any]
+
+    def filled(self, batch: int) -> tuple[int, ...]:
+        """The shape of what the input is fed to be timed.
+
+        Args:
+            batch: Images of a run.
+
+        Raises:
+            InputError: If nothing can be fed without guessing: more than the number of images is open, or the
+                elements are no numbers.
+        """
+        shape = fixed_shape(self.name, self.shape, batch)
+        if self.dtype.kind not in _NUMBERS:
+            raise InputError(
+                "no data can be made up for an input of the model",
+                where=f"input {self.name}",
+                expected="elements that are numbers",
+                got=self.dtype.name,
+            )
+        return shape
+
+
+#: Kinds of element types that random data is made of: truth values, integers and fractions.
+_NUMBERS = "biuf"
+
+
+def fixed_shape(name: str, shape: Sequence[int | None], batch: int) -> tuple[int, ...]:
+    """A shape with the number of images filled in, which alone may be open.
+
+    Args:
+        name: The input, for errors.
+        shape: Its sizes, ``None`` for open ones.
+        batch: Images of a run.
+
+    Raises:
+        InputError: If another size is open: any number put there would make another network.
+    """
+    sizes = [batch if axis == 0 and size is None else size for axis, size in enumerate(shape)]
+    known = tuple(size for size in sizes if size is not None)
+    if len(known) < len(sizes):
+        raise InputError(
+            "a size of an input of the model is open, and latency depends on it",
+            where=f"input {name}",
+            expected="an open size in the first dimension alone, the batch",
+            got=f"({', '.join('?' if size is None else str(size) for size in shape)})",
+            hint="export the model with fixed sizes",
+        )
+    return known
 
 
 class Session(Protocol):

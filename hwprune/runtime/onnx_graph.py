@@ -13,6 +13,7 @@ from onnx import helper
 from hwprune.errors import GraphError, InputError
 from hwprune.operators import Operator, TracedOperator, fuse
 from hwprune.products import matrix_product
+from hwprune.runtime.base import fixed_shape
 from hwprune.windows import Window, convolution, pooling
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -65,7 +66,7 @@ def read_operators(path: Path) -> tuple[Operator, ...]:
         Operators in execution order; a kind that no table knows carries its ONNX name.
 
     Raises:
-        InputError: If there is no such file or it is not ONNX.
+        InputError: If there is no such file, it is not ONNX, or more than the batch size is open.
         GraphError: If the shape of an activation cannot be inferred.
     """
     if not path.is_file():
@@ -74,6 +75,8 @@ def read_operators(path: Path) -> tuple[Operator, ...]:
         model = onnx.load(str(path))
         _fix_batch(model)
         graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    except InputError:
+        raise
     except Exception as error:  # protobuf, checker and inference raise unrelated types
         raise InputError("not a readable ONNX file", where=path, got=f"{type(error).__name__}") from error
     shapes = _shapes(graph)
@@ -91,11 +94,12 @@ def read_operators(path: Path) -> tuple[Operator, ...]:
 
 
 def _fix_batch(model: Any) -> None:
-    """Sets every open dimension of the inputs to 1, and forgets what was inferred with it open."""
+    """Sets an open batch size of the inputs to 1, and forgets what was inferred with it open."""
     for item in model.graph.input:
-        for dim in item.type.tensor_type.shape.dim:
-            if not dim.HasField("dim_value"):
-                dim.dim_value = 1
+        dims = item.type.tensor_type.shape.dim
+        shape = [dim.dim_value if dim.HasField("dim_value") else None for dim in dims]
+        for dim, size in zip(dims, fixed_shape(item.name, shape, 1), strict=True):
+            dim.dim_value = size
     del model.graph.value_info[:]
     for item in model.graph.output:
         item.type.tensor_type.ClearField("shape")

@@ -34,22 +34,37 @@ _ERRORS_ONLY = 3
 
 
 class OnnxRuntimeSession:
-    """An ONNX file loaded into ONNX Runtime."""
+    """An ONNX file loaded into ONNX Runtime.
 
-    def __init__(self, session: Any) -> None:
-        self._session = session
+    Args:
+        session: The session of the runtime.
+        where: The file, for errors.
+
+    Raises:
+        RuntimeUnavailableError: If the file has an input of a type that is not fed here.
+    """
+
+    def __init__(self, session: Any, where: object) -> None:
+        self._session, self._where = session, where
         self.inputs: tuple[InputInfo, ...] = tuple(
             InputInfo(
                 item.name,
                 tuple(size if isinstance(size, int) else None for size in item.shape),
-                np.dtype(_DTYPES[item.type]),
+                _dtype_of(item, where),
             )
             for item in session.get_inputs()
         )
 
     def run(self, feed: Mapping[str, Array]) -> Sequence[Array]:
-        """Runs the model once."""
-        outputs: Sequence[Array] = self._session.run(None, dict(feed))
+        """Runs the model once.
+
+        Raises:
+            RuntimeUnavailableError: If ONNX Runtime refuses to.
+        """
+        try:
+            outputs: Sequence[Array] = self._session.run(None, dict(feed))
+        except Exception as error:  # the runtime raises a dozen unrelated types
+            raise _refused("ONNX Runtime cannot run the model", self._where, error) from error
         return outputs
 
 
@@ -66,7 +81,7 @@ class OnnxRuntime:
         Raises:
             RuntimeUnavailableError: If ONNX Runtime refuses it.
         """
-        return OnnxRuntimeSession(_load(str(path), self._options(spec), where=path))
+        return OnnxRuntimeSession(_load(str(path), self._options(spec), where=path), path)
 
     def operator_samples(
         self, model: bytes, spec: RuntimeSpec, feed: Mapping[str, Array], effort: Effort
@@ -90,14 +105,15 @@ class OnnxRuntime:
         with tempfile.TemporaryDirectory(prefix="hwprune-") as folder:
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(folder) / "profile")
-            session = _load(model, options, where="an operator model")
+            loaded = _load(model, options, where="an operator model")
+            session = OnnxRuntimeSession(loaded, "an operator model")
             start = time.perf_counter()
             for _ in range(effort.warmup_runs):
-                session.run(None, dict(feed))
+                session.run(feed)
             runs = effort.runs((time.perf_counter() - start) / effort.warmup_runs)
             for _ in range(runs):
-                session.run(None, dict(feed))
-            lines = Path(session.end_profiling()).read_text(encoding="utf-8").splitlines()
+                session.run(feed)
+            lines = Path(loaded.end_profiling()).read_text(encoding="utf-8").splitlines()
         samples: dict[str, list[float]] = {}
         for event in map(_event, filter(_is_kernel, lines)):
             value = event["name"].removesuffix(_KERNEL_SUFFIX).removesuffix(_BLOCKED_SUFFIX)
@@ -126,7 +142,21 @@ def _event(line: str) -> dict[str, Any]:
 def _load(source: str | bytes, options: Any, *, where: object) -> Any:
     try:
         return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # the runtime raises a dozen unrelated types
+    except Exception as error:  # likewise
+        raise _refused("ONNX Runtime refuses the model", where, error) from error
+
+
+def _dtype_of(item: Any, where: object) -> np.dtype[Any]:
+    if item.type not in _DTYPES:
         raise RuntimeUnavailableError(
-            "ONNX Runtime refuses the model", where=where, got=str(error).strip().splitlines()[0]
-        ) from error
+            "ONNX Runtime is fed no such input here",
+            where=f"{where}, input {item.name}",
+            expected=f"one of {', '.join(_DTYPES)}",
+            got=item.type,
+        )
+    return np.dtype(_DTYPES[item.type])
+
+
+def _refused(what: str, where: object, error: Exception) -> RuntimeUnavailableError:
+    lines = str(error).strip().splitlines()
+    return RuntimeUnavailableError(what, where=where, got=lines[0] if lines else type(error).__name__)

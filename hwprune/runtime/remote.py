@@ -78,7 +78,7 @@ def measure_on(
         Name to timing; the environment is that of the host.
 
     Raises:
-        InputError: If a file is missing, or the host's name is an option.
+        InputError: If a file is missing or cannot be fed, or the host's name is an option.
         HostError: If the host cannot be reached, lacks Python or the runtime, refuses a model, or leaves
             before it is done.
         RuntimeUnavailableError: If a converter that is needed here is missing, or the runtime does not run
@@ -120,8 +120,7 @@ def _archive(paths: Mapping[str, Path], profile: DeviceProfile, runs: int | None
             _add(archive, f"{module.__name__.replace('.', '/')}.py", Path(str(module.__file__)).read_bytes())
         for index, (name, path) in enumerate(paths.items()):
             inputs = [
-                (item.name, [spec.batch if size is None else size for size in item.shape], item.dtype.name)
-                for item in read_values(path).inputs
+                (item.name, item.filled(spec.batch), item.dtype.name) for item in read_values(path).inputs
             ]
             files: Sequence[Path] = (path,)
             if spec.kind in CONVERTED:

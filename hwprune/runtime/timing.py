@@ -75,7 +75,7 @@ def measure(path: str | Path, profile: DeviceProfile, runs: int | None = None) -
             that something disturbed.
 
     Raises:
-        InputError: If there is no such file.
+        InputError: If there is no such file, or nothing can be made up for it to read.
         RuntimeUnavailableError: If the runtime is missing or refuses the file.
     """
     return measure_alternately({"network": Path(path)}, profile, runs)["network"]
@@ -169,11 +169,15 @@ def check_request(paths: Mapping[str, Path], runs: int | None) -> None:
 
 
 def random_feed(inputs: Sequence[InputInfo], batch: int, seed: int = 0) -> dict[str, Array]:
-    """Random data for every input; open sizes become the batch size."""
+    """Random data for every input; an open number of images becomes the batch size.
+
+    Raises:
+        InputError: If another size of an input is open, or its elements are no numbers.
+    """
     generator = np.random.default_rng(seed)
     feed: dict[str, Array] = {}
     for item in inputs:
-        shape = tuple(batch if size is None else size for size in item.shape)
+        shape = item.filled(batch)
         if np.issubdtype(item.dtype, np.floating):
             feed[item.name] = generator.standard_normal(shape).astype(item.dtype)
         else:
