@@ -15,7 +15,7 @@ from hwprune.executors.base import Task, error_of
 from hwprune.executors.parcels import pack, unpack
 from hwprune.executors.quiet import Worker, alone
 from hwprune.operators import Operator
-from hwprune.phases import epoch_line, phase_line
+from hwprune.phases import Observer, epoch_line, phase_line
 from hwprune.runtime.bench import THIS_MACHINE, Bench
 from hwprune.runtime.timing import Timing
 
@@ -53,17 +53,23 @@ def run_task(task: Task, files: bytes, mailbox: Any) -> Delivery:
     import ray
 
     node = ray.get_runtime_context().get_node_id()[:8]
-    with tempfile.TemporaryDirectory(prefix="hwprune-") as folder, Worker() as worker:
-        root = Path(folder)
-        observer = Mail(task.name, mailbox, worker)
-        observer.note(f"begins on node {node}")
-        try:
-            unpack(files, root, task.needs)
-            told, failed = task.run(root, Farm(worker), observer), None
-        except Exception as error:  # of the user's own code, which may raise anything
-            told, failed = {}, error_of(error, task.name, f"node {node}")
-        # Of a task that failed too: its checkpoints are gone on from with --resume.
-        return Delivery(told, pack(root, task.makes), failed)
+    try:
+        with tempfile.TemporaryDirectory(prefix="hwprune-") as folder, Worker() as worker:
+            observer = Mail(task.name, mailbox, worker)
+            observer.note(f"begins on node {node}")
+            return _deliver(task, files, Path(folder), observer, Farm(worker), f"node {node}")
+    except Exception as error:  # no room for the folder, or no place for the locks
+        return Delivery({}, pack(Path(), ()), error_of(error, task.name, f"node {node}"))
+
+
+def _deliver(task: Task, files: bytes, root: Path, observer: Observer, bench: Bench, node: str) -> Delivery:
+    """Does a task below ``root``; of one that fails too what it has made, to go on from with ``--resume``."""
+    try:
+        unpack(files, root, task.needs)
+        told, failed = task.run(root, bench, observer), None
+    except Exception as error:  # of the user's own code, which may raise anything
+        told, failed = {}, error_of(error, task.name, node)
+    return Delivery(told, pack(root, task.makes), failed)
 
 
 class Mail:

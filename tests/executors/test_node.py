@@ -92,6 +92,11 @@ class LeavesHalf:
         raise self.error
 
 
+def be_a_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    context = SimpleNamespace(get_node_id=lambda: "0123456789")
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(get_runtime_context=lambda: context))
+
+
 @pytest.mark.parametrize(
     ("error", "kind", "message"),
     [
@@ -107,8 +112,7 @@ class LeavesHalf:
 def test_a_task_that_fails_sends_its_checkpoints_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, kind: type[Exception], message: str
 ) -> None:
-    context = SimpleNamespace(get_node_id=lambda: "0123456789")
-    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(get_runtime_context=lambda: context))
+    be_a_node(monkeypatch)
     monkeypatch.setattr(node, "Worker", lambda: Worker(tmp_path))
     (tmp_path / "before").write_text("epoch 0")
     task, lines = LeavesHalf(error), SimpleNamespace(put=lambda line: None)
@@ -118,3 +122,13 @@ def test_a_task_that_fails_sends_its_checkpoints_back(
     unpack(delivery.files, tmp_path / "home", task.makes)
     assert (tmp_path / "home" / "half" / "checkpoint").read_text() == "epoch 0, epoch 1"
     assert pickle.loads(pickle.dumps(delivery.error)).args == delivery.error.args
+
+
+def test_a_node_without_a_place_for_the_locks_fails_the_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full() -> None:
+        raise OSError(28, "No space left on device", "/tmp/hwprune-0")
+
+    be_a_node(monkeypatch)
+    monkeypatch.setattr(node, "Worker", full)
+    delivery = node.run_task(LeavesHalf(ValueError()), b"", SimpleNamespace(put=lambda line: None))
+    assert str(delivery.error) == "node 01234567: No space left on device (/tmp/hwprune-0) (in half)"
