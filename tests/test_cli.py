@@ -371,6 +371,13 @@ def test_measure_times_a_file(finished: Path) -> None:
     assert "no such model file" in missing.stderr
 
 
+@pytest.mark.parametrize("options", [["--port", "2222"], ["--python", "python3.12"]])
+def test_how_to_reach_no_machine_is_wrong_usage(tmp_path: Path, options: list[str]) -> None:
+    result = run("measure", tmp_path / "net.onnx", *options)
+    assert result.exit_code == 2
+    assert "--host" in result.stderr
+
+
 def test_a_file_that_is_no_model_is_told(tmp_path: Path) -> None:
     (tmp_path / "x.onnx").write_bytes(b"not a model")
     result = run("measure", tmp_path / "x.onnx")

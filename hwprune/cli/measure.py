@@ -14,6 +14,9 @@ from hwprune.runtime.environment import local_profile
 from hwprune.runtime.remote import Host, measure_on
 from hwprune.runtime.timing import measure
 
+#: Of another machine, where none is named.
+DEFAULT_PYTHON = "python3"
+
 
 @click.command("measure")
 @click.argument("file", type=click.Path(path_type=Path))
@@ -21,7 +24,7 @@ from hwprune.runtime.timing import measure
 @profiles_option
 @click.option("--runs", type=click.IntRange(min=1), help="Timed runs; default: until the median is certain.")
 @click.option("--host", help="Measure there instead: user@host, reached with ssh without a password.")
-@click.option("--python", default="python3", show_default=True, help="With --host: its Python.")
+@click.option("--python", show_default=DEFAULT_PYTHON, help="With --host: its Python.")
 @click.option("--port", type=click.IntRange(1, 65535), help="With --host: the port of its ssh.")
 @json_option
 @told
@@ -31,7 +34,7 @@ def measure_command(
     profiles: Path | None,
     runs: int | None,
     host: str | None,
-    python: str,
+    python: str | None,
     port: int | None,
     as_json: bool,
 ) -> None:
@@ -43,12 +46,16 @@ def measure_command(
 
     Example: hwprune measure hwprune-run/model.onnx --device x86-avx512-ort --host pi@board
     """
+    if host is None and (python is not None or port is not None):
+        raise click.UsageError("--python and --port say how another machine is reached: add --host")
     profile = load_profile(device, profiles) if device else local_profile(profiles)
     if host is None:
         timing = measure(file, profile, runs)
     else:
         client = ("ssh",) if port is None else ("ssh", "-p", str(port))
-        timing = measure_on(Host(host, python, client), {"network": file}, profile, runs)["network"]
+        timing = measure_on(Host(host, python or DEFAULT_PYTHON, client), {"network": file}, profile, runs)[
+            "network"
+        ]
     if as_json:
         click.echo(json.dumps({**asdict(timing), "environment": dict(timing.environment)}, indent=2))
         return
