@@ -127,6 +127,12 @@ def test_a_template_is_valid_and_has_nothing_to_compare() -> None:
     assert json.loads(as_json.stdout) == {"profile": "x86-avx512-ort", "template": True}
 
 
+def test_the_check_that_follows_a_build_is_of_its_networks() -> None:
+    assert profile_build.check_command(Path("mine"), []) == "hwprune profile check mine"
+    command = profile_build.check_command(Path("my devices/pi"), ["lenet5", "user:net:1x12x12"])
+    assert command == "hwprune profile check --for lenet5 --for user:net:1x12x12 'my devices/pi'"
+
+
 def test_an_interrupted_build_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*arguments: object) -> None:
         raise KeyboardInterrupt

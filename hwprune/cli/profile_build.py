@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -103,10 +104,16 @@ def build(
     console.print(
         f"{out}/: {len(table_of(built))} rows, calibration {built.latency.calibration:g}, "
         f"overhead {built.latency.overhead_us:g} us, noise {built.provenance.noise:.1%}\n"
-        f"next: hwprune profile check {out}",
+        f"next: {check_command(out, networks)}",
         markup=False,
         soft_wrap=True,
     )
+
+
+def check_command(out: Path, networks: Sequence[str]) -> str:
+    """The command that checks a profile on the networks that it was asked for."""
+    asked = [word for name in networks for word in ("--for", name)]
+    return shlex.join(["hwprune", "profile", "check", *asked, str(out)])
 
 
 def _draw_staircases(built: DeviceProfile, out: Path, console: Console) -> None:
