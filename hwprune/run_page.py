@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -222,15 +223,25 @@ def _equality(record: Record) -> Markup:
 
 def _reproduction(record: Record) -> list[Markup]:
     facts = sorted({**record["environment"], **record["versions"]}.items())
-    return [code(command_of(record)), table(("", ""), facts)]
+    chained = []
+    if record.get("follows"):
+        chained = [
+            paragraph(
+                f"This network started from the pruned one at {target_option(record['follows'])}, not from "
+                "the dense one: the command makes both. Where that one followed another, give its target too."
+            )
+        ]
+    return [code(command_of(record)), *chained, table(("", ""), facts)]
 
 
 def command_of(record: Record) -> str:
-    """The command that the run can be repeated with."""
+    """The command that the run can be repeated with, and the one whose network it started from."""
+    looser = [record["follows"]] if record.get("follows") else []
     return " ".join(
         (
-            f"hwprune prune --model {record['model']} --data {record['data']} --device {record['device']}",
-            target_option(record["target"]),
+            "hwprune prune",
+            *(f"--{key} {shlex.quote(record[key])}" for key in ("model", "data", "device")),
+            *map(target_option, (*looser, record["target"])),
             training_options(record),
             *([f"--fine-tune-epochs {record['fine_tune']['epochs']}"] if record.get("fine_tune") else []),
         )
@@ -254,7 +265,7 @@ def training_options(record: Record) -> str:
     if record["train_images"]:
         words.append(f"--train-images {record['train_images']}")
     if record.get("weights"):
-        words.append(f"--weights {record['weights']}")
+        words.append(f"--weights {shlex.quote(record['weights'])}")
     if distillation:
         words.append(f"--distill {distillation['weight']:g} --temperature {distillation['temperature']:g}")
     elif record.get("fine_tune"):  # which learns from the dense network by default

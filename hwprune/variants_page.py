@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -277,8 +278,11 @@ def _commands(folder: VariantsFolder) -> list[Markup]:
         record.pop("granularity")
     words = ["hwprune variants"]
     for key in ("model", "device"):
-        words += [f"--{key} {name}" for name in dict.fromkeys(entry[key] for entry in entries)]
-    words += [f"--data {record['data']}", *dict.fromkeys(target_option(entry["target"]) for entry in entries)]
+        words += [f"--{key} {shlex.quote(name)}" for name in dict.fromkeys(entry[key] for entry in entries)]
+    words += [
+        f"--data {shlex.quote(record['data'])}",
+        *dict.fromkeys(target_option(entry["target"]) for entry in entries),
+    ]
     start = record.get("fine_tune")
     with told_where_damaged(folder.path / folder.measured[0]["name"] / REPORT_FILE):
         words.append(training_options(record))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,22 @@ def test_the_page_says_for_how_long_either_network_was_trained() -> None:
     assert "10 epochs dense and 3 pruned" in render_run(RECORD, [])
     assert "10 epochs dense and 10 pruned" in render_run({**RECORD, "fine_tune": None}, [])
     assert "0 epochs dense and 3 pruned" in render_run({**RECORD, "weights": "w.pt"}, [])
+
+
+def test_a_run_that_started_from_a_looser_one_is_repeated_with_both_targets() -> None:
+    assert "--speedup 2 --epochs" in command_of(RECORD)
+    record = {**RECORD, "follows": {"kind": "speedup", "value": 1.5}}
+    assert "--speedup 1.5 --speedup 2 --epochs" in command_of(record)
+    assert "started from the pruned one at --speedup 1.5" in render_run(record, [])
+    assert "started from the pruned one" not in render_run({**RECORD, "follows": None}, [])
+
+
+def test_paths_with_spaces_can_be_pasted() -> None:
+    record = {**RECORD, "data": "imagefolder:my images", "device": "my devices/pi", "weights": "my net.pt"}
+    words = shlex.split(command_of(record))
+    assert words[words.index("--data") + 1] == "imagefolder:my images"
+    assert words[words.index("--device") + 1] == "my devices/pi"
+    assert words[words.index("--weights") + 1] == "my net.pt"
 
 
 @pytest.mark.parametrize("second", ["channel", "weight"])
