@@ -17,6 +17,7 @@ from hwprune.files import write_json
 from hwprune.output_folder import MARKER, nothing_to_resume
 from hwprune.pipeline import Settings
 from hwprune.quantized_export import format_for
+from hwprune.runtime.base import runtime_for
 from hwprune.runtime.environment import environment, versions
 from hwprune.targets import Speedup, Target, describe
 from hwprune.train.distillation import Distillation
@@ -153,11 +154,15 @@ def make_variants(
 
     Raises:
         ArtifactError: If the folder is not ours.
+        RuntimeUnavailableError: If this process is to make them and lacks the runtime of a device.
         HwpruneError: If the executor cannot begin.
     """
     goes_on = _check_folder(out, resume=resume)
     if resume and not goes_on:
         observer.note(nothing_to_resume(out))
+    if executor is None:  # before anything is trained; a cluster has the runtimes on its nodes
+        for profile in grid.devices.values():
+            runtime_for(profile.runtime)
     for left_by_a_killed_run in out.glob(f"{ARRIVING}*"):
         shutil.rmtree(left_by_a_killed_run)
     variants, finished = grid.variants(), set[str]()

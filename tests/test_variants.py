@@ -235,6 +235,19 @@ def test_a_variant_that_fails_does_not_lose_the_others(devices: Path, tmp_path: 
     assert "times faster than dense" in (out / "report.html").read_text()
 
 
+def test_a_runtime_that_is_missing_is_told_before_anything_is_trained(
+    devices: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    out = tmp_path / "out"
+    arguments = ["--device", "x86-avx512-ort", "--device", "here-openvino", "--profiles", devices]
+    result = run("variants", "--out", out, *QUICK, *arguments, "--keep", 0.5)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: ")
+    assert "openvino" in result.stderr
+    assert not out.exists()
+
+
 def test_the_page_links_to_every_variant(made: tuple[Path, list[object], list[str]]) -> None:
     out, _, _ = made
     assert run("report", out).exit_code == 0

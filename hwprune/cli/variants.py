@@ -16,7 +16,7 @@ from hwprune.cli.progress import observing
 from hwprune.cli.training import Training, telling_how_to_resume, training_options
 from hwprune.device.library import load_profile
 from hwprune.errors import InputError, TargetError
-from hwprune.executors.base import Executor, InProcess
+from hwprune.executors.base import Executor
 from hwprune.executors.cluster import RayCluster
 from hwprune.processes import launched_count
 from hwprune.runtime.environment import local_profile
@@ -96,7 +96,7 @@ def variants(
         raise click.UsageError("--ray-cores goes with --ray")
     found = [load_profile(name, profiles) for name in devices] or [local_profile(profiles)]
     by_name = dict(zip(devices or [found[0].name], found, strict=True))
-    executor: Executor = InProcess()
+    executor = None
     if address is not None:
         executor = RayCluster(None if address == ANY_CLUSTER else address, ray_cores or 1)
     grid = replace(training.grid(models, data, by_name), int8=int8)
