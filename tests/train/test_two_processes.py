@@ -83,3 +83,5 @@ def test_the_first_process_decides(in_two: list[Outcomes]) -> None:
         assert agreed["flags"].tolist() == [True, False]
         assert agreed["value"] == 0
         assert agreed["error raised"] == 1
+        assert agreed["from each"].tolist() == [0, 1]
+        assert not torch.equal(agreed["drawn by 0"], agreed["drawn by 1"])

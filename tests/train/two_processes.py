@@ -26,7 +26,8 @@ from hwprune.closed_loop import DeviceLoop
 from hwprune.device.rows import Row
 from hwprune.groups.shards import is_sharded, whole
 from hwprune.operators import Operator, multiply_accumulates
-from hwprune.processes import agree_, from_first
+from hwprune.processes import agree_, from_each, from_first
+from hwprune.train.randomness import Randomness
 from hwprune.train.reconstruction import Reconstruction
 from hwprune.train.together import add_up_gradients, share_of, shared_statistics, total
 
@@ -144,11 +145,14 @@ def agreement(rank: int) -> dict[str, Tensor]:
         raised = False
     except hwprune.HwpruneError as error:
         raised = str(error) == "refused by 0"
+    drawn = Randomness(0).state_dict()
     return {
         "numbers": agree_(torch.tensor([0.0, 0.5]) + rank),
         "flags": agree_(torch.tensor([rank == 0, rank == 1])),
         "value": torch.tensor(from_first(lambda: rank)),
         "error raised": torch.tensor(raised),
+        "from each": torch.tensor(from_each(rank)),
+        **{f"drawn by {index}": state["torch"] for index, state in enumerate(drawn["processes"])},
     }
 
 
