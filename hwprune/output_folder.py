@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from hwprune.train.checkpoint import load_checkpoint, save_checkpoint
 
 #: Marks a folder as ours and says which run it belongs to.
 MARKER = "run.json"
+#: In the mark: how long the run had taken at its last checkpoint.
+_SECONDS = "seconds"
 #: Written last: a folder that has it is finished.
 REPORT_FILE = "report.json"
 MODEL_FILE, SLIM_FOLDER, CHECKPOINTS = "model.onnx", "slim", "checkpoints"
@@ -44,10 +47,17 @@ class OutputFolder:
     Attributes:
         path: The folder.
         run: Hash of the run's settings; checkpoints of other runs are refused.
+        begun: When the run would have begun had it never been interrupted, by :func:`time.perf_counter`.
     """
 
     path: Path
     run: str
+    begun: float
+
+    @property
+    def seconds(self) -> float:
+        """How long the run has taken, its earlier sessions up to the last checkpoint of each included."""
+        return time.perf_counter() - self.begun
 
     @classmethod
     def check(cls, path: Path, *, resume: bool) -> bool:
@@ -84,7 +94,9 @@ class OutputFolder:
         return resume and ours
 
     @classmethod
-    def open(cls, path: Path, settings: dict[str, Any], *, resume: bool) -> OutputFolder:
+    def open(
+        cls, path: Path, settings: dict[str, Any], *, resume: bool, started: float | None = None
+    ) -> OutputFolder:
         """Takes the folder for a run.
 
         Args:
@@ -92,23 +104,25 @@ class OutputFolder:
             settings: What the run is asked to do.
             resume: Keep the checkpoints of an earlier run with the same settings, if there is one: a run
                 that was interrupted while it measured has left nothing yet.
+            started: When this session began, by :func:`time.perf_counter`; ``None`` for now.
 
         Raises:
             ArtifactError: If it is not ours, or was made with other settings than the run to resume.
         """
         goes_on = cls.check(path, resume=resume)
         path.mkdir(parents=True, exist_ok=True)
-        marker = path / MARKER
+        marker, seconds = path / MARKER, 0.0
         if goes_on:
-            _check_same(marker, settings)
+            seconds = _go_on(marker, settings)
         else:
             _remove_results(path)
             shutil.rmtree(path / CHECKPOINTS, ignore_errors=True)
         for left_by_a_killed_run in path.rglob(TEMPORARY_FILES):
             left_by_a_killed_run.unlink()
-        write_json(marker, {"hwprune": "prune", "settings": settings})
+        write_json(marker, {"hwprune": "prune", "settings": settings, _SECONDS: seconds})
         (path / CHECKPOINTS).mkdir(exist_ok=True)
-        return cls(path, hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest())
+        run = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        return cls(path, run, (time.perf_counter() if started is None else started) - seconds)
 
     def load_checkpoint(self, phase: str, notify: Callable[[str], None] = logger.warning) -> Any | None:
         """The last good checkpoint of a phase, ``None`` where there is none.
@@ -143,6 +157,8 @@ class OutputFolder:
         if last.is_file():
             last.replace(self._checkpoint(phase, BEFORE))
         save_checkpoint(last, {"run": self.run, "state": state})
+        marker = self.path / MARKER
+        write_json(marker, {**_read_marker(marker), _SECONDS: round(self.seconds, 2)})
 
     def _own(self, path: Path) -> Any:
         """The state in a checkpoint of this very run."""
@@ -230,11 +246,19 @@ def _model_files() -> list[str]:
     return [*names, *(Path(name).with_suffix(".bin").name for name in names)]
 
 
-def _check_same(marker: Path, settings: dict[str, Any]) -> None:
+def _read_marker(marker: Path) -> dict[str, Any]:
+    """What the mark says; those of old runs know no seconds."""
     try:
-        before = json.loads(marker.read_text(encoding="utf-8"))["settings"]
-    except (ValueError, KeyError, TypeError) as error:
+        content = json.loads(marker.read_text(encoding="utf-8"))
+        return {**content, "settings": dict(content["settings"]), _SECONDS: float(content.get(_SECONDS, 0))}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError("the mark of the run is damaged", where=marker, got=error) from error
+
+
+def _go_on(marker: Path, settings: dict[str, Any]) -> float:
+    """The seconds that the run to resume has taken, which must have been started with the same settings."""
+    content = _read_marker(marker)
+    before = content["settings"]
     now = json.loads(json.dumps(settings))
     changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
     if changed:
@@ -245,3 +269,4 @@ def _check_same(marker: Path, settings: dict[str, Any]) -> None:
             got={key: now.get(key) for key in changed},
             hint="give the same options, or start without --resume",
         )
+    return float(content[_SECONDS])

@@ -144,11 +144,11 @@ def compress(
     if from_first(lambda: OutputFolder.check(out, resume=resume)) != resume:
         observer.note(nothing_to_resume(out))
     job = _Job.prepare(settings, profile, observer, bench)
-    folder = from_first(lambda: OutputFolder.open(out, settings.as_record(), resume=resume))
+    folder = from_first(lambda: OutputFolder.open(out, settings.as_record(), resume=resume, started=started))
     history = [*job.train_dense(folder, shared.dense), *job.train_pruned(folder, shared.start)]
     observer.note("rebuilding the slim network and comparing it with the masked one")
     result = job.compressor.finish([job.verification_images])
-    return on_first(lambda: job.deliver(result, folder, history, started, shared.masked))
+    return on_first(lambda: job.deliver(result, folder, history, shared.masked))
 
 
 def train_dense(settings: Settings, out: Path, observer: Observer, shared: Path) -> None:
@@ -256,7 +256,6 @@ class _Job:
         result: Result,
         folder: OutputFolder,
         history: list[dict[str, Any]],
-        started: float,
         masked: Path | None,
     ) -> RunReport:
         """Exports, compares and times the networks and writes everything; the report."""
@@ -271,7 +270,7 @@ class _Job:
             timings, described = self._described(networks, deployed)
             report = RunReport(
                 settings=self.settings.as_record(),
-                seconds=time.perf_counter() - started,
+                seconds=folder.seconds,
                 versions=versions(),
                 environment=dict(timings["slim"].environment),
                 networks=described,

@@ -108,3 +108,30 @@ def test_a_model_without_a_report_is_no_finished_run(tmp_path: Path) -> None:
         single_precision_file(tmp_path)
     (tmp_path / REPORT_FILE).write_text("{}")
     assert single_precision_file(tmp_path) == tmp_path / MODEL_FILE
+
+
+def test_seconds_are_those_of_all_sessions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+    folder = OutputFolder.open(tmp_path, {"seed": 0}, resume=False, started=990.0)
+    assert folder.seconds == 10
+    now[0] = 1005.0
+    folder.save_checkpoint("dense", {"epoch": 1})
+    now[0] = 1006.0  # and killed; another process has another clock
+    now[0] = 50.0
+    again = OutputFolder.open(tmp_path, {"seed": 0}, resume=True, started=40.0)
+    assert again.seconds == 15 + 10
+    now[0] = 52.0
+    again.save_checkpoint("dense", {"epoch": 2})
+    assert OutputFolder.open(tmp_path, {"seed": 0}, resume=True).seconds == 27
+    assert OutputFolder.open(tmp_path, {"seed": 0}, resume=False).seconds == 0
+
+
+def test_a_mark_without_seconds_is_resumed_and_a_damaged_one_is_told(tmp_path: Path) -> None:
+    OutputFolder.open(tmp_path, {"seed": 0}, resume=False)
+    (tmp_path / MARKER).write_text('{"settings": {"seed": 0}}')
+    assert OutputFolder.open(tmp_path, {"seed": 0}, resume=True).seconds < 60
+    for content in ("[]", "{}", '{"settings": 3}', '{"settings": {}, "seconds": "long"}'):
+        (tmp_path / MARKER).write_text(content)
+        with pytest.raises(ArtifactError, match="mark of the run is damaged"):
+            OutputFolder.open(tmp_path, {"seed": 0}, resume=True)
