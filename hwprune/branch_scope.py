@@ -121,7 +121,8 @@ class BranchScope(WidthScope[BranchGroups]):
             return self._without(request.unsharded, kept)
 
         loop = DeviceLoop(build, example_inputs, self.groups.branches, self.profile, request.bench)
-        super().__init__(request, BranchPredictor(recording, self.groups.branches, self.profile), loop)
+        predictor = BranchPredictor(recording, self.groups.branches, self.profile)
+        super().__init__(request, predictor, loop, operators)
 
     def preview(self) -> Plan:
         """The plan before training: what may leave, what cannot and why, and what it would free."""
@@ -161,7 +162,7 @@ class BranchScope(WidthScope[BranchGroups]):
                 continue
             networks = np.tile(widths, (2, 1))
             networks[:, place] = 0, 1
-            latencies = self._predictor.latency_us(networks).tolist()
+            latencies = self._predictor.latency_us(networks).tolist() if self._priced else []
             steps = tuple((count, round(us, 2)) for count, us in enumerate(latencies))
             rows.append(
                 PlanRow(branch.name, 1, int(widths[place]), 1, tied, None, "branches", staircase=steps)

@@ -67,7 +67,7 @@ class ChannelScope(WidthScope[ChannelGroups]):
             self.profile,
             request.bench,
         )
-        super().__init__(request, predictor, loop)
+        super().__init__(request, predictor, loop, operators)
 
     def preview(self) -> Plan:
         """The plan before training: what may shrink, what cannot and why, and what it would free."""
@@ -94,8 +94,14 @@ class ChannelScope(WidthScope[ChannelGroups]):
         return Finished(slim, plan, axes, kept, difference.absolute, biases=biases)
 
     def _staircases(self, widths: Widths) -> dict[str, Staircase]:
-        """The whole network's predicted latency over the width of every axis, the others being ``widths``."""
-        found = {}
+        """The whole network's predicted latency over the width of every axis, the others being ``widths``.
+
+        Returns:
+            Axis name to staircase; nothing where an operator has no price.
+        """
+        found: dict[str, Staircase] = {}
+        if not self._priced:
+            return found
         for index, axis in enumerate(self.groups.axes):
             steps = [*range(self._aligns[index], axis.width, self._aligns[index]), axis.width]
             if int(widths[index]) not in steps:

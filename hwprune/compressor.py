@@ -61,13 +61,13 @@ class Report:
 
     Attributes:
         groups: ``total``, ``kept`` and ``budget`` (groups, or microseconds predicted).
-        predicted_us: Predicted latency of ``dense`` and ``slim``.
+        predicted_us: Predicted latency of ``dense`` and ``slim``; ``None`` where an operator has no price.
         turns: Turns of the closed loop on the device.
         max_abs_difference: Slim against masked, in PyTorch.
     """
 
     groups: dict[str, float]
-    predicted_us: dict[str, float]
+    predicted_us: dict[str, float | None]
     turns: tuple[Turn, ...]
     max_abs_difference: float
 
@@ -118,8 +118,8 @@ class Compressor:
         penalty: A name from :func:`hwprune.penalties.penalty_names`.
         schedule: Strength per step; chosen from ``total_steps`` by default.
         keep: Names of modules that must stay whole.
-        measure: Whether to measure, to correct the prediction and to settle. Without it the target is met in
-            prediction only.
+        measure: Whether to measure, to correct the prediction and to settle. Without it a latency is met in
+            prediction only, and for a number of groups nothing is measured at all.
         notify: Called with one line for everything the user should know; logged by default.
         bench: What is measured on; this machine by default.
 
@@ -168,7 +168,7 @@ class Compressor:
 
     @property
     def profile(self) -> DeviceProfile:
-        """The device, with a row for every operator of the network."""
+        """The device, with a row for every operator of the network that has a price."""
         return self._scope.profile
 
     def wrap(self, optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
@@ -289,13 +289,13 @@ class Compressor:
         return self.groups.members_alive(self.proximal.alive)
 
     @property
-    def dense_predicted_us(self) -> float:
-        """Predicted latency of the dense network, in microseconds."""
+    def dense_predicted_us(self) -> float | None:
+        """Predicted latency of the dense network, in microseconds; ``None`` where nothing prices it."""
         return self._scope.dense_predicted_us
 
     @property
-    def predicted_us(self) -> float:
-        """Predicted latency of what lives at present, in microseconds."""
+    def predicted_us(self) -> float | None:
+        """Predicted latency of what lives at present, in microseconds; ``None`` where nothing prices it."""
         return self._scope.predicted_us(self.proximal.alive)
 
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from hwprune.closed_loop import Turn
-from hwprune.device.predict import predict_operators
 from hwprune.device.profile import DeviceProfile
 from hwprune.errors import TargetError
 from hwprune.graph.record import ExampleInputs
@@ -49,11 +48,12 @@ class MaskScope:
         operators = trace_operators(request.model, request.example_inputs)
         self._zeros: ZerosOnDevice | None = None
         self.allowance: Allowance
+        self.dense_predicted_us: float | None
         match request.target:
             case Keep() | Groups() as target:
                 self.allowance = self.groups.allowance(target.count_of)
                 self.profile = request.localized(operators)
-                self.dense_predicted_us = predict_operators(operators, self.profile).total_us
+                self.dense_predicted_us = request.dense_us(operators, self.profile)
             case Speedup() | LatencyUs() as latency:
                 self._zeros = self._on_device(operators, latency)
                 self.allowance = self._zeros.allowance
@@ -64,7 +64,7 @@ class MaskScope:
         """Turns of the closed loop on the device; none for a number of groups."""
         return self._zeros.turns if self._zeros else ()
 
-    def predicted_us(self, alive: Tensor) -> float:
+    def predicted_us(self, alive: Tensor) -> float | None:
         """In microseconds; the dense network's, where zeros are not priced."""
         return self._zeros.predicted_us(alive) if self._zeros else self.dense_predicted_us
 

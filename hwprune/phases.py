@@ -42,7 +42,9 @@ def epoch_line(row: Mapping[str, Any]) -> str:
     """A row of the history in words."""
     parts = [f"loss {row['loss']:.4f}", f"accuracy {row['accuracy']:.2%}"]
     if "groups_alive" in row:  # a dense training that variants share is for no device yet
-        parts += [f"{row['groups_alive']} groups alive", f"predicted {row['predicted_us']:.0f} us"]
+        parts.append(f"{row['groups_alive']} groups alive")
+        if row["predicted_us"] is not None:
+            parts.append(f"predicted {row['predicted_us']:.0f} us")
     return f"{row['phase']} epoch {row['epoch']}: {', '.join(parts)}, {row['seconds']:.1f} s"
 
 
@@ -119,7 +121,7 @@ def dense_columns(compressor: Compressor) -> dict[str, Any]:
     """What a row of the history tells of a dense network."""
     return {
         "groups_alive": compressor.groups.group_count,
-        "predicted_us": round(compressor.dense_predicted_us, 3),
+        "predicted_us": _rounded(compressor.dense_predicted_us),
         "strength": 0.0,
     }
 
@@ -128,6 +130,11 @@ def _pruned_columns(compressor: Compressor) -> dict[str, Any]:
     proximal = compressor.proximal
     return {
         "groups_alive": proximal.groups_alive,
-        "predicted_us": round(compressor.predicted_us, 3),
+        "predicted_us": _rounded(compressor.predicted_us),
         "strength": 0.0 if proximal.settled else round(proximal.schedule.strength(proximal.step), 6),
     }
+
+
+def _rounded(predicted_us: float | None) -> float | None:
+    """As the history has it; ``None`` where nothing is predicted."""
+    return None if predicted_us is None else round(predicted_us, 3)

@@ -89,10 +89,10 @@ class RunReport:
             "slim": dict(self.networks["slim"]),
             "speedup": round(self.speedup, 4),
             "target_met": self.target_met,
-            "predicted_us": report.predicted_us,
+            "predicted_us": report.predicted_us,  # null where an operator has no price
             "prediction_error": {
-                name: predicted / self.networks[name]["latency_us"]["median"] - 1
-                for name, predicted in report.predicted_us.items()
+                name: None if us is None else us / self.networks[name]["latency_us"]["median"] - 1
+                for name, us in report.predicted_us.items()
             },
             "groups": report.groups,
             "layers": self.result.plan.as_records(),

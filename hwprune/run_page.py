@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -96,13 +97,18 @@ def _predictions(record: Record) -> Markup:
     rows = [
         (
             name,
-            f"{record['predicted_us'][name]:.1f}",
+            _number(record["predicted_us"][name], ".1f"),
             f"{record[name]['latency_us']['median']:.1f}",
-            f"{record['prediction_error'][name]:+.1%}",
+            _number(record["prediction_error"][name], "+.1%"),
         )
         for name in ("dense", "slim")
     ]
     return table(("", "predicted (us)", "measured (us)", "error"), rows)
+
+
+def _number(value: float | None, form: str) -> str:
+    """A number as text, or that there is none: an operator without a price leaves a network without."""
+    return "none" if value is None else format(value, form)
 
 
 def _turns(record: Record) -> list[Markup]:
@@ -202,6 +208,8 @@ def curves(history: Sequence[Record], of: str) -> list[Markup]:
         return []
     drawn = []
     for column, label in CURVES:
+        if any(row[column] is None or math.isnan(row[column]) for row in history):
+            continue  # nothing prices the network
         lines = [
             charts.Line(
                 phase,

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from hwprune.closed_loop import Turn
-from hwprune.device.predict import predict_operators
 from hwprune.errors import TargetError, VerificationError
 from hwprune.graph.axes import BoolArray, ChannelAxis
 from hwprune.graph.coupling import find_axes
@@ -38,7 +37,7 @@ class ShapeScope:
         allowance: How many may stay.
         profile: The device, with a row for every operator of the dense network.
         turns: None: no latency is aimed at.
-        dense_predicted_us: Predicted latency of the dense network, in microseconds.
+        dense_predicted_us: Predicted latency of the dense network, in microseconds; ``None`` without prices.
 
     Raises:
         TargetError: If the target is a latency.
@@ -63,15 +62,17 @@ class ShapeScope:
         self.allowance = self.groups.allowance(target.count_of)
         operators = trace_operators(request.model, request.example_inputs)
         self.profile = request.localized(operators)
-        self.dense_predicted_us = predict_operators(operators, self.profile).total_us
+        self.dense_predicted_us = request.dense_us(operators, self.profile)
         self._saved_us = 0.0
 
-    def predicted_us(self, alive: Tensor) -> float:
+    def predicted_us(self, alive: Tensor) -> float | None:
         """The dense network's, less what its layers were measured to save by their forms.
 
         Args:
             alive: Shape ``(members,)``; forms are chosen in :meth:`finish`, and nothing is saved before.
         """
+        if self.dense_predicted_us is None:
+            return None
         return max(self.dense_predicted_us - self._saved_us, 0.0)
 
     def finish(

@@ -222,23 +222,21 @@ def _place(network: Mapping[str, Any]) -> tuple[float, float]:
 def _predictions(folder: VariantsFolder) -> list[Markup]:
     if not folder.measured or not charts.available():
         return []
+    priced = [entry for entry in folder.measured if None not in entry["predicted_us"].values()]
+    if not priced:
+        return []
     lines = [
         charts.Line(
             device,
-            [
-                e["predicted_us"][n]
-                for e in folder.measured
-                for n in ("dense", "slim")
-                if e["device"] == device
-            ],
+            [e["predicted_us"][n] for e in priced for n in ("dense", "slim") if e["device"] == device],
             [
                 e[n]["latency_us"]["median"]
-                for e in folder.measured
+                for e in priced
                 for n in ("dense", "slim")
                 if e["device"] == device
             ],
         )
-        for device in dict.fromkeys(entry["device"] for entry in folder.measured)
+        for device in dict.fromkeys(entry["device"] for entry in priced)
     ]
     svg = charts.diagonal_chart(
         lines, x_label="predicted (us)", y_label="measured (us)", title="Predicted against measured"

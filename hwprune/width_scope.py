@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from hwprune.closed_loop import MARGIN, DeviceLoop, Predictor, Turn, calibrate, settle_on_device
+from hwprune.device.profile import DeviceProfile
 from hwprune.groups.costs import (
     Budget,
     CountBudget,
@@ -21,6 +22,7 @@ from hwprune.groups.costs import (
     fit,
 )
 from hwprune.groups.widths import WidthAllowance, WidthGroups
+from hwprune.operators import Operator
 from hwprune.processes import from_first
 from hwprune.scope import Request
 from hwprune.targets import Groups, Keep, LatencyUs, Speedup
@@ -41,15 +43,17 @@ Kind = TypeVar("Kind", bound=DenseGroups)
 class WidthScope(Generic[Kind]):
     """What scopes have in common whose groups shorten the latency.
 
-    A scope sets :attr:`groups` and calls this constructor last.
+    A scope sets :attr:`groups` and :attr:`profile` and calls this constructor last.
 
     Args:
         request: What is asked for; any target.
         predictor: Predicts the latency, not yet calibrated.
         loop: Measures.
+        operators: Fused operators of the dense network and of all others that may come of it, at full width.
 
     Attributes:
         groups: What may leave.
+        profile: The device, with a row for every operator that has a price.
         allowance: The budget in microseconds or in groups.
 
     Raises:
@@ -57,15 +61,19 @@ class WidthScope(Generic[Kind]):
     """
 
     groups: Kind
+    profile: DeviceProfile
 
-    def __init__(self, request: Request, predictor: Predictor, loop: DeviceLoop) -> None:
+    def __init__(
+        self, request: Request, predictor: Predictor, loop: DeviceLoop, operators: Sequence[Operator]
+    ) -> None:
         self._request, self._predictor = request, predictor
         self._aligns: Widths = np.array(self.groups.aligns, dtype=np.int64)
         self._loop: DeviceLoop | None = None
-        if request.measure:
+        sample = self._calibration_sample()
+        self._priced = request.prices(operators, self.profile, narrower=not request.measure)
+        if self._priced and request.measure:
             self._loop = loop
             request.notify("measuring the dense network and a smaller one")
-            sample = self._calibration_sample()
             self._predictor = predictor.with_calibration(
                 *from_first(lambda: calibrate(loop, predictor, sample))
             )
@@ -77,13 +85,16 @@ class WidthScope(Generic[Kind]):
         return tuple(Turn(**turn) for turn in self.allowance.record)
 
     @property
-    def dense_predicted_us(self) -> float:
-        """Predicted latency of the dense network, in microseconds."""
-        return float(self._predictor.latency_us(self.groups.widths))
+    def dense_predicted_us(self) -> float | None:
+        """Predicted latency of the dense network, in microseconds; ``None`` where nothing prices it."""
+        return self._predicted(self.groups.widths)
 
-    def predicted_us(self, alive: Tensor) -> float:
-        """Predicted latency of what lives, in microseconds."""
-        return float(self._predictor.latency_us(self.groups.widths_of(alive)))
+    def predicted_us(self, alive: Tensor) -> float | None:
+        """Predicted latency of what lives, in microseconds; ``None`` where an operator has no price."""
+        return self._predicted(self.groups.widths_of(alive))
+
+    def _predicted(self, widths: Widths) -> float | None:
+        return float(self._predictor.latency_us(widths)) if self._priced else None
 
     @abstractmethod
     def _calibration_sample(self) -> Sequence[Widths]:
@@ -91,9 +102,9 @@ class WidthScope(Generic[Kind]):
 
     def _budget(self) -> Budget:
         """The budget that the target stands for; raises where it is out of reach."""
-        dense_us = self.dense_predicted_us
         match self._request.target:
             case Speedup() | LatencyUs() as latency:
+                dense_us = float(self._predictor.latency_us(self.groups.widths))
                 allowed = latency.allowed_us(dense_us)
                 return self._latency_budget(allowed, slack=allowed < dense_us)
             case Keep() | Groups() as target:

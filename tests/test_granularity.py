@@ -51,7 +51,7 @@ def test_weights_end_as_zeros_in_a_model_of_the_same_shape(tmp_path):
         str(index): int(result.model[index].weight.count_nonzero()) for index in (0, 3, 7)
     }
     assert result.report.max_abs_difference == 0
-    assert result.report.predicted_us["slim"] == result.report.predicted_us["dense"] > 0
+    assert result.report.predicted_us == {"dense": None, "slim": None}  # no table prices it, nothing measures
     hwprune.save(result, tmp_path / "slim")
     loaded = hwprune.load(tmp_path / "slim", model=network())
     for name, tensor in result.model.state_dict().items():

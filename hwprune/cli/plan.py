@@ -66,9 +66,9 @@ def plan_command(
         console.print(
             _branch_lines(row) if row.unit == "branches" else _axis_lines(row), markup=False, soft_wrap=True
         )
-    console.print(
-        f"{name}: {scope.dense_predicted_us:.1f} us predicted on {profile.name} (an estimate)", soft_wrap=True
-    )
+    if scope.dense_predicted_us is not None:
+        predicted = f"{scope.dense_predicted_us:.1f} us predicted on {profile.name} (an estimate)"
+        console.print(f"{name}: {predicted}", soft_wrap=True)
 
 
 def _axis_lines(row: PlanRow) -> str:
@@ -76,7 +76,7 @@ def _axis_lines(row: PlanRow) -> str:
         return f"{row.name}: {row.width_before} channels, kept whole: {row.reason}"
     tied = ", ".join(layer for layer in row.tied if layer != row.name)
     return (
-        f"{row.name}: {row.width_before} channels in steps of {row.align}, could free {row.freed_us:.1f} us\n"
+        f"{row.name}: {row.width_before} channels in steps of {row.align}{_freed(row)}\n"
         f"    cut together with {tied}"
         + (f"\n    constants go into the biases of {', '.join(row.folded)}" if row.folded else "")
     )
@@ -85,4 +85,9 @@ def _axis_lines(row: PlanRow) -> str:
 def _branch_lines(row: PlanRow) -> str:
     if row.reason:
         return f"{row.name}: a branch that stays: {row.reason}"
-    return f"{row.name}: a branch that could free {row.freed_us:.1f} us\n    {', '.join(row.tied)}"
+    return f"{row.name}: a branch that may leave{_freed(row)}\n    {', '.join(row.tied)}"
+
+
+def _freed(row: PlanRow) -> str:
+    """What would be gained, where it is known."""
+    return f", could free {row.freed_us:.1f} us" if row.staircase else ""

@@ -74,7 +74,9 @@ class Bar(Lines):
         super().epoch(row, alive)
         self._last_epoch = f", epoch {row['epoch'] + 1}, accuracy {row['accuracy']:.2%}"
         if "groups_alive" in row:
-            self._last_epoch += f", {row['groups_alive']} groups, {row['predicted_us']:.0f} us"
+            self._last_epoch += f", {row['groups_alive']} groups"
+            if row["predicted_us"] is not None:
+                self._last_epoch += f", {row['predicted_us']:.0f} us"
 
     def rows(self, done: int, total: int) -> None:
         """A bar for the rows of a table, as many as are known to be needed so far."""

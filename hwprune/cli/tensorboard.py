@@ -35,7 +35,7 @@ class Curves:
         if self._writer is None:
             self._writer = self._make_writer()
         phase, epoch = row["phase"], row["epoch"]
-        for name in CURVES:
+        for name in (curve for curve in CURVES if row[curve] is not None):
             self._writer.add_scalar(f"{name}/{phase}", row[name], epoch)
         for layer, count in alive.items():
             self._writer.add_scalar(f"alive_{phase}/{layer}", count, epoch)

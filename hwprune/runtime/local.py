@@ -73,6 +73,21 @@ def localize(
     return local.model_copy(update={"rows": table})
 
 
+def without_foreign_rows(profile: DeviceProfile) -> DeviceProfile:
+    """The profile with its table where that was measured on this machine, else without one.
+
+    Args:
+        profile: The device asked for; nothing is measured, and its rules stay as they are.
+
+    Raises:
+        ProfileError: If the profile's table is malformed.
+    """
+    if profile.table is None or same_hardware(profile)[0]:
+        return profile
+    latency = profile.latency.model_copy(update={"table": None})
+    return profile.model_copy(update={"rows": None, "latency": latency})
+
+
 def _measured(missing: Sequence[Operator], profile: DeviceProfile, size: int) -> tuple[Row, ...]:
     """Rows for operators that the table lacks, with and without weights of zero."""
     whole = [operator for operator in missing if operator.density == 1]

@@ -96,6 +96,11 @@ def make_operator_model(operators: Sequence[Operator], batch: int, seed: int = 0
     return OperatorModel(model.SerializeToString(), feed, len(operators))
 
 
+def is_known(operator: Operator, runtime: str) -> bool:
+    """Whether an operator can be measured in a runtime."""
+    return operator.kind in BUILDERS and operator.kind not in UNTIMED.get(runtime, ())
+
+
 def check_known(operator: Operator, runtime: str = "") -> None:
     """Raises where an operator cannot be measured.
 
