@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import nn
 
 from hwprune.device.kinds import describe
 from hwprune.device.rows import Row
+from hwprune.device.steps import Steps
 from hwprune.device.table import LatencyTable
 from hwprune.errors import MissingRowError
 from hwprune.graph.trace import trace_operators
@@ -24,6 +26,7 @@ from hwprune.runtime.base import Array
 from hwprune.runtime.export import export
 from hwprune.runtime.onnx_graph import read_operators
 from hwprune.runtime.operator_models import make_operator_model
+from hwprune.runtime.partial import PartialBuild, partial_file
 
 OBLONG = Operator("conv", 8, 8, 17, 17, 1, 7, padding=0, padding_w=3)
 #: Layers, what they are given, the shape that they make, and the products of one place.
@@ -160,3 +163,22 @@ def test_tables_from_before_both_axes_are_read_as_they_were_measured(tmp_path: P
     )
     (signal,) = trace_operators(nn.Conv1d(8, 8, 5, stride=2, padding=2), torch.zeros(1, 8, 20))
     assert LatencyTable.read(path).latency_us(signal) == 1.0
+
+
+def test_an_unfinished_build_keeps_both_axes_and_is_read_where_it_knew_one(tmp_path: Path) -> None:
+    path = partial_file(tmp_path / "device")
+    build = PartialBuild.open(path, {})
+    square = Operator("conv", 8, 8, 17, 17, 3, 3, stride=2, padding=1)
+    for operator in (OBLONG, square):
+        build.rows[1024, operator] = Row(operator, 1.0)
+        build.steps[operator] = Steps(8)
+    build.save(now=True)
+    assert PartialBuild.open(path, {}).rows == build.rows
+    record = json.loads(path.read_text())
+    known = len(astuple(square)) - 3
+    record["rows"] = [[*row[: 1 + known], *row[-5:]] for row in record["rows"] if row[7] == 3]
+    record["steps"] = [[*step[:known], step[-1]] for step in record["steps"] if step[6] == 3]
+    path.write_text(json.dumps(record))
+    older = PartialBuild.open(path, {})
+    assert older.rows == {(1024, square): Row(square, 1.0)}
+    assert older.steps == {square: Steps(8)}

@@ -95,6 +95,9 @@ def examples(runtime: str) -> list[Operator]:
         Operator("conv", 16, 16, 8, 8, 3, 3, padding=1, groups=16),
         Operator("conv", 16, 16, 8, 8, 3, 3, padding=1, groups=4),
         Operator("conv", 16, 16, 8, 8, 3, 3, padding=2, dilation=2),
+        Operator("conv", 16, 16, 8, 8, 1, 7, padding_w=3),
+        Operator("conv", 16, 16, 8, 8, 3, 3, padding=1, stride_w=2, fused="add"),
+        Operator("max_pool", 16, 16, 8, 8, 1, 2, stride_w=2),
         Operator("linear", 32, 10),
         Operator("linear", 32, 10, height=4),
     ]
