@@ -262,9 +262,12 @@ class _Job:
         networks = {"dense": self.dense, "slim": result.model}
         with tempfile.TemporaryDirectory(prefix="hwprune-") as staging:
             paths = {name: Path(staging) / f"{name}.onnx" for name in networks}
-            for name, network in networks.items():
-                export(network, paths[name], self.dataset.test_images[:2])
             profile = self.compressor.profile
+            for name, network in networks.items():
+                images = self.dataset.test_images[:2]
+                exported = export(network, paths[name], images, batch=profile.runtime.batch)
+                if exported.note:
+                    self.observer.note(f"the {name} network: {exported.note}")
             gap = verify_exported(self.pruned, paths["slim"], self.verification_images, profile)
             deployed = as_deployed(paths, profile.runtime, self.dataset)
             timings, described = self._described(networks, deployed)

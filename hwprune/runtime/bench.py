@@ -89,5 +89,5 @@ def export_and_time(
     with tempfile.TemporaryDirectory(prefix="hwprune-") as folder:
         paths = {name: Path(folder) / f"{number}.onnx" for number, name in enumerate(networks)}
         for name, network in networks.items():
-            export(network, paths[name], example_inputs)
+            export(network, paths[name], example_inputs, batch=profile.runtime.batch)
         return bench.time(paths, profile, runs)

@@ -41,7 +41,9 @@ class Exported:
     note: str = ""
 
 
-def export(model: nn.Module, path: str | Path, example_inputs: ExampleInputs) -> Exported:
+def export(
+    model: nn.Module, path: str | Path, example_inputs: ExampleInputs, *, batch: int | None = None
+) -> Exported:
     """Writes ``model`` as a checked, single-file ONNX model with an open batch size.
 
     Args:
@@ -49,6 +51,7 @@ def export(model: nn.Module, path: str | Path, example_inputs: ExampleInputs) ->
         path: The file, replaced atomically. Its folder must exist.
         example_inputs: A tensor, a sequence of arguments or a mapping of keyword arguments; dimension 0 of
             every tensor is the batch.
+        batch: The batch size where the network fixes it; by default that of the example inputs.
 
     Returns:
         The path, and whether the batch size is open: a network that fixes it is exported as it is,
@@ -64,10 +67,13 @@ def export(model: nn.Module, path: str | Path, example_inputs: ExampleInputs) ->
     twin = copy_of(model).cpu().eval()
     args, kwargs = _as_arguments(example_inputs)
     try:
-        proto, note = _to_proto(twin, args, kwargs, dynamic=True), ""
+        # A batch of 1 would be taken for a constant.
+        proto, note = _to_proto(twin, *_at_batch((args, kwargs), None, least=2), dynamic=True), ""
+        if not _open_batch(proto):
+            raise GraphError("the forward pass takes the batch size for a constant")
     except Exception as error:
         try:
-            proto = _to_proto(twin, args, kwargs, dynamic=False)
+            proto = _to_proto(twin, *_at_batch((args, kwargs), batch), dynamic=False)
         except Exception as second:
             raise GraphError(
                 "the network cannot be exported to ONNX",
@@ -99,9 +105,6 @@ def _as_arguments(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[
 def _to_proto(
     model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], *, dynamic: bool
 ) -> onnx.ModelProto:
-    # A batch of 1 would be taken for a constant.
-    args = tuple(_at_least_two(value) if dynamic else value for value in args)
-    kwargs = {name: _at_least_two(value) if dynamic else value for name, value in kwargs.items()}
     shapes = None
     if dynamic:
         batch = torch.export.Dim("batch")
@@ -122,10 +125,29 @@ def _to_proto(
     return proto
 
 
-def _at_least_two(value: Any) -> Any:
-    if isinstance(value, Tensor) and value.ndim and value.shape[0] == 1:
-        return value.repeat(2, *[1] * (value.ndim - 1))
-    return value
+def _at_batch(
+    arguments: tuple[tuple[Any, ...], dict[str, Any]], batch: int | None, least: int = 1
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments whose tensors hold as many examples as asked for, or their own number and some at least."""
+    args, kwargs = arguments
+    sizes = [
+        value.shape[0] for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.ndim
+    ]
+    given = sizes[0] if sizes else 0  # what has another number of rows has no batch
+
+    def sized(value: Any) -> Any:
+        if not isinstance(value, Tensor) or not value.ndim or value.shape[0] != given or not given:
+            return value
+        wanted = batch or max(given, least)
+        return value.repeat(-(-wanted // given), *[1] * (value.ndim - 1))[:wanted]
+
+    return tuple(map(sized, args)), {name: sized(value) for name, value in kwargs.items()}
+
+
+def _open_batch(proto: onnx.ModelProto) -> bool:
+    """Whether some input's batch size is open: the exporter may fix it without a word."""
+    shapes = [item.type.tensor_type.shape for item in proto.graph.input]
+    return any(shape.dim and not shape.dim[0].HasField("dim_value") for shape in shapes)
 
 
 def _batched(value: Any, batch: Any) -> Any:

@@ -25,7 +25,7 @@ from hwprune.runtime.board import LOADERS, PLAN_FILE
 from hwprune.runtime.environment import environment
 from hwprune.runtime.formats import convert
 from hwprune.runtime.onnx_values import read_values
-from hwprune.runtime.timing import Timing, as_run, check_request, precision_of, timings_of
+from hwprune.runtime.timing import Timing, as_run, batch_of, check_request, precision_of, timings_of
 
 #: Runtimes whose own format is made here, because what converts to it is not on the other machine.
 CONVERTED = frozenset({"mnn", "mnn-sparse", "ncnn", "torch"})
@@ -93,6 +93,9 @@ def measure_on(
         tempfile.TemporaryDirectory(prefix="hwprune-") as folder,
     ):
         archive = _archive(files, profile, runs, Path(folder))
+        batches = {
+            name: batch_of(read_values(path).inputs, profile.runtime.batch) for name, path in files.items()
+        }
         precisions = {name: precision_of(path, files[name], profile.runtime) for name, path in paths.items()}
     told, complaint, code = _talk(host, archive)
     _check(host, profile, told, complaint, code)
@@ -102,10 +105,11 @@ def measure_on(
         "date": environment()["date"],
         "runtime": profile.runtime.kind,
         "threads": profile.runtime.threads,
-        "batch": profile.runtime.batch,
     }
     samples = {record["name"]: record["durations_us"] for record in told if "durations_us" in record}
-    return timings_of(samples, {name: {**facts, **precisions[name]} for name in paths}, runs)
+    return timings_of(
+        samples, {name: {**facts, "batch": batches[name], **precisions[name]} for name in paths}, runs
+    )
 
 
 def _archive(paths: Mapping[str, Path], profile: DeviceProfile, runs: int | None, folder: Path) -> bytes:

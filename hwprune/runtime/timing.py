@@ -105,10 +105,14 @@ def measure_alternately(
         "runtime": profile.runtime.kind,
         "runtime_version": runtime.version(),
         "threads": profile.runtime.threads,
-        "batch": profile.runtime.batch,
     }
+    batches = {name: batch_of(session.inputs, profile.runtime.batch) for name, session in sessions.items()}
     precisions = {name: precision_of(path, files[name], profile.runtime) for name, path in paths.items()}
-    return timings_of(sample(networks, runs), {name: {**facts, **precisions[name]} for name in paths}, runs)
+    return timings_of(
+        sample(networks, runs),
+        {name: {**facts, "batch": batches[name], **precisions[name]} for name in paths},
+        runs,
+    )
 
 
 @contextmanager
@@ -166,6 +170,17 @@ def check_request(paths: Mapping[str, Path], runs: int | None) -> None:
             )
     if runs is not None and runs < 1:
         raise InputError("too few runs", expected="at least 1", got=runs)
+
+
+def batch_of(inputs: Sequence[InputInfo], batch: int) -> int:
+    """The batch size that a file is run with: its own where it is fixed.
+
+    Args:
+        inputs: Of the file.
+        batch: Where it is open.
+    """
+    fixed = inputs[0].shape[0] if inputs and inputs[0].shape else None
+    return batch if fixed is None else fixed
 
 
 def random_feed(inputs: Sequence[InputInfo], batch: int, seed: int = 0) -> dict[str, Array]:

@@ -82,7 +82,7 @@ class Workbench:
         if digest not in self._partial.networks:
             with tempfile.TemporaryDirectory(prefix="hwprune-") as folder:
                 path = Path(folder) / "network.onnx"
-                export(model, path, example)
+                export(model, path, example, batch=profile.runtime.batch)
                 timing = self._watch.measure(lambda: measure(path, profile))
             self._partial.networks[digest] = timing.undisturbed_us
             self.save()
