@@ -59,9 +59,8 @@ def measure_command(
     if as_json:
         click.echo(json.dumps({**asdict(timing), "environment": dict(timing.environment)}, indent=2))
         return
-    set_aside = f", {timing.set_aside} more set aside: something disturbed them" if timing.set_aside else ""
     click.echo(
         f"{timing.median_us:.1f} us median, {timing.p10_us:.1f} p10, {timing.p90_us:.1f} p90, "
-        f"{timing.runs} runs{set_aside}"
+        f"{timing.runs} runs"
     )
     click.echo(", ".join(f"{name} {value}" for name, value in timing.environment.items()))

@@ -36,10 +36,10 @@ class Timing:
         p10_us: 10th percentile.
         p90_us: 90th percentile.
         runs: Timed runs that count.
-        environment: Machine, versions, runtime, precision and threads.
+        environment: Machine, versions, runtime, precision and threads, and how many further runs were set
+            aside that something disturbed (:func:`~hwprune.runtime.stopwatch.calm`).
         undisturbed_us: What predictions are fitted to and compared with
             (:func:`~hwprune.runtime.undisturbed.undisturbed`); the median where it is not given.
-        set_aside: Further runs, that something disturbed (:func:`~hwprune.runtime.stopwatch.calm`).
     """
 
     median_us: float
@@ -48,20 +48,18 @@ class Timing:
     runs: int
     environment: Mapping[str, Any] = field(default_factory=dict)
     undisturbed_us: float = -1.0
-    set_aside: int = 0
 
     def __post_init__(self) -> None:
         if self.undisturbed_us < 0:
             object.__setattr__(self, "undisturbed_us", self.median_us)
 
     def summary(self) -> dict[str, float]:
-        """Median, p10, p90, runs and those set aside, as reports carry them."""
+        """Median, p10, p90 and runs, as reports carry them."""
         return {
             "median": round(self.median_us, 3),
             "p10": round(self.p10_us, 3),
             "p90": round(self.p90_us, 3),
             "runs": self.runs,
-            "set_aside": self.set_aside,
         }
 
 
@@ -213,11 +211,11 @@ def timings_of(
     """
     counted = samples if runs is not None else calm(samples)
     return {
-        name: _timing_of(counted[name], len(values) - len(counted[name]), facts[name])
+        name: _timing_of(counted[name], {**facts[name], "runs_set_aside": len(values) - len(counted[name])})
         for name, values in samples.items()
     }
 
 
-def _timing_of(values: Sequence[float], set_aside: int, facts: Mapping[str, Any]) -> Timing:
+def _timing_of(values: Sequence[float], facts: Mapping[str, Any]) -> Timing:
     p10, median, p90 = (float(value) for value in np.percentile(values, [10, 50, 90]))
-    return Timing(median, p10, p90, len(values), facts, undisturbed(values), set_aside)
+    return Timing(median, p10, p90, len(values), facts, undisturbed(values))
