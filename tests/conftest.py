@@ -7,7 +7,7 @@ import pytest
 from hwprune.runtime import stopwatch
 
 #: Tests look at what is done with a latency, not at its last per cent.
-PATIENCE_SECONDS = 2.0
+PATIENCE_SECONDS = 0.5
 
 
 @pytest.fixture(scope="session", autouse=True)
