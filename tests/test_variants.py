@@ -240,7 +240,8 @@ def test_a_runtime_that_is_missing_is_told_before_anything_is_trained(
     devices: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
-    monkeypatch.delitem(sys.modules, "hwprune.runtime.openvino", raising=False)  # another test may have used it
+    # Another test may have used it.
+    monkeypatch.delitem(sys.modules, "hwprune.runtime.openvino", raising=False)
     out = tmp_path / "out"
     arguments = ["--device", "x86-avx512-ort", "--device", "here-openvino", "--profiles", devices]
     result = run("variants", "--out", out, *QUICK, *arguments, "--keep", 0.5)
