@@ -53,9 +53,8 @@ def measure_command(
         timing = measure(file, profile, runs)
     else:
         client = ("ssh",) if port is None else ("ssh", "-p", str(port))
-        timing = measure_on(Host(host, python or DEFAULT_PYTHON, client), {"network": file}, profile, runs)[
-            "network"
-        ]
+        board = Host(host, python or DEFAULT_PYTHON, client)
+        timing = measure_on(board, {"network": file}, profile, runs)["network"]
     if as_json:
         click.echo(json.dumps({**asdict(timing), "environment": dict(timing.environment)}, indent=2))
         return

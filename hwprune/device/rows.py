@@ -21,7 +21,7 @@ class Row:
         p90_us: Ninetieth percentile in microseconds; the median where it is not given.
         runs: Number of timed runs.
         undisturbed_us: Microseconds while nothing else disturbs the machine: what predictions count
-            (:func:`hwprune.runtime.undisturbed.undisturbed`); the median where it is not given.
+            (:func:`hwprune.runtime.undisturbed.undisturbed_runs`); the median where it is not given.
     """
 
     operator: Operator

@@ -87,7 +87,11 @@ def calm(samples: Mapping[str, list[float]]) -> dict[str, list[float]]:
     >>> len(kept["dense"]), max(kept["dense"]), max(kept["slim"])
     (200, 10.0, 10.0)
     """
-    turns = _calm_turns(samples)
+    return _kept(samples, _calm_turns(samples))
+
+
+def _kept(samples: Mapping[str, list[float]], turns: list[int] | None) -> dict[str, list[float]]:
+    """The runs of some turns; of all for None."""
     if turns is None:
         return {name: list(values) for name, values in samples.items()}
     blocks = {name: _blocks(values) for name, values in samples.items()}
@@ -130,9 +134,10 @@ def _certain(samples: Mapping[str, list[float]], seconds: float) -> bool:
     """Whether the medians of what was run are certain, or will not be."""
     if seconds > MOST_SECONDS:
         return True
-    kept = calm(samples)
+    turns = _calm_turns(samples)
+    kept = _kept(samples, turns)
     least = min(len(values) for values in kept.values())
-    if least >= MOST_RUNS and _calm_turns(samples) is not None:
+    if least >= MOST_RUNS and turns is not None:
         return True
     return least >= LEAST_RUNS and all(median_interval(values) <= PRECISION for values in kept.values())
 

@@ -13,7 +13,17 @@ pytest.importorskip("lightning", reason="needs the extra lightning", exc_type=Im
 
 import lightning
 from lightning.pytorch.callbacks import ModelCheckpoint
-from trainer_cases import BATCH, EPOCHS, OPTIONS, SAMPLES, TARGET, Network, fitting_options, samples
+from trainer_cases import (
+    BATCH,
+    EPOCHS,
+    OPTIONS,
+    SAMPLES,
+    TARGET,
+    Network,
+    assert_same_weights,
+    fitting_options,
+    samples,
+)
 
 import hwprune
 from hwprune.trainers import Options
@@ -78,8 +88,7 @@ def test_every_checkpoint_leads_to_the_same_weights(tmp_path: Path) -> None:
         resumed, again = fit(tmp_path / f"{epoch}", resume=tmp_path / f"whole/epoch={epoch}.ckpt")
         assert again.compressor is not None
         assert torch.equal(again.compressor.proximal.alive, pruning.compressor.proximal.alive)
-        for name, tensor in whole.state_dict().items():
-            assert torch.equal(tensor, resumed.state_dict()[name]), (epoch, name)
+        assert_same_weights(resumed, whole)
 
 
 def test_survivors_are_fitted_once_or_the_checkpoint_is_refused(tmp_path: Path) -> None:
@@ -88,8 +97,7 @@ def test_survivors_are_fitted_once_or_the_checkpoint_is_refused(tmp_path: Path) 
     with pytest.raises(hwprune.HwpruneError, match="before its survivors were fitted"):
         fit(tmp_path / "early", resume=tmp_path / "whole/epoch=1.ckpt", pruned=pruned)
     resumed, _ = fit(tmp_path / "late", resume=tmp_path / "whole/epoch=4.ckpt", pruned=pruned)
-    for name, tensor in whole.state_dict().items():
-        assert torch.equal(tensor, resumed.state_dict()[name]), name
+    assert_same_weights(resumed, whole)
 
 
 def test_the_module_itself_can_be_the_network_and_steps_can_be_accumulated(tmp_path: Path) -> None:

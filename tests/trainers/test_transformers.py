@@ -11,7 +11,17 @@ import torch
 pytest.importorskip("transformers", reason="needs the extra transformers", exc_type=ImportError)
 pytest.importorskip("accelerate", reason="needs the extra transformers", exc_type=ImportError)
 
-from trainer_cases import BATCH, EPOCHS, OPTIONS, SAMPLES, TARGET, Network, fitting_options, samples
+from trainer_cases import (
+    BATCH,
+    EPOCHS,
+    OPTIONS,
+    SAMPLES,
+    TARGET,
+    Network,
+    assert_same_weights,
+    fitting_options,
+    samples,
+)
 from transformers import Trainer, TrainingArguments
 
 import hwprune
@@ -54,8 +64,7 @@ def test_every_checkpoint_leads_to_the_same_weights(tmp_path: Path) -> None:
         resumed, again = train(tmp_path / f"{step}", resume=tmp_path / f"whole/checkpoint-{step}")
         assert again.compressor is not None
         assert torch.equal(again.compressor.proximal.alive, pruning.compressor.proximal.alive)
-        for name, tensor in whole.state_dict().items():
-            assert torch.equal(tensor, resumed.state_dict()[name]), (step, name)
+        assert_same_weights(resumed, whole)
 
 
 def test_survivors_are_fitted_once_or_the_checkpoint_is_refused(tmp_path: Path) -> None:
@@ -64,8 +73,7 @@ def test_survivors_are_fitted_once_or_the_checkpoint_is_refused(tmp_path: Path) 
     with pytest.raises(hwprune.HwpruneError, match="before its survivors were fitted"):
         train(tmp_path / "early", resume=tmp_path / "whole/checkpoint-10", pruned=pruned)
     resumed, _ = train(tmp_path / "late", resume=tmp_path / "whole/checkpoint-35", pruned=pruned)
-    for name, tensor in whole.state_dict().items():
-        assert torch.equal(tensor, resumed.state_dict()[name]), name
+    assert_same_weights(resumed, whole)
 
 
 def test_putting_other_weights_in_place_at_the_end_is_refused(tmp_path: Path) -> None:

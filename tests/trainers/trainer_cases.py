@@ -43,3 +43,9 @@ def fitting_options() -> Options:
 def samples() -> list[tuple[torch.Tensor, torch.Tensor]]:
     data = load_dataset("digits").first(SAMPLES)
     return list(zip(data.train_images, data.train_labels, strict=True))
+
+
+def assert_same_weights(found: nn.Module, expected: nn.Module) -> None:
+    """Bit for bit, buffers too."""
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(found.state_dict()[name], tensor), name
