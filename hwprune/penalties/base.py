@@ -11,6 +11,9 @@ from torch import Tensor
 
 from hwprune.errors import InputError
 
+#: Sums of costs that exceed the budget by this much of it, by rounding alone, still fit.
+COST_ROUNDING = 1e-12
+
 
 class Penalty(Protocol):
     """A function of the norms of groups with a proximal operator that scales groups.

@@ -22,6 +22,7 @@ from hwprune.penalties.base import (
     fitted,
     only_number,
 )
+from hwprune.penalties.corners import corner_factors
 from hwprune.penalties.firm import GREATEST_RATIO, FirmRow
 from hwprune.penalties.ramps import Tiles, row_slices, working_dtype
 from hwprune.penalties.roots import solve_root
@@ -159,10 +160,12 @@ class GroupEnvelope:
     ) -> Solution:
         """``argmin_x 1/2 |x - w|^2 + L S(x)`` (``debias``: ``L G(x)``) as factors on the groups.
 
-        The exact form's objective is convex while ``L a_j <= 1``; beyond, ``L a_j`` acts like 1, where
-        the prox keeps the groups of the largest ``t_j^2 / c_j`` that fit and drops the others. With unit
-        cost that is the exact minimiser for every ``L a_j >= 1`` as well. Groups that differ by less than
-        2^-26 of their norm may then share what is left of the budget, as ties do.
+        The exact form's objective is convex while ``L a_j <= 1``. Where all costs are equal and every
+        ``L a_j >= 1``, the factors are those of a minimiser, which keeps as many of the strongest groups as
+        the budget has whole ones and at most one more in part; of ties the first ones stay. Otherwise
+        ``L a_j`` beyond 1 acts like 1, where groups are opened in the order of ``t_j^2 / c_j`` until the
+        budget is used up: not always a minimiser. Groups whose ``t_j / sqrt(c_j)`` differ by less than 2^-26
+        of themselves may then share what is left of the budget, as ties do.
 
         Args:
             norms: Shape ``(..., groups)``; groups of norm 0 get the factor 0 unless ``L`` is 0.
@@ -222,8 +225,26 @@ class GroupEnvelope:
             rows, unit = rows.double() / greatest, unit * greatest
         begin = None if start is None else start.detach().to(rows.device, torch.float64).reshape(-1) * unit
         dtype = working_dtype(rows, step.ramps)
-        roots = solve_rows(rows, step, self._budget_rows(norms), begin, dtype, factors.view(rows.shape))
+        budget = self._budget_rows(norms)
+        # The factors may be written over the norms.
+        corners = self._corner_rows(rows, strengths[:, None] * ridge.T, cost, budget) if self.debias else None
+        roots = solve_rows(rows, step, budget, begin, dtype, factors.view(rows.shape))
+        if corners is not None:
+            steep, best = corners
+            factors.view(rows.shape)[steep] = best.to(factors.dtype)
         return roots / unit
+
+    @staticmethod
+    def _corner_rows(
+        rows: Tensor, pull: Tensor, cost: Tensor, budget: Tensor
+    ) -> tuple[Tensor, Tensor] | None:
+        """The rows that are solved by a corner, as flags and their factors; ``None`` where there are none."""
+        steep = pull.amin(-1) >= 1
+        if not (bool(steep.any()) and bool((cost == cost[0]).all())):
+            return None
+        whole = steep.expand(rows.shape[0])
+        pull = pull[steep] if pull.shape[0] > 1 else pull
+        return whole, corner_factors(rows[whole], pull, budget[whole] / cost[0])
 
     def _best_openings(self, norms: Tensor) -> Tensor:
         """The minimising u of S at norms of shape ``(..., groups)``, float64."""
