@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hwprune.errors import InputError
 from hwprune.penalties.base import (
+    COST_ROUNDING,
     Solution,
     check_budget,
     check_norms,
@@ -257,7 +258,9 @@ class GroupEnvelope:
             tiles = Tiles(flat[rows], ramps, torch.float64)
             for tile, _ in tiles.open(solve_root(tiles, budget[rows])):
                 opened[rows, tile.groups] = tile.opened.clamp_(0.0, 1.0).T
-        return opened.reshape(norms.shape)
+        # Where everything fits, the root is only near infinity; the value is to be 0 exactly there.
+        fits = torch.where(flat > 0, cost.T, 0.0).sum(-1) <= budget * (1 + COST_ROUNDING)
+        return opened.masked_fill_(fits[:, None], 1.0).reshape(norms.shape)
 
     def _budget_rows(self, norms: Tensor) -> Tensor:
         """The budget of every row, shape ``(rows,)``, float64."""
