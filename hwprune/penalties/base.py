@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import Protocol, Self, runtime_checkable
 
 import torch
@@ -183,8 +184,20 @@ def only_number(given: float | Tensor) -> float | None:
     return float(given)
 
 
+def check_number(name: str, given: float | Tensor, where: str | None = None) -> None:
+    """Raises :class:`InputError` unless it is a number or a tensor."""
+    if not isinstance(given, (Real, Tensor)):
+        raise InputError(
+            f"the {name} must be a number or a tensor",
+            where=where,
+            expected="a number or a torch.Tensor",
+            got=type(given).__name__,
+        )
+
+
 def check_strength(strength: float | Tensor) -> None:
     """Raises :class:`InputError` unless every strength is finite and not negative."""
+    check_number("strength", strength)
     number = only_number(strength)
     if number is None:
         values = torch.as_tensor(strength)
@@ -202,14 +215,46 @@ def per_row(strength: float | Tensor, norms: Tensor) -> Tensor:
     torch.Size([2, 1])
     """
     check_strength(strength)
-    values = torch.as_tensor(strength, dtype=norms.dtype, device=norms.device)
-    return values.unsqueeze(-1) if values.ndim else values
+    return in_rows("strength", strength, norms).to(norms.dtype).unsqueeze(-1)
+
+
+def in_rows(name: str, given: float | Tensor, norms: Tensor) -> Tensor:
+    """One number per row in double precision, shape ``(...)``; a view where it is the same for all.
+
+    Args:
+        name: What it is, for the message.
+        given: A number, or a tensor with one for all rows or one per row, shape ``(...)``.
+        norms: Shape ``(..., groups)``.
+
+    Raises:
+        InputError: If it does not fit the norms.
+
+    >>> in_rows("budget", 2.0, torch.ones(3, 4))
+    tensor([2., 2., 2.], dtype=torch.float64)
+    """
+    values, rows = torch.as_tensor(given, dtype=torch.float64, device=norms.device), norms.shape[:-1]
+    values = values.reshape(()) if values.numel() == 1 else values
+    sizes = zip(reversed(values.shape), reversed(rows), strict=False)
+    if values.ndim > len(rows) or any(size not in (1, row) for size, row in sizes):
+        raise InputError(
+            f"the {name} does not fit the norms",
+            expected=f"a number, or a tensor of shape {tuple(rows)}",
+            got=f"shape {tuple(values.shape)}",
+        )
+    return values.expand(rows)
 
 
 def check_positive(name: str, weights: Tensor | None, where: str) -> None:
     """Raises :class:`InputError` unless all weights are positive, finite and along one dimension."""
     if weights is None:
         return
+    if not isinstance(weights, Tensor):
+        raise InputError(
+            f"the {name} must be a tensor",
+            where=where,
+            expected="shape (groups,)",
+            got=type(weights).__name__,
+        )
     if weights.ndim != 1:
         raise InputError(
             f"the {name} must be one number per group",
@@ -223,6 +268,7 @@ def check_positive(name: str, weights: Tensor | None, where: str) -> None:
 
 def check_budget(budget: float | Tensor, where: str) -> None:
     """Raises :class:`InputError` where a budget is negative or no number; infinity is allowed."""
+    check_number("budget", budget, where)
     if not bool((torch.as_tensor(budget) >= 0).all()):
         raise InputError("the budget must not be negative", where=where, expected=">= 0", got=budget)
 

@@ -21,6 +21,7 @@ from hwprune.penalties.base import (
     check_positive,
     check_strength,
     fitted,
+    in_rows,
     only_number,
 )
 from hwprune.penalties.corners import corner_factors
@@ -31,6 +32,8 @@ from hwprune.penalties.steps import make_step, scaled, solve_rows
 
 #: Norms with a maximum in this range are worked on as they are, others are scaled.
 _SAFE_RANGE = (1e-30, 1e30)
+#: Strengths below it do what it does, and their product with a ridge could be 0.
+_LEAST_STRENGTH = 1e-200
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -97,7 +100,7 @@ class GroupEnvelope:
             Shape ``(...)``; infinite where the budget is 0 and a norm is not.
 
         Raises:
-            InputError: If a norm is negative, infinite or NaN.
+            InputError: If a norm is negative, infinite or NaN, or the budget or a weight does not fit them.
         """
         check_norms(norms)
         if not norms.numel():
@@ -179,7 +182,8 @@ class GroupEnvelope:
             Factors in the type of the norms, and the root.
 
         Raises:
-            InputError: If a norm or the strength is negative, infinite or NaN, or ``out`` does not fit.
+            InputError: If a norm or the strength is negative, infinite or NaN, or if the strength, the
+                budget, the weights or ``out`` do not fit the norms.
         """
         factors = _checked_output(out, norms)
         greatest = check_norms(norms)
@@ -190,11 +194,11 @@ class GroupEnvelope:
             root = row.root(budget, None if start is None else float(start))
             row.factors_into(factors.view(-1), root)
             return Solution(factors, norms.new_full(shape, root, dtype=torch.float64))
-        strengths = torch.as_tensor(strength, dtype=torch.float64)
+        strengths = in_rows("strength", strength, norms).reshape(-1)
         if not norms.numel() or not bool(strengths.any()):
             return Solution(factors.fill_(1.0), norms.new_zeros(shape, dtype=torch.float64))
-        strengths = strengths.to(norms.device)
-        strengths = strengths.expand(norms.shape[:-1]).reshape(-1) if strengths.ndim else strengths.reshape(1)
+        # One strength for all rows lets them open alike, which is faster.
+        strengths = strengths if only_number(strength) is None else strengths[:1]
         roots = self._solve_rows(norms, strengths, greatest, start, factors)
         if strengths.numel() > 1:
             factors[strengths.reshape(norms.shape[:-1]) == 0] = 1.0
@@ -220,7 +224,8 @@ class GroupEnvelope:
         ridge = fitted("ridge", self.ridge, norms)[:, None]
         cost = fitted("cost", self.cost, norms)[:, None]
         # Rows of strength 0 are overwritten; any other strength keeps them free of 0 / 0.
-        step = make_step(ridge, cost, torch.where(strengths > 0, strengths, 1.0), debias=self.debias)
+        used = torch.where(strengths > 0, strengths.clamp_min(_LEAST_STRENGTH), 1.0)
+        step = make_step(ridge, cost, used, debias=self.debias)
         unit = step.unit
         if not _SAFE_RANGE[0] < greatest < _SAFE_RANGE[1] and greatest > 0:
             rows, unit = rows.double() / greatest, unit * greatest
@@ -264,8 +269,7 @@ class GroupEnvelope:
 
     def _budget_rows(self, norms: Tensor) -> Tensor:
         """The budget of every row, shape ``(rows,)``, float64."""
-        budget = torch.as_tensor(self.budget, dtype=torch.float64, device=norms.device)
-        return budget.expand(norms.shape[:-1]).reshape(-1)
+        return in_rows("budget", self.budget, norms).reshape(-1)
 
 
 def _checked_output(out: Tensor | None, norms: Tensor) -> Tensor:

@@ -8,7 +8,15 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from hwprune.penalties.base import COST_ROUNDING, check_budget, check_norms, check_positive, fitted, per_row
+from hwprune.penalties.base import (
+    COST_ROUNDING,
+    check_budget,
+    check_norms,
+    check_positive,
+    fitted,
+    in_rows,
+    per_row,
+)
 
 
 def strongest(norms: Tensor, budget: float | Tensor, cost: Tensor | None = None) -> Tensor:
@@ -36,7 +44,7 @@ def strongest(norms: Tensor, budget: float | Tensor, cost: Tensor | None = None)
     # t / sqrt(c) is in the same order as t^2 / c and neither overflows nor underflows.
     order = (norms / weights.sqrt()).sort(dim=-1, descending=True, stable=True).indices
     spent = weights[order].cumsum(-1)
-    limit = torch.as_tensor(budget, dtype=torch.float64, device=norms.device) * (1 + COST_ROUNDING)
+    limit = in_rows("budget", budget, norms) * (1 + COST_ROUNDING)
     fits = spent <= limit.unsqueeze(-1)
     stays = torch.zeros(norms.shape, dtype=torch.bool, device=norms.device)
     return stays.scatter(-1, order, fits) & (norms > 0)
@@ -114,7 +122,7 @@ class HardThreshold:
         """Shape ``(..., groups)`` to ``(...)``: 0 or infinity."""
         check_norms(norms)
         spent = torch.where(norms > 0, fitted("cost", self.cost, norms), 0.0).sum(-1)
-        limit = torch.as_tensor(self.budget, dtype=torch.float64, device=norms.device) * (1 + COST_ROUNDING)
+        limit = in_rows("budget", self.budget, norms) * (1 + COST_ROUNDING)
         return torch.where(spent <= limit, 0.0, torch.inf).to(norms.dtype)
 
     def prox_factors(self, norms: Tensor, strength: float | Tensor) -> Tensor:

@@ -77,9 +77,9 @@ def working_dtype(norms: Tensor, ramps: Ramps) -> torch.dtype:
     """The precision in which openings are accurate to the rounding of the norms.
 
     float32 does for float32 norms where all groups open alike and gently: a steep ramp loses digits to
-    cancellation, and costs would have to be exact in float32.
+    cancellation, a nearly level one has an offset that is 0 in float32, and costs would have to be exact.
     """
-    gentle = ramps.uniform and float(ramps.offset) <= 1.0
+    gentle = ramps.uniform and torch.finfo(torch.float32).tiny <= float(ramps.offset) <= 1.0
     return torch.float32 if norms.dtype == torch.float32 and gentle else torch.float64
 
 

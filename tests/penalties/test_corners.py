@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hwprune.errors import InputError
-from hwprune.penalties import GroupEnvelope
+from hwprune.penalties import GroupEnvelope, GroupLasso, HardThreshold
 
 both_forms = pytest.mark.parametrize("debias", [True, False], ids=["exact", "plain"])
 both_types = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
@@ -127,3 +127,45 @@ def test_weights_and_outputs_must_fit_the_norms():
         GroupEnvelope(1).solve(norms, STRENGTH, out=torch.ones(3, dtype=torch.float64))
     with pytest.raises(InputError, match="closed form only for unit cost"):
         GroupEnvelope(1, cost=torch.ones(3)).conjugate(norms)
+
+
+@both_forms
+@both_types
+@pytest.mark.parametrize("strength", [1e-46, 1e-200, 5e-324])
+def test_a_tiny_strength_is_no_division_by_zero(debias, dtype, strength):
+    norms = torch.tensor([[1.0, 2.0, 0.0], [1.0, 2.0, 0.0]], dtype=dtype)
+    for ridge in (None, torch.tensor([1.0, 0.1, 0.1])):
+        factors = GroupEnvelope(1, ridge, debias=debias).prox_factors(norms, strength)
+        torch.testing.assert_close(factors, torch.tensor([[1.0, 1.0, 0.0]] * 2, dtype=dtype))
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 2), (1, 2, 1), (0,)])
+def test_strengths_and_budgets_must_fit_the_rows(shape):
+    norms, given = torch.ones(2, 4), torch.ones(shape)
+    for penalty in (GroupEnvelope(given), HardThreshold(given)):
+        with pytest.raises(InputError, match="budget does not fit the norms"):
+            penalty.prox_factors(norms, STRENGTH)
+        with pytest.raises(InputError, match="budget does not fit the norms"):
+            penalty.value(norms)
+    for penalty in (GroupEnvelope(1), HardThreshold(1), GroupLasso()):
+        with pytest.raises(InputError, match="strength does not fit the norms"):
+            penalty.prox_factors(norms, given)
+
+
+def test_one_number_in_a_tensor_is_a_number():
+    norms = torch.tensor([3.0, 1.0, 2.0], dtype=torch.float64)
+    one = torch.tensor([1.0])
+    for made in (GroupEnvelope, HardThreshold):
+        expected = made(1.0).prox_factors(norms, 1.0)
+        assert torch.equal(made(one).prox_factors(norms, one), expected)
+    assert GroupLasso().prox_factors(norms, one).shape == norms.shape
+
+
+@pytest.mark.parametrize("made", [GroupEnvelope, HardThreshold])
+def test_lists_are_refused(made):
+    with pytest.raises(InputError, match="cost must be a tensor"):
+        made(1, cost=[1.0, 2.0])
+    with pytest.raises(InputError, match="budget must be a number or a tensor"):
+        made([1.0, 2.0])
+    with pytest.raises(InputError, match="strength must be a number or a tensor"):
+        made(1).prox_factors(torch.ones(2), [0.1])
