@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -15,6 +16,7 @@ from hwprune.penalties.base import (
     check_positive,
     fitted,
     in_rows,
+    only_number,
     per_row,
 )
 
@@ -40,6 +42,9 @@ def strongest(norms: Tensor, budget: float | Tensor, cost: Tensor | None = None)
     tensor([ True, False,  True])
     """
     check_norms(norms)
+    count = only_number(budget)
+    if cost is None and count is not None:
+        return _largest(norms, math.floor(min(count * (1 + COST_ROUNDING), norms.shape[-1]))) & (norms > 0)
     weights = fitted("cost", cost, norms).expand(norms.shape[-1])
     # t / sqrt(c) is in the same order as t^2 / c and neither overflows nor underflows.
     order = (norms / weights.sqrt()).sort(dim=-1, descending=True, stable=True).indices
@@ -50,9 +55,27 @@ def strongest(norms: Tensor, budget: float | Tensor, cost: Tensor | None = None)
     return stays.scatter(-1, order, fits) & (norms > 0)
 
 
+def _largest(norms: Tensor, count: int) -> Tensor:
+    """The ``count`` largest of every row, of ties the first: selection instead of sorting.
+
+    Args:
+        norms: Shape ``(..., groups)``.
+        count: From 0 to the number of groups.
+    """
+    if count == 0 or not norms.numel():
+        return torch.zeros_like(norms, dtype=torch.bool)
+    least = norms.detach().kthvalue(norms.shape[-1] - count + 1, dim=-1, keepdim=True).values
+    above, tied = norms > least, norms == least
+    room = count - above.sum(-1, keepdim=True)
+    return above | (tied & (tied.cumsum(-1) <= room))
+
+
 @dataclass(frozen=True, slots=True)
 class Magnitude:
-    """No pull at all: one-shot pruning by norm when the support settles.
+    """No pull at all, ``argmin_x 1/2 |x - w|^2 = w``: one-shot pruning by norm when the support settles.
+
+    Source: Han et al., Learning both Weights and Connections for Efficient Neural Networks, NeurIPS 2015,
+    with norms of groups for magnitudes of weights.
 
     >>> Magnitude().prox_factors(torch.tensor([2.0, 0.5]), 1.0)
     tensor([1., 1.])

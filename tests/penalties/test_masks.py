@@ -84,6 +84,15 @@ def test_the_strongest_are_the_best_that_fit(seed, budget):
     torch.testing.assert_close(norms[stays].sort(descending=True).values, norms.topk(min(budget, 6)).values)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("budget", [0, 0.9, 1, 6.5, 7 - 1e-14, 12, 99, float("inf")])
+def test_selection_is_what_sorting_gives(dtype, budget):
+    norms = random_tensor(0, 40, 12).abs().mul(3).round().to(dtype)
+    by_sorting = strongest(norms, budget, cost=torch.ones(12))
+    assert torch.equal(strongest(norms, budget), by_sorting)
+    assert torch.equal(strongest(norms[3], budget), by_sorting[3])
+
+
 @quick
 @given(st.integers(0, 999), st.floats(0.1, 10))
 def test_the_strongest_with_costs_stay_within_the_budget(seed, budget):
