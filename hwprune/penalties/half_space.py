@@ -19,8 +19,11 @@ from hwprune.penalties.group_lasso import GroupLasso
 class HalfSpace:
     """The group lasso, whose trial point is projected group by group to its half-space.
 
-    The paper takes the lasso's subgradient into the trial step; here it is the proximal operator, which
-    agrees to first order in the strength.
+    ``y = argmin_x 1/2 |x - w'|^2 + L sum_j |x_j|`` from the optimiser's point w' is the trial; then
+    ``argmin_x |x - y|^2 s.t. x_j = 0 where <y_j, w_j> < epsilon |w_j|^2``, w being the point before the step.
+
+    Source: Chen et al. 2021, algorithm 2 (see the module). The paper takes the lasso's subgradient into the
+    trial step; here it is the proximal operator, which agrees to first order in the strength.
 
     Attributes:
         epsilon: How much of itself a group must keep, in [0, 1); the paper's experiments use 0.

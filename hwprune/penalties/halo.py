@@ -99,6 +99,8 @@ class Halo:
 class TrainedHalo:
     """HALO with its coefficients trained along by gradient descent with weight decay, as published.
 
+    Source: Seto, Wells and Zhang 2021 (see the module).
+
     The objective in the coefficients is :class:`Halo`'s plus ``decay/2 sum_j l_j^2``, with P = ``mean`` times
     the number of groups. Without the term in psi a coefficient rests where ``l^4 = 2 xi t / decay``: strong
     groups free themselves of the lasso, weak ones feel more of it. The default decay puts the coefficient
@@ -152,7 +154,15 @@ class TrainedHalo:
         return self._halo(norms).value(norms, torch.ones_like(norms))
 
     def prox_factors(self, norms: Tensor, strength: float | Tensor) -> Tensor:
-        """At the coefficients' start, shape ``(..., groups)``."""
+        """``argmin_x 1/2 |x - w|^2 + L xi sum_j |x_j|``: :meth:`Halo.prox_factors` at the start.
+
+        Args:
+            norms: Shape ``(..., groups)``.
+            strength: ``L``: a number, or a tensor of shape ``()`` or ``(...)``.
+
+        Returns:
+            Shape ``(..., groups)``, in [0, 1].
+        """
         return self._halo(norms).prox_factors(norms, strength, torch.ones_like(norms))
 
     def start(self, norms: Tensor) -> dict[str, Tensor]:
@@ -162,7 +172,10 @@ class TrainedHalo:
     def advance(
         self, norms: Tensor, strength: float, state: dict[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The factors at the present coefficients, and the coefficients after a step of gradient descent."""
+        """``argmin_x 1/2 |x - w|^2 + L xi sum_j |x_j| / l_j^2`` as factors, and l for the next step.
+
+        The step in l is gradient descent at the norms of w, as in the paper, where both are trained at once.
+        """
         coefficients, halo = state["coefficients"], self._halo(norms)
         gradient = halo.coefficient_gradient(norms, coefficients) + self.decay * coefficients
         moved = (coefficients - self.rate * strength * gradient).clamp_min(self.least)
@@ -189,6 +202,9 @@ class ProfiledHalo:
     concave in every norm. It has no state, so groups may be formed anew during training. One proximal step is
     HALO's at these coefficients: a step of the majorise-minimise algorithm, after which the value is not
     greater. It knows no budget.
+
+    Source: derived here from HALO's objective (see the module) with ``sum_j l_j = m`` as a constraint; the
+    reweighting is that of Candes, Wakin and Boyd, Enhancing Sparsity by Reweighted l1 Minimization, 2008.
 
     >>> ProfiledHalo().value(torch.tensor([8.0, 1.0]))
     tensor(6.7500)
@@ -220,7 +236,9 @@ class ProfiledHalo:
         return norms.pow(1 / 3).sum(-1).pow(3) / max(groups, 1) ** 2
 
     def prox_factors(self, norms: Tensor, strength: float | Tensor) -> Tensor:
-        """``max(1 - L / (l_j^2 t_j), 0)`` at the best l; groups of norm 0 get 0 unless L is 0.
+        """``argmin_x 1/2 |x - w|^2 + L sum_j |x_j| / l_j^2`` at the best l of w.
+
+        The factors are ``max(1 - L / (l_j^2 t_j), 0)``; groups of norm 0 get 0 unless L is 0.
 
         Args:
             norms: Shape ``(..., groups)``.
