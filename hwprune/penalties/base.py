@@ -135,7 +135,8 @@ class PenaltySettings:
     Attributes:
         budget: Groups, or the sum of their costs, that may stay.
         cost: Shape ``(groups,)``; ``None`` for ones.
-        ridge: Shape ``(groups,)``; ``None`` for ones. Only the envelopes know one.
+        ridge: Shape ``(groups,)``; ``None`` for ones. Only the envelopes know one. Training uses
+            none: its groups are bundled anew, into other numbers of them.
     """
 
     budget: float | Tensor = float("inf")
