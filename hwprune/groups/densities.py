@@ -12,7 +12,7 @@ from torch import Tensor
 from hwprune.errors import TargetError
 from hwprune.groups.base import Grouping, Terms
 from hwprune.groups.costs import COST_FLOOR, FloatArray, LatencyBudget, Widths
-from hwprune.groups.weight import WeightGroups, largest, layer_adaptive_scores
+from hwprune.groups.weight import WeightGroups, largest, layer_adaptive_scores_
 
 #: Parts of a layer's living weights that are looked ahead at, for what leaving costs less.
 LOOK_AHEAD = (0.9, 0.75, 0.5, 0.25, 0.1)
@@ -92,7 +92,7 @@ class DensityAllowance:
         for (_layer, place), living, least in zip(
             self._groups.slices(), self.counts(alive), self._least, strict=True
         ):
-            norms[place] = layer_adaptive_scores(norms[place])
+            layer_adaptive_scores_(norms[place])
             ladders.append(ladder(norms[place], int(living), int(least)))
         norms.masked_fill_(~alive, -1.0)
         kept = torch.zeros_like(alive)

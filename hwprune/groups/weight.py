@@ -1,8 +1,8 @@
 """Single weights: every weight of every linear layer and convolution is a group of its own.
 
 Nothing becomes narrower: a dead weight is a zero in a dense matrix, for whoever stores or multiplies sparse
-matrices. Besides the weights a proximal step with the envelope holds one number and two flags per weight.
-Between steps a flag is left, and what the penalty remembers.
+matrices. Besides the weights a proximal step with the envelope, the settling included, holds less than two
+numbers per weight. Between steps a flag is left, and what the penalty remembers.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from hwprune.groups.flat import TYPICAL_SHARE, FlatWeights, LayerGroups, find_la
 
 #: Layers below this norm count as having it; a layer of zeros keeps shares of zero.
 SMALLEST_NORM = 1e-30
+#: Weights of a layer are sorted in so many bands, told apart by a sample of this many.
+_BANDS, _SAMPLE = 32, 4096
 
 
 class WeightGroups(FlatWeights):
@@ -120,33 +122,66 @@ class WeightAllowance:
         """The living weights of the largest layer-adaptive scores, exactly as many as may stay.
 
         Where much is cut at once, plain shares would empty a large layer of similar weights; with these
-        scores its last weights are worth the more, the fewer they are. One layer at a time is sorted.
+        scores its last weights are worth the more, the fewer they are.
         """
         for _layer, place in self._groups.slices():
-            norms[place] = layer_adaptive_scores(norms[place])
+            layer_adaptive_scores_(norms[place])
         # Living weights that happen to be zero come before dead ones.
         norms.masked_fill_(~alive, -1.0)
         return largest(norms, int(self.limit)).logical_and_(alive)
 
 
-def layer_adaptive_scores(norms: Tensor) -> Tensor:
-    """The energy of every weight as a share of that of the weights of its layer that are not smaller.
+def layer_adaptive_scores_(norms: Tensor) -> Tensor:
+    """The energy of every weight as a share of that of all of its layer not smaller than it, in place.
+
+    Only a band of the order is sorted at a time: a whole layer with its order would need several times the
+    memory of the norms.
 
     Source: Lee et al., Layer-adaptive Sparsity for the Magnitude-based Pruning, ICLR 2021, arXiv 2010.07611.
 
     Args:
-        norms: Magnitudes of the weights of one layer, shape ``(n,)``.
+        norms: Magnitudes of the weights of one layer, shape ``(n,)``; overwritten.
 
     Returns:
-        Shape ``(n,)``, in [0, 1]; 1 for the largest.
+        The norms' memory, shape ``(n,)``, in [0, 1]; 1 for the largest. Of equal weights the first counts as
+        larger.
 
-    >>> layer_adaptive_scores(torch.tensor([1.0, 2.0, 0.0]))
+    >>> layer_adaptive_scores_(torch.tensor([1.0, 2.0, 0.0]))
     tensor([0.2000, 1.0000, 0.0000])
     """
-    ordered, order = norms.sort(descending=True, stable=True)
+    above = 0.0
+    for least in _band_ends(norms):
+        above += _score_band_(norms, least, above)
+    return norms.neg_()
+
+
+def _score_band_(norms: Tensor, least: float, above: float) -> float:
+    """Scores the weights of at least that norm, which get their score with a minus and are in no later band.
+
+    Args:
+        norms: Shape ``(n,)``; scored weights are negative.
+        least: Not negative.
+        above: The energy of the weights scored before.
+
+    Returns:
+        The energy of those scored now.
+    """
+    places = torch.nonzero(norms >= least).flatten()
+    ordered, order = norms[places].sort(descending=True, stable=True)
     energy = ordered.double().square_()
-    whole = energy.cumsum(0).clamp_min_(SMALLEST_NORM**2)
-    return torch.empty_like(norms).scatter_(0, order, energy.div_(whole).to(norms.dtype))
+    band = float(energy.sum())
+    whole = energy.cumsum(0).add_(above).clamp_min_(SMALLEST_NORM**2)
+    norms[places[order]] = energy.div_(whole).neg_().to(norms.dtype)
+    return band
+
+
+def _band_ends(norms: Tensor) -> list[float]:
+    """The least norms of bands of about equally many weights, the strongest band first; the last is 0."""
+    if norms.numel() <= _SAMPLE:
+        return [0.0]
+    sample = norms[:: norms.numel() // _SAMPLE].sort(descending=True).values
+    part = sample.numel() // _BANDS
+    return sorted({*sample[part::part].tolist(), 0.0}, reverse=True)
 
 
 def largest(values: Tensor, count: int) -> Tensor:
@@ -176,7 +211,7 @@ def largest(values: Tensor, count: int) -> Tensor:
             low = middle
         else:
             high = middle
-    kept = bits >= high
     ties = torch.nonzero(bits == low).flatten()
+    kept = bits >= high
     kept[ties[: count - int(torch.count_nonzero(kept))]] = True
     return kept

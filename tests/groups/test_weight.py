@@ -8,7 +8,7 @@ from torch.utils._pytree import tree_leaves
 
 from hwprune.errors import GraphError, InputError
 from hwprune.groups.flat import TYPICAL_SHARE, find_layers
-from hwprune.groups.weight import WeightGroups, largest, layer_adaptive_scores
+from hwprune.groups.weight import WeightGroups, largest, layer_adaptive_scores_
 from hwprune.penalties import make_penalty
 from hwprune.train.prox import ProximalStep
 from hwprune.train.schedule import StrengthSchedule
@@ -144,8 +144,20 @@ def test_a_large_layer_of_equal_weights_is_not_emptied():
 
 def test_scores_are_those_of_their_definition():
     norms = torch.rand(30, generator=torch.Generator().manual_seed(0))
-    for norm, score in zip(norms, layer_adaptive_scores(norms), strict=True):
+    for norm, score in zip(norms, layer_adaptive_scores_(norms.clone()), strict=True):
         torch.testing.assert_close(score, norm**2 / norms[norms >= norm].square().sum())
+
+
+@pytest.mark.parametrize("spread", [0.0, 1.0, 15.0], ids=["equal", "usual", "wide"])
+def test_scores_in_bands_are_those_of_one_sort(spread):
+    norms = torch.randn(50_000, generator=torch.Generator().manual_seed(0)).mul(spread).exp()
+    norms[::5], norms[::7] = 0.0, norms[7]
+    ordered, order = norms.sort(descending=True, stable=True)
+    energy = ordered.double().square()
+    expected = torch.empty_like(norms).scatter_(0, order, (energy / energy.cumsum(0)).float())
+    scores = layer_adaptive_scores_(norms.clone())
+    torch.testing.assert_close(scores, expected)
+    assert torch.equal(largest(scores.clone(), 9000), largest(expected, 9000))
 
 
 def test_a_layer_of_zeros_has_shares_and_scores_of_zero(network):
@@ -155,7 +167,7 @@ def test_a_layer_of_zeros_has_shares_and_scores_of_zero(network):
     shares = groups.regroup(()).shares(groups.member_norms())
     assert (shares[:72] == 0).all()
     assert torch.isfinite(shares).all()
-    assert (layer_adaptive_scores(torch.zeros(3)) == 0).all()
+    assert (layer_adaptive_scores_(torch.zeros(3)) == 0).all()
 
 
 def test_the_largest_are_those_of_a_sort():
