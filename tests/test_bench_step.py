@@ -55,3 +55,16 @@ def test_single_weights_need_less_than_two_floats_each(bench):
     kept, most = trainer.memory()
     assert 0.2 < kept < 0.3
     assert kept + 1 < most < 2
+    assert trainer.proximal.settled
+
+
+def test_the_first_timed_step_bundles_anew(bench):
+    trainer = bench.Trainer("lenet5", "channel", "cpu", wrapped=True)
+    images, bundled = torch.randn(2, 3, 32, 32), []
+    groups = trainer.proximal.groups
+    whole = groups.bundle
+    groups.bundle = lambda *given: bundled.append(trainer.proximal.step) or whole(*given)
+    for _ in range(bench.WARMUP + 2):
+        trainer.step_ms(images, torch.arange(2))
+    first = bench.START + 1
+    assert bundled == [first, first + bench.WARMUP]

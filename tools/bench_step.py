@@ -3,7 +3,8 @@
     python tools/bench_step.py --models resnet18,mobilenetv1 --out page.md
 
 Both networks start from the same weights and see the same batches; which one goes first is drawn for every
-pair. The proximal step is in the phase where it does most: past the start of the ramp, before the settling.
+pair. The proximal step is in the phase where it does most: past the start of the ramp, before the settling;
+the first timed step is one that bundles the groups anew. The memory is that of the step that needs most.
 """
 
 from __future__ import annotations
@@ -33,13 +34,18 @@ from hwprune.groups.costs import CountBudget
 from hwprune.groups.weight import WeightGroups
 from hwprune.groups.widths import WidthAllowance
 from hwprune.penalties import make_penalty
-from hwprune.train.prox import ProximalStep
+from hwprune.train.prox import REFRESHES, ProximalStep
 from hwprune.train.schedule import StrengthSchedule
 from hwprune.workloads import make_model
 
 WARMUP = 3
 #: The trainings whose middle is measured are this long; their ramp starts after a tenth of it.
 TOTAL_STEPS = 5000
+SETTLE = StrengthSchedule(TOTAL_STEPS).settle_step
+#: Steps between two that bundle the groups anew.
+REFRESH_EVERY = SETTLE // REFRESHES
+#: Where the measured stretch starts: the first step after warming up bundles anew.
+START = -(-TOTAL_STEPS // 5 // REFRESH_EVERY) * REFRESH_EVERY - WARMUP - 1
 ALIGN = 8
 CLASSES = 10
 
@@ -105,7 +111,7 @@ class Overhead:
         plain_ms: Durations of the plain steps, in milliseconds.
         ratios: Wrapped over plain, pair by pair.
         kept: Floats that are held between steps, as a fraction of the parameters.
-        memory: The most floats that are held at any time of a step, those included.
+        memory: The most floats that are held at any time of any step, those included.
     """
 
     model: str
@@ -119,7 +125,7 @@ def proximal_step(model: nn.Module, granularity: str) -> ProximalStep:
     """A proximal step in the middle of its ramp: on channels in bundles, or on single weights."""
     groups, allowance = _channels(model) if granularity == "channel" else _weights(model)
     proximal = ProximalStep(groups, make_penalty("envelope"), allowance, StrengthSchedule(TOTAL_STEPS))
-    proximal.step = TOTAL_STEPS // 5
+    proximal.step = START
     return proximal
 
 
@@ -156,13 +162,22 @@ class Trainer:
         return (time.perf_counter_ns() - start) / 1e6
 
     def memory(self) -> tuple[float, float]:
-        """Floats held between steps, and the most at any time of one, as fractions of the parameters."""
+        """Floats held between steps, and the most at any time of one, as fractions of the parameters.
+
+        The most is that of a step in the ramp, one that bundles anew, or the settling, after which the
+        training is over.
+        """
         assert self.proximal is not None  # asked of wrapped trainings only
-        kept = kept_bytes(self.proximal, self._model)
-        with LiveBytes() as live:
-            self.proximal.after_step()
+        kept = most = kept_bytes(self.proximal, self._model)
+        for step in (START, START + WARMUP + 1, SETTLE):
+            before = kept_bytes(self.proximal, self._model)
+            self.proximal.step = step - 1
+            with LiveBytes() as live:
+                self.proximal.after_step()
+            most = max(most, before + live.peak)
+        assert self.proximal.settled
         floats = 4 * sum(parameter.numel() for parameter in self._model.parameters())
-        return kept / floats, (kept + live.peak) / floats
+        return kept / floats, most / floats
 
 
 def _wait(images: Tensor) -> None:
@@ -227,7 +242,7 @@ def as_markdown(results: Sequence[Overhead], batch: int, device: str) -> list[st
 @click.option("--out", type=click.Path(path_type=Path), help="Where the page goes; shown by default.")
 def main(models: str, batch: int, steps: int, device: str, threads: int, out: Path | None) -> None:
     """Times training steps with and without the proximal step."""
-    most = round(StrengthSchedule(TOTAL_STEPS).settle * TOTAL_STEPS) - TOTAL_STEPS // 5 - WARMUP - 1
+    most = SETTLE - START - WARMUP - 1
     if not 1 <= steps <= most:
         raise click.BadParameter(f"must be from 1 to {most}", param_hint="--steps")
     torch.set_num_threads(threads)
