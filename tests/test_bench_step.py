@@ -68,3 +68,16 @@ def test_the_first_timed_step_bundles_anew(bench):
         trainer.step_ms(images, torch.arange(2))
     first = bench.START + 1
     assert bundled == [first, first + bench.WARMUP]
+
+
+def test_the_page_says_what_is_met(bench):
+    results = [
+        bench.Overhead("resnet18", "channel", (10.0,), (1.04,), 0.01, 0.02),
+        bench.Overhead("lenet5", "weight", (10.0,), (9.0,), 0.2, 2.5),
+    ]
+    page = bench.as_markdown(results, 128, "cpu")
+    assert page[-3:] == [
+        "- resnet18, channels, wrapped / plain: 1.04, at most 1.03 wanted: missed",
+        "- resnet18, channels, memory: 0.02, at most 0.05 wanted: met",
+        "- lenet5, weights, memory: 2.5, at most 2 wanted: missed",
+    ]

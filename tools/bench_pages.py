@@ -22,6 +22,17 @@ def percentiles(values: Sequence[float]) -> tuple[float, float, float]:
     return median, low, high
 
 
+def verdict(what: str, measured: float | None, most: float) -> str:
+    """A line that says whether a wanted figure is met, of what was measured, ``None`` where it was not.
+
+    >>> verdict("warm / SGD", 4.567, 4)
+    '- warm / SGD: 4.57, at most 4 wanted: missed'
+    """
+    if measured is None:
+        return f"- {what}: not measured, at most {most:g} wanted"
+    return f"- {what}: {measured:.3g}, at most {most:g} wanted: {'met' if measured <= most else 'missed'}"
+
+
 def machine_line(device: str = "cpu") -> str:
     """Machine, versions and date in one line."""
     facts = environment()

@@ -19,13 +19,17 @@ from pathlib import Path
 
 import click
 import torch
-from bench_pages import machine_line, percentiles, write_page
+from bench_pages import machine_line, percentiles, verdict, write_page
 from bench_prox_peer import PACKAGES, Peer, PeerUnavailableError
 from torch import Tensor
 
 from hwprune.penalties import GroupEnvelope
 
-SIZES = "1e2,1e3,1e4,1e5,1e6,2.5e7"
+SIZES = "1e2,1e3,1e4,1e5,1e6,3e6,2.5e7"
+#: The most that is wanted of a step at the largest size, in updates by SGD.
+WANTED = {"warm": 4.0, "cold": 12.0}
+#: From so many groups on, the time per group is wanted to stay within this ratio of itself.
+MANY, FLAT = 100_000, 1.5
 STRENGTH = 0.02
 KEPT = 0.3
 #: How far a norm moves between two steps of a training: about the learning rate times a relative gradient.
@@ -144,10 +148,30 @@ def as_markdown(
         "",
         "Median in microseconds (10th to 90th percentile):",
         "",
-        "| groups | SGD | warm | warm / SGD | warm, ns per group | cold | cold / SGD | sorted | ModOpt |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| groups | SGD | warm | warm / SGD | warm, ns per group | cold | cold / SGD | cold, ns per group "
+        "| sorted | ModOpt |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+        *(_row(groups, seconds) for groups, seconds in results.items()),
     ]
-    return lines + [_row(groups, seconds) for groups, seconds in results.items()]
+    return [*lines, "", "Wanted, of the medians:", "", *_verdicts(results)]
+
+
+def _verdicts(results: dict[int, dict[str, list[float]]]) -> list[str]:
+    """Whether the wanted figures are met."""
+    median = {
+        groups: {name: percentiles(seconds[name])[0] for name in ("SGD", *WANTED)}
+        for groups, seconds in results.items()
+    }
+    most = max(results)
+    lines = []
+    for name, limit in WANTED.items():
+        ratio = median[most][name] / median[most]["SGD"]
+        lines.append(verdict(f"{name} / SGD at {most:,} groups", ratio, limit))
+    for name in WANTED:
+        each = [median[groups][name] / groups for groups in results if groups >= MANY]
+        spread = max(each) / min(each) if len(each) > 1 else None
+        lines.append(verdict(f"{name}, greatest over least time per group from {MANY:,} on", spread, FLAT))
+    return lines
 
 
 def _row(groups: int, seconds: dict[str, list[float]]) -> str:
@@ -160,6 +184,7 @@ def _row(groups: int, seconds: dict[str, list[float]]) -> str:
         f"{median['warm'] / groups * 1e9:.2f}",
         _cell(seconds["cold"]),
         f"{median['cold'] / median['SGD']:.2f}",
+        f"{median['cold'] / groups * 1e9:.2f}",
         _cell(seconds["sorted"]),
         _cell(seconds["ModOpt"]) if "ModOpt" in seconds else "not run",
     ]

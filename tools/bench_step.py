@@ -22,7 +22,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from bench_pages import machine_line, percentiles, write_page
+from bench_pages import machine_line, percentiles, verdict, write_page
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -46,6 +46,9 @@ SETTLE = StrengthSchedule(TOTAL_STEPS).settle_step
 REFRESH_EVERY = SETTLE // REFRESHES
 #: Where the measured stretch starts: the first step after warming up bundles anew.
 START = -(-TOTAL_STEPS // 5 // REFRESH_EVERY) * REFRESH_EVERY - WARMUP - 1
+#: The most that is wanted: of the median of wrapped over plain, and of the memory in floats per parameter.
+WANTED_RATIO = {"resnet18, channels": 1.03, "mobilenetv1, channels": 1.05, "resnet18, weights": 1.15}
+WANTED_MEMORY = {"channel": 0.05, "weight": 2.0}
 ALIGN = 8
 CLASSES = 10
 
@@ -108,6 +111,7 @@ class Overhead:
 
     Attributes:
         model: The network.
+        granularity: What leaves together.
         plain_ms: Durations of the plain steps, in milliseconds.
         ratios: Wrapped over plain, pair by pair.
         kept: Floats that are held between steps, as a fraction of the parameters.
@@ -115,10 +119,16 @@ class Overhead:
     """
 
     model: str
+    granularity: str
     plain_ms: tuple[float, ...]
     ratios: tuple[float, ...]
     kept: float
     memory: float
+
+    @property
+    def name(self) -> str:
+        """Network and granularity."""
+        return f"{self.model}, {self.granularity}s"
 
 
 def proximal_step(model: nn.Module, granularity: str) -> ProximalStep:
@@ -199,7 +209,7 @@ def compare(name: str, granularity: str, batch: int, steps: int, device: str) ->
         if pair >= 0:
             plain.append(spent[False])
             ratios.append(spent[True] / spent[False])
-    return Overhead(f"{name}, {granularity}s", tuple(plain), tuple(ratios), *trainers[True].memory())
+    return Overhead(name, granularity, tuple(plain), tuple(ratios), *trainers[True].memory())
 
 
 def as_markdown(results: Sequence[Overhead], batch: int, device: str) -> list[str]:
@@ -210,8 +220,9 @@ def as_markdown(results: Sequence[Overhead], batch: int, device: str) -> list[st
         f"Written by `tools/bench_step.py`: whole steps of SGD with momentum on batches of {batch} images of",
         f"3x32x32; channels in bundles of {ALIGN}, or single weights, half of them to go. Plain and wrapped",
         "steps alternate in pairs; the ratio is that of a pair, its median with the 10th and 90th",
-        "percentile. Kept is what pruning holds between steps, memory the most that it holds at any time of",
-        "a step, both in floats over the number of parameters.",
+        f"percentile. Groups are bundled anew in the first pair and every {REFRESH_EVERY} steps from there.",
+        "Kept is what pruning holds between steps, memory the most that it holds at any time of a step in the",
+        "ramp, of one that bundles anew, or of the settling, both in floats over the number of parameters.",
         "",
         machine_line(device),
         "",
@@ -222,9 +233,20 @@ def as_markdown(results: Sequence[Overhead], batch: int, device: str) -> list[st
         ratio, low, high = percentiles(result.ratios)
         plain = percentiles(result.plain_ms)[0]
         lines.append(
-            f"| {result.model} | {plain:.1f} | {ratio:.4f} | {low:.4f} | {high:.4f} "
+            f"| {result.name} | {plain:.1f} | {ratio:.4f} | {low:.4f} | {high:.4f} "
             f"| {result.kept:.4f} | {result.memory:.4f} | {len(result.ratios)} |"
         )
+    return [*lines, "", "Wanted:", "", *_verdicts(results)]
+
+
+def _verdicts(results: Sequence[Overhead]) -> list[str]:
+    """Whether the wanted figures are met, of the networks that have some."""
+    lines = []
+    for result in results:
+        if result.name in WANTED_RATIO:
+            ratio = percentiles(result.ratios)[0]
+            lines.append(verdict(f"{result.name}, wrapped / plain", ratio, WANTED_RATIO[result.name]))
+        lines.append(verdict(f"{result.name}, memory", result.memory, WANTED_MEMORY[result.granularity]))
     return lines
 
 
