@@ -23,7 +23,7 @@ from hwprune.errors import TargetError
 from hwprune.files import write_json
 from hwprune.graph.axes import BoolArray
 from hwprune.graph.record import ExampleInputs
-from hwprune.groups.costs import FloatArray, LatencyBudget, Widths
+from hwprune.groups.costs import MARGIN, FloatArray, LatencyBudget, Widths
 from hwprune.operators import Operator
 from hwprune.runtime.bench import THIS_MACHINE, Bench, export_and_time
 from hwprune.runtime.environment import versions
@@ -32,8 +32,6 @@ from hwprune.runtime.timing import Timing
 #: A prediction is corrected only where the measurement misses the target by more than this, or falls short
 #: of it: corrections within the noise of a measurement would make equal runs differ.
 WASTE_TOLERANCE = 0.07
-#: The part of the target left free in predictions, so that measurements do not miss it.
-MARGIN = 0.03
 #: The part of the target that must be free in a measurement, so that the final one does not miss it: ratios
 #: of medians of networks timed alternately for seconds come out alike within 0.7 % (one standard deviation).
 SAFETY = 0.01

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 from torch import Tensor
 
-from hwprune.closed_loop import MARGIN, DeviceLoop, Predictor, Turn, calibrate, settle_on_device
+from hwprune.closed_loop import DeviceLoop, Predictor, Turn, calibrate, settle_on_device
 from hwprune.device.profile import DeviceProfile
 from hwprune.groups.costs import (
+    NARROWEST,
     Budget,
     CountBudget,
     FloatArray,
     LatencyBudget,
     Widths,
-    check_reachable,
+    check_count,
     fit,
+    limit_within_reach,
+    smallest,
 )
 from hwprune.groups.widths import WidthAllowance, WidthGroups
 from hwprune.operators import Operator
@@ -104,21 +107,17 @@ class WidthScope(Generic[Kind]):
         """The budget that the target stands for; raises where it is out of reach."""
         match self._request.target:
             case Speedup() | LatencyUs() as latency:
-                dense_us = float(self._predictor.latency_us(self.groups.widths))
-                allowed = latency.allowed_us(dense_us)
-                return self._latency_budget(allowed, slack=allowed < dense_us)
+                return LatencyBudget(self._predictor.latency_us, self._limit_us(latency.allowed_us))
             case Keep() | Groups() as target:
-                return self._count_budget(target.count_of(self.groups.group_count))
+                budget = CountBudget(self._aligns, target.count_of(self.groups.group_count))
+                check_count(budget, self._aligns, self.groups.widths, self.groups.fewest)
+                return budget
 
-    def _latency_budget(self, limit_us: float, *, slack: bool) -> LatencyBudget:
-        budget = LatencyBudget(self._predictor.latency_us, limit_us)
-        check_reachable(budget, self._aligns, self.groups.widths, "us", self.groups.fewest)
-        return replace(budget, limit=limit_us * (1 - MARGIN)) if slack else budget
-
-    def _count_budget(self, count: int) -> CountBudget:
-        budget = CountBudget(self._aligns, count)
-        check_reachable(budget, self._aligns, self.groups.widths, "groups", self.groups.fewest)
-        return budget
+    def _limit_us(self, allowed_us: Callable[[float], float]) -> float:
+        """The predicted latency to aim at, from the dense network's to the one allowed."""
+        predict, dense, fewest = self._predictor.latency_us, self.groups.widths, self.groups.fewest
+        dense_us, least_us = float(predict(dense)), float(predict(smallest(self._aligns, dense, fewest)))
+        return limit_within_reach(allowed_us(dense_us), dense_us, least_us, NARROWEST[fewest])
 
     def _settle(self, allowance: WidthAllowance, scores: list[FloatArray], living: Widths) -> Widths:
         """Chooses the survivors; for a latency target, in a closed loop with the device."""

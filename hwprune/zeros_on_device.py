@@ -9,14 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hwprune.closed_loop import MARGIN, Turn, calibrate, settle_on_device
+from hwprune.closed_loop import Turn, calibrate, settle_on_device
 from hwprune.device.densities import DensityPredictor
 from hwprune.device.profile import DeviceProfile
-from hwprune.errors import TargetError
 from hwprune.graph.axes import BoolArray
 from hwprune.graph.record import ExampleInputs
 from hwprune.graph.twin import copy_of
-from hwprune.groups.costs import LatencyBudget, Widths
+from hwprune.groups.costs import LatencyBudget, Widths, limit_within_reach
 from hwprune.groups.densities import DensityAllowance, Ladder, fit_counts
 from hwprune.groups.flat import Layer
 from hwprune.groups.weight import WeightGroups
@@ -122,12 +121,12 @@ class ZerosOnDevice:
             fitted = from_first(lambda: calibrate(loop, self._predictor, [sizes, sparse]))
             self._predictor = self._predictor.with_calibration(*fitted)
         dense_us = self.dense_us
-        allowed = allowed_us(dense_us)
         least = self._predictor.least_counts()
-        _check_reachable(float(self._predictor.latency_us(least)), dense_us, allowed)
-        budget = LatencyBudget(
-            self._predictor.latency_us, allowed * (1 - MARGIN) if allowed < dense_us else allowed
+        least_us = float(self._predictor.latency_us(least))
+        limit = limit_within_reach(
+            allowed_us(dense_us), dense_us, least_us, "the fewest weights that were measured"
         )
+        budget = LatencyBudget(self._predictor.latency_us, limit)
         self.allowance = DensityAllowance(groups, budget, least, self._settle)
 
     @property
@@ -154,14 +153,3 @@ class ZerosOnDevice:
         )
         allowance.record = [asdict(turn) for turn in turns]
         return counts
-
-
-def _check_reachable(least_us: float, dense_us: float, allowed_us: float) -> None:
-    if least_us > allowed_us:
-        raise TargetError(
-            "the target cannot be met by zeros in this network on this device",
-            expected=f"at least {least_us:.4g} us (predicted at the fewest weights that were measured, "
-            f"{dense_us / least_us:.2f} times faster than dense)",
-            got=f"{allowed_us:.4g} us",
-            hint="ask for less, or prune channels",
-        )

@@ -7,6 +7,7 @@ terms instead of the linearised ones.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, Self
@@ -24,6 +25,8 @@ FloatArray = npt.NDArray[np.float64]
 LOOK_AHEAD = 4
 #: Smallest cost of a group as a fraction of the mean: a cost of zero would never let a group leave.
 COST_FLOOR = 1e-3
+#: The part of a latency target left free in predictions, so that measurements do not miss it.
+MARGIN = 0.03
 #: What is left of a network at the fewest groups.
 NARROWEST = ("nothing but what must stay", "one group per axis")
 
@@ -142,16 +145,44 @@ def smallest(aligns: Widths, widths: Widths, fewest: int = 1) -> Widths:
     return np.minimum(fewest * aligns, widths)
 
 
-def check_reachable(budget: Budget, aligns: Widths, dense: Widths, unit: str, fewest: int = 1) -> None:
-    """Raises :class:`TargetError` where even the narrowest network exceeds the budget."""
-    least = float(budget.used(smallest(aligns, dense, fewest)))
-    if least > budget.limit:
-        whole = float(budget.used(dense))
+def limit_within_reach(allowed_us: float, dense_us: float, least_us: float, narrowest: str) -> float:
+    """The predicted latency to aim at: what is allowed, less the margin where the network has to be faster.
+
+    Args:
+        allowed_us: The latency allowed, in microseconds.
+        dense_us: Predicted latency of the dense network.
+        least_us: Predicted latency of the smallest network there can be.
+        narrowest: What that is, in words.
+
+    Raises:
+        TargetError: If that is out of reach; the message gives what can be asked for.
+
+    >>> limit_within_reach(50.0, 100.0, 48.5, "one group per axis")
+    48.5
+    """
+    limit = allowed_us * (1 - MARGIN) if allowed_us < dense_us else allowed_us
+    if least_us > limit * (1 + 1e-9):  # a target that the message below gave may be off by the last bit
+        in_reach = min(least_us / (1 - MARGIN), dense_us)
+        latency, factor = math.ceil(in_reach * 10) / 10, math.floor(dense_us / in_reach * 100) / 100
         raise TargetError(
             "the target cannot be met by pruning this network on this device",
-            expected=f"at least {least:.4g} {unit} (predicted for {NARROWEST[fewest]}, "
-            f"{whole / max(least, 1e-9):.2f} times faster than dense)",
-            got=f"{budget.limit:.4g} {unit}",
+            expected=f"at least {latency:.1f} us, {factor:.2f} times faster than dense "
+            f"(predicted for {narrowest}, with {MARGIN:.0%} to spare)",
+            got=f"{allowed_us:.1f} us, {dense_us / allowed_us:.2f} times faster",
+            hint="ask for less, prune something else, or start from another network",
+        )
+    return max(limit, least_us)
+
+
+def check_count(budget: CountBudget, aligns: Widths, dense: Widths, fewest: int = 1) -> None:
+    """Raises :class:`TargetError` where even the narrowest network has more groups than the budget."""
+    least, whole = int(budget.used(smallest(aligns, dense, fewest))), int(budget.used(dense))
+    if least > budget.limit:
+        fraction = math.ceil(least / whole * 1000) / 1000
+        raise TargetError(
+            "so few groups cannot be kept of this network",
+            expected=f"at least {least} of {whole} groups, a fraction of {fraction:g} ({NARROWEST[fewest]})",
+            got=f"{budget.limit:.0f} groups",
             hint="ask for less, or start from another network",
         )
 
@@ -188,7 +219,12 @@ def fit(
         groups = np.ceil(current / aligns).astype(np.int64)
         shrinkable = groups > fewest
         if not shrinkable.any():
-            check_reachable(budget, aligns, widths, "of the budget", fewest)
+            raise TargetError(
+                "the groups that live exceed the budget when as few are left as there can be",
+                expected=f"a budget of at least {used:.4g}",
+                got=f"{budget.limit:.4g}",
+                hint="ask for less, or start from another network",
+            )
         prices = price(budget, current, aligns, fewest).per_axis
         weakest = np.array(
             [losses[axis][count - 1] if count else 0.0 for axis, count in enumerate(groups.tolist())]

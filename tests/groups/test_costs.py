@@ -1,8 +1,18 @@
+import re
+
 import numpy as np
 import pytest
 
 from hwprune.errors import TargetError
-from hwprune.groups.costs import CountBudget, LatencyBudget, fit, narrower, price
+from hwprune.groups.costs import (
+    CountBudget,
+    LatencyBudget,
+    check_count,
+    fit,
+    limit_within_reach,
+    narrower,
+    price,
+)
 
 ALIGNS = np.array([8, 8])
 DENSE = np.array([32, 64])
@@ -60,3 +70,27 @@ def test_no_layer_becomes_a_bottleneck_while_another_has_much_left():
 def test_an_unreachable_budget_says_what_can_be_reached():
     with pytest.raises(TargetError, match="at least"):
         fit(CountBudget(ALIGNS, 1), scores(), DENSE, ALIGNS)
+
+
+@pytest.mark.parametrize("least_us", [48.5, 33.3, 7.77, 98.0, 99.9])
+def test_what_the_message_gives_can_be_asked_for(least_us):
+    with pytest.raises(TargetError) as caught:
+        limit_within_reach(least_us * 0.99, 100.0, least_us, "one group per axis")
+    told = re.search(r"at least ([\d.]+) us, ([\d.]+) times faster than dense", str(caught.value))
+    latency_us, factor = float(told[1]), float(told[2])
+    for allowed_us in (latency_us, 100.0 / factor):
+        assert limit_within_reach(allowed_us, 100.0, least_us, "") >= least_us
+    # And not much more could have been.
+    assert latency_us == pytest.approx(min(least_us / 0.97, 100.0), abs=0.11)
+
+
+def test_a_target_in_reach_only_without_the_margin_is_told_at_once():
+    with pytest.raises(TargetError):
+        limit_within_reach(50.0, 100.0, 49.0, "one group per axis")
+
+
+def test_a_number_of_groups_out_of_reach_is_told_as_a_number_and_a_fraction():
+    with pytest.raises(TargetError, match=r"at least 2 of 12 groups, a fraction of 0\.167 \(one") as caught:
+        check_count(CountBudget(ALIGNS, 1), ALIGNS, DENSE)
+    assert "faster" not in str(caught.value)
+    check_count(CountBudget(ALIGNS, int(0.167 * 12 + 1e-9)), ALIGNS, DENSE)
