@@ -11,7 +11,6 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from operator import itemgetter
 from typing import Protocol, Self
 
 import numpy as np
@@ -29,14 +28,18 @@ from hwprune.runtime.bench import THIS_MACHINE, Bench, export_and_time
 from hwprune.runtime.environment import versions
 from hwprune.runtime.timing import Timing
 
-#: A prediction is corrected only where the measurement misses the target by more than this, or falls short
+#: A prediction is corrected only where the measurement misses the target, or is faster by more than this part
 #: of it: corrections within the noise of a measurement would make equal runs differ.
-WASTE_TOLERANCE = 0.07
+WASTE_TOLERANCE = 0.05
+#: A network that is safe is taken rather than one that only just meets the target if it wastes no more.
+MOST_WASTE = 0.14
 #: The part of the target that must be free in a measurement, so that the final one does not miss it: ratios
 #: of medians of networks timed alternately for seconds come out alike within 0.7 % (one standard deviation).
 SAFETY = 0.01
 #: Turns of build, measure, correct.
 MAX_TURNS = 4
+#: Limits that differ by a smaller part are one: nothing is looked for between them.
+FINEST = 0.003
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,16 @@ class Turn:
     predicted_us: float
     measured_us: float
     allowed_us: float
+
+    @property
+    def part(self) -> float:
+        """The part of what is allowed that it took."""
+        return self.measured_us / self.allowed_us
+
+    @property
+    def safe(self) -> bool:
+        """Whether a later measurement can be expected to meet the target, too."""
+        return self.part <= 1 - SAFETY
 
 
 class Axis(Protocol):
@@ -209,43 +222,75 @@ def settle_on_device(
     Returns:
         The widths, the limit they were chosen with, and every turn taken.
     """
-    turns: list[Turn] = []
-    tried: list[tuple[float, Widths, float]] = []
-    while len(turns) < MAX_TURNS:
+    tried: list[_Tried] = []
+    while len(tried) < MAX_TURNS:
         try:
-            widths = choose(budget)
+            found = _untried(budget, choose, tried)
         except TargetError:
-            if not turns:
+            if not tried:
                 raise
             break  # corrected out of reach: training is not lost for that, the report tells of the miss
-        if any(np.array_equal(widths, before) for _, before, _ in tried):
-            break  # there is nothing between what was measured
+        if found is None:
+            break
+        limit, widths = found
         kept = loop.kept(widths)
         measured, allowed = decisive(loop.measure({"dense": {}, "slim": kept}), allowed_us)
-        turns.append(Turn(budget.limit, float(budget.used(widths)), measured, allowed))
-        part = measured / allowed
-        tried.append((part, widths, budget.limit))
-        if part <= 1 - SAFETY and (
-            part >= 1 - WASTE_TOLERANCE
-            or np.array_equal(widths, choose(replace(budget, limit=budget.limit * 1.02)))
-        ):
+        turn = Turn(limit, float(budget.used(widths)), measured, allowed)
+        tried.append(_Tried(turn, widths))
+        if 1 - WASTE_TOLERANCE <= turn.part <= 1 - SAFETY:
             break
-        budget = replace(budget, limit=turns[-1].predicted_us / part * (1 - MARGIN / 2))
-    _, widths, limit = _best(tried)
-    return widths, limit, tuple(turns)
+        budget = replace(budget, limit=turn.predicted_us / turn.part * (1 - MARGIN / 2))
+    best = _best(tried)
+    return best.widths, best.turn.limit_us, tuple(each.turn for each in tried)
 
 
-def _best(tried: Sequence[tuple[float, Widths, float]]) -> tuple[float, Widths, float]:
-    """The slowest network that is safe and no waste, else the slowest that is fast enough, else the fastest.
+@dataclass(frozen=True, slots=True, eq=False)
+class _Tried:
+    """A network that was measured, and the turn in which it was."""
+
+    turn: Turn
+    widths: Widths
+
+
+def _untried(
+    budget: LatencyBudget, choose: Callable[[LatencyBudget], Widths], tried: Sequence[_Tried]
+) -> tuple[float, Widths] | None:
+    """The next network to measure: for the budget's limit, or between the networks that enclose the target.
 
     Args:
-        tried: Part of what is allowed that each network took, its widths, and the limit they were chosen for.
+        budget: Its limit is where a correction expects the target; what lies outside of the networks that
+            were measured is known to be too fast or too slow.
+        choose: Widths for a budget.
+        tried: What was measured.
+
+    Returns:
+        The limit and the widths chosen for it; ``None`` where nothing lies between.
     """
-    safe = [turn for turn in tried if 1 - 2 * WASTE_TOLERANCE <= turn[0] <= 1 - SAFETY]
-    enough = [turn for turn in tried if turn[0] <= 1]
+    low = max((each.turn.limit_us for each in tried if each.turn.safe), default=0.0)
+    high = min((each.turn.predicted_us for each in tried if not each.turn.safe), default=np.inf)
+    limit = budget.limit
+    while high - low > FINEST * low:
+        if not low < limit < high:
+            limit = (low + high) / 2
+        if np.isinf(limit):  # the same network is expected to be the slowest that meets the target
+            break
+        widths = choose(budget.with_limit(limit))
+        same = next((each for each in tried if np.array_equal(each.widths, widths)), None)
+        if same is None:
+            return limit, widths
+        if np.isinf(high):
+            break  # the next network is expected to miss the target
+        low, high = (limit, high) if same.turn.safe else (low, limit)
+    return None
+
+
+def _best(tried: Sequence[_Tried]) -> _Tried:
+    """The slowest network that is safe and no waste, else the slowest fast enough, else the fastest."""
+    safe = [each for each in tried if each.turn.safe and each.turn.part >= 1 - MOST_WASTE]
+    enough = [each for each in tried if each.turn.part <= 1]
     if safe or enough:
-        return max(safe or enough, key=itemgetter(0))
-    return min(tried, key=itemgetter(0))
+        return max(safe or enough, key=lambda each: each.turn.part)
+    return min(tried, key=lambda each: each.turn.part)
 
 
 def decisive(timings: Mapping[str, Timing], allowed_us: Callable[[float], float]) -> tuple[float, float]:

@@ -72,6 +72,50 @@ def test_where_there_is_nothing_between_the_slower_network_that_is_fast_enough_i
     assert widths[0] == 32
 
 
+class Uneven(Device):
+    """Takes another part of the predicted time for every network, and notes what it measures."""
+
+    def __init__(self, parts: dict[int, float]) -> None:
+        super().__init__(0.0)
+        self._parts, self.widths = parts, list[int]()
+
+    def measure(self, networks: dict[str, Any]) -> dict[str, Timing]:
+        self.widths.append(int(networks["slim"][0]))
+        return {
+            "dense": timing(float(DENSE[0])),
+            "slim": timing(self.widths[-1] * self._parts[self.widths[-1]]),
+        }
+
+
+def settle_unevenly(parts: dict[int, float], first_limit: float) -> tuple[int, list[int]]:
+    """The width chosen for half of 64 us among ``parts``, and those that were measured."""
+
+    def widest(budget: LatencyBudget) -> Widths:
+        return np.array([max(width for width in parts if width <= budget.limit)])
+
+    budget = LatencyBudget(lambda widths: np.asarray(widths).sum(-1).astype(float), first_limit)
+    device: Any = Uneven(parts)
+    widths, _, _ = settle_on_device(device, budget, lambda dense_us: dense_us / 2, widest)
+    return int(widths[0]), device.widths
+
+
+def test_a_network_faster_than_asked_is_corrected_although_the_next_limit_gives_the_same() -> None:
+    """A step of 2 us is more than 2 % of the limit."""
+    parts = dict.fromkeys(range(2, 64, 2), 0.88)
+    assert settle_unevenly(parts, 31.0) == (34, [30, 34])
+
+
+def test_a_correction_that_passes_by_is_followed_by_what_lies_between() -> None:
+    """The next network is slower than the first promised, and promises less than the first took."""
+    parts = {width: 0.8 if width < 30 else 1.2 if width > 33 else 0.97 for width in range(2, 64)}
+    assert settle_unevenly(parts, 29.0) == (31, [29, 39, 34, 31])
+
+
+def test_where_nothing_lies_between_no_turn_is_spent() -> None:
+    assert settle_unevenly({20: 1.0, 40: 1.0}, 31.0) == (20, [20])
+    assert settle_unevenly({24: 1.0, 32: 1.05}, 32.0) == (24, [32, 24])
+
+
 def test_a_correction_out_of_reach_leaves_the_last_network_that_was_measured() -> None:
     widths, limit, turns = settle(offset_us=1000.0, first_limit=32.0)
     assert turns
