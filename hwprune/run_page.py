@@ -9,6 +9,7 @@ from typing import Any
 
 from hwprune import charts
 from hwprune.page import Markup, bar, code, figure, figures, page, paragraph, small, table
+from hwprune.surplus import surplus_line
 
 Record = Mapping[str, Any]
 
@@ -116,10 +117,12 @@ def _turns(record: Record) -> list[Markup]:
     rows = [
         (index, *(f"{turn[key]:.1f}" for key in keys)) for index, turn in enumerate(record["turns"], start=1)
     ]
-    if not rows:
-        return []
     header = ("turn", "aimed at (us)", "predicted (us)", "measured (us)", "allowed (us)")
-    return [table(header, rows)]
+    surplus = surplus_line(record)
+    return [
+        *([table(header, rows)] if rows else []),
+        *([paragraph(f"The slim network is {surplus}.")] if surplus else []),
+    ]
 
 
 def pruned(record: Record) -> list[Markup]:

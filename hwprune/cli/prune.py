@@ -24,6 +24,7 @@ from hwprune.processes import joined
 from hwprune.report import RunReport
 from hwprune.run_page import comparison_rows
 from hwprune.runtime.environment import local_profile
+from hwprune.surplus import surplus_line
 
 #: Where a run goes that names no folder.
 DEFAULT_OUT = "hwprune-run"
@@ -128,6 +129,9 @@ def _print_report(console: Console, report: RunReport, out: Path) -> None:
     )
     if not record["target_met"]:
         console.print("warning: the measured network misses the target; see the turns in report.json")
+    surplus = surplus_line(record)
+    if surplus:
+        console.print(f"the slim network is {surplus}", markup=False)
     for line in (*form_lines(record["layers"]), *unchanged_lines(record["layers"])):
         console.print(line, markup=False)
     on_8_bits = record["environment"]["precision"] == "int8"

@@ -1,0 +1,49 @@
+"""What is told of a network that is faster than was asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from hwprune.closed_loop import MAX_TURNS
+from hwprune.surplus import surplus_line
+
+WASTEFUL = {"limit_us": 30.0, "predicted_us": 30.0, "measured_us": 24.0, "allowed_us": 32.0}
+SLOW = {"limit_us": 31.0, "predicted_us": 31.0, "measured_us": 33.0, "allowed_us": 32.0}
+ABOUT_RIGHT = {**WASTEFUL, "measured_us": 31.0}
+
+
+def record(turns: list[dict[str, float]], **other: Any) -> dict[str, Any]:
+    return {
+        "target": {"kind": "speedup", "value": 3.0},
+        "speedup": 3.52,
+        "slim": {"latency_us": {"median": 50.0}},
+        "groups": {"kept": 5, "total": 12, "budget": 30.0},
+        "turns": turns,
+        **other,
+    }
+
+
+@pytest.mark.parametrize(
+    ("turns", "reason"),
+    [
+        ([SLOW, WASTEFUL], ": no network was found between it and those that are too slow"),
+        ([SLOW] * (MAX_TURNS - 1) + [WASTEFUL], f": the {MAX_TURNS} turns on the device were used up"),
+        ([SLOW, ABOUT_RIGHT], ": when it was chosen, it took 97% of what was allowed"),
+        ([], ""),
+    ],
+)
+def test_the_reason_is_told_where_the_turns_know_it(turns: list[dict[str, float]], reason: str) -> None:
+    assert surplus_line(record(turns)) == f"1.17 times as fast as was asked for{reason}"
+
+
+def test_a_network_that_had_to_lose_nothing_is_told_as_such() -> None:
+    whole = {"kept": 12, "total": 12, "budget": 30.0}
+    line = surplus_line(record([WASTEFUL], groups=whole, target={"kind": "latency_us", "value": 100.0}))
+    assert line == "2.00 times as fast as was asked for: the dense network is fast enough"
+
+
+def test_nothing_is_told_of_a_target_about_met_or_a_number_of_groups() -> None:
+    assert surplus_line(record([ABOUT_RIGHT], speedup=3.4)) is None
+    assert surplus_line(record([], target={"kind": "keep", "value": 0.3})) is None
