@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import logging
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from hwprune.groups import MASKED, SINGLE_WEIGHTS, MakeMasked
 from hwprune.groups.base import GroupSet
 from hwprune.groups.shards import is_sharded, whole
 from hwprune.mask_scope import MaskScope
+from hwprune.notes import log_note
 from hwprune.penalties import make_penalty
 from hwprune.plan import Plan
 from hwprune.processes import distributed
@@ -51,8 +51,6 @@ SHRINKING: dict[str, Callable[[Request], Scope]] = {
     "branch": BranchScope,
     "shape": ShapeScope,
 }
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,7 +118,8 @@ class Compressor:
         keep: Names of modules that must stay whole.
         measure: Whether to measure, to correct the prediction and to settle. Without it a latency is met in
             prediction only, and for a number of groups nothing is measured at all.
-        notify: Called with one line for everything the user should know; logged by default.
+        notify: Called with one line for everything the user should know; logged by default, as a
+            warning where rows are measured.
         bench: What is measured on; this machine by default.
 
     Raises:
@@ -143,7 +142,7 @@ class Compressor:
         schedule: StrengthSchedule | None = None,
         keep: Sequence[str] = (),
         measure: bool = True,
-        notify: Callable[[str], None] = logger.info,
+        notify: Callable[[str], None] = log_note,
         bench: Bench = THIS_MACHINE,
     ) -> None:
         self.model, self.example_inputs, self.target = model, example_inputs, target

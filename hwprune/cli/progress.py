@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from hwprune.phases import epoch_line, phase_line
 from hwprune.processes import is_first
+from hwprune.runtime.sampling import rows_line
 
 #: Seconds between two lines about the rows of a table.
 ROWS_INTERVAL = 30.0
@@ -42,7 +43,7 @@ class Lines:
     def rows(self, done: int, total: int) -> None:
         """Rows of a table make a line now and then."""
         if time.monotonic() >= self._next_rows:
-            self.note(f"{done} rows measured, {total - done} more known to be needed so far")
+            self.note(rows_line(done, total))
             self._next_rows = time.monotonic() + ROWS_INTERVAL
 
     def tasks(self, done: int, total: int) -> None:

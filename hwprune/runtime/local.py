@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,11 +17,18 @@ from hwprune.device.steps import Steps
 from hwprune.device.table import LatencyTable
 from hwprune.errors import ProfileError
 from hwprune.files import write_json
+from hwprune.notes import Weighty
 from hwprune.operators import Operator
 from hwprune.runtime.base import runtime_for
 from hwprune.runtime.environment import environment, same_hardware
 from hwprune.runtime.rows import measure_rows, measure_with_zeros, working_set
+from hwprune.runtime.sampling import rows_line
 from hwprune.runtime.staircase import PROBES, find_steps
+
+#: Intervals between widths are split for so long; then what is left of them is taken for straight.
+SPLITTING_SECONDS = 45.0
+#: Seconds between two lines about the rows.
+ROWS_INTERVAL = 15.0
 
 #: From a probe and the way of running it to its staircase.
 FindSteps = Callable[[Operator, RuntimeSpec], Steps]
@@ -33,7 +41,8 @@ def localize(
 
     A profile measured on this very machine is used as it is, completed by the rows it lacks. Any other is
     taken for its runtime and rules only: the channel step and all rows are measured here, once, and
-    kept in the user's cache.
+    kept in the user's cache. After :data:`SPLITTING_SECONDS` no more widths are added than every operator
+    needs to have a price: those between are interpolated.
 
     Args:
         profile: The device asked for.
@@ -51,7 +60,7 @@ def localize(
         local, table = profile, shipped
     else:
         why = "has no measured table" if shipped is None else "was measured on another machine"
-        notify(f"profile {profile.name} {why}{f' ({difference})' if difference else ''}")
+        notify(Weighty(f"profile {profile.name} {why}{f' ({difference})' if difference else ''}"))
         local = for_this_machine(profile, operators, notify)
         table = local.table or LatencyTable((), profile.runtime.batch, profile.runtime.precision)
     missing = _missing(operators, local, table)
@@ -59,11 +68,17 @@ def localize(
         return local
     cache = cache_folder(local) / "latency.csv"
     table = table.merged(_cached_rows(cache))
+    deadline = time.monotonic() + SPLITTING_SECONDS
     # Measured for the widest operator of every configuration, so that a narrow one off its lattice (the
     # first layer's single channel) can be missing still: it is the widest of the next pass.
     while missing := _missing(operators, local, table):
-        notify(f"measuring rows for {len(missing)} operators on this machine; they are kept for next time")
-        fresh = _measured(missing, local, working_set([op for op in operators if op.density == 1]))
+        notify(
+            Weighty(
+                f"measuring rows for {len(missing)} operators on this machine; they are kept for next time"
+            )
+        )
+        size = working_set([op for op in operators if op.density == 1])
+        fresh = _measured(missing, local, size, deadline=deadline, notify=notify)
         if not set(fresh) - set(table.rows):
             break  # nothing new to learn; the prediction will name what is missing
         table = table.merged(fresh)
@@ -88,12 +103,28 @@ def without_foreign_rows(profile: DeviceProfile) -> DeviceProfile:
     return profile.model_copy(update={"rows": None, "latency": latency})
 
 
-def _measured(missing: Sequence[Operator], profile: DeviceProfile, size: int) -> tuple[Row, ...]:
+def _measured(
+    missing: Sequence[Operator],
+    profile: DeviceProfile,
+    size: int,
+    *,
+    deadline: float,
+    notify: Callable[[str], None],
+) -> tuple[Row, ...]:
     """Rows for operators that the table lacks, with and without weights of zero."""
+    next_line = time.monotonic() + ROWS_INTERVAL
+
+    def tell(done: int, total: int) -> None:
+        nonlocal next_line
+        if time.monotonic() >= next_line:
+            notify(rows_line(done, total))
+            next_line = time.monotonic() + ROWS_INTERVAL
+
+    seconds = max(deadline - time.monotonic(), 0.0)
     whole = [operator for operator in missing if operator.density == 1]
     zeros = [operator for operator in missing if operator.density < 1]
     return (
-        *(measure_rows(whole, profile, working_set=size) if whole else ()),
+        *(measure_rows(whole, profile, working_set=size, progress=tell, seconds=seconds) if whole else ()),
         *measure_with_zeros(zeros, profile, working_set=size),
     )
 

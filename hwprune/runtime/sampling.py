@@ -23,6 +23,11 @@ from hwprune.runtime.undisturbed import binned_median, undisturbed_runs
 Progress = Callable[[int, int], None]
 
 
+def rows_line(done: int, total: int) -> str:
+    """How far a table has come, in words; splitting intervals makes more rows needed."""
+    return f"{done} rows measured, {total - done} more known to be needed so far"
+
+
 class TimeOperators(Protocol):
     """What :func:`measure_operators` does, or somebody who keeps what it returns."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,12 +15,12 @@ from hwprune.device.profile import DeviceProfile
 from hwprune.errors import InputError
 from hwprune.graph.record import ExampleInputs
 from hwprune.groups import MakeMasked
+from hwprune.notes import log_note
 from hwprune.targets import Target
 from hwprune.train.prox import ProximalStep
 from hwprune.train.randomness import random_states_kept
 from hwprune.train.schedule import StrengthSchedule
 
-logger = logging.getLogger(__name__)
 #: Samples that example inputs are made of where none are given.
 SAMPLES = 2
 
@@ -47,7 +46,7 @@ class Options:
     schedule: Callable[[int], StrengthSchedule] = StrengthSchedule
     keep: Sequence[str] = ()
     measure: bool = True
-    notify: Callable[[str], None] = logger.info
+    notify: Callable[[str], None] = log_note
     reconstruct: ExampleInputs | None = None
 
 

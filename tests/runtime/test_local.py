@@ -1,16 +1,20 @@
-"""A profile made true for this machine: which rows count as measured here."""
+"""A profile made true for this machine: which rows count as measured here, and what is told of it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import logging
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from hwprune.device.library import load_profile
 from hwprune.device.profile import DeviceProfile
 from hwprune.device.rows import Row
+from hwprune.notes import log_note
 from hwprune.operators import Operator
 from hwprune.runtime import local
 from hwprune.runtime.base import runtime_for
@@ -83,3 +87,44 @@ def test_rows_that_travelled_to_the_machine_they_were_measured_on_count(measured
     kept = local.localize(profile, [row.operator], notify=lambda line: None)
     assert not measured
     assert kept.table == profile.table
+
+
+def test_rows_on_the_spot_have_a_deadline_and_show_how_far_they_are(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seconds: list[float] = []
+
+    def measure(
+        operators: Sequence[Operator], *_arguments: object, **options: Callable[[int, int], None] | float
+    ) -> tuple[Row, ...]:
+        limit, progress = options["seconds"], options["progress"]
+        assert isinstance(limit, float)
+        assert callable(progress)
+        seconds.append(limit)
+        progress(3, 10)
+        # A row nobody asked for: what is missing is looked for again.
+        return (Row(replace(operators[0], name="", out_channels=len(seconds), in_channels=1), HERE_US),)
+
+    clock = itertools.count(0.0, 20.0)
+    monkeypatch.setattr(local, "measure_rows", measure)
+    monkeypatch.setattr(local, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    lines: list[str] = []
+    template = load_profile("x86-avx512-ort")
+    local.localize(template, [Operator("add", 3, 3, 4, 4)], notify=lines.append)
+    assert 0 < seconds[0] < local.SPLITTING_SECONDS
+    assert seconds[1:] == [0.0] * len(seconds[1:])  # one deadline for all passes
+    assert len(seconds) > 1
+    assert "3 rows measured, 7 more known to be needed so far" in lines
+
+
+def test_who_set_up_no_logging_sees_that_rows_are_measured(
+    measured: list[Operator], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="hwprune")
+    local.localize(load_profile("x86-avx512-ort"), [Operator("max_pool", 4, 4, 4, 4, 2, 2)], notify=log_note)
+    assert measured
+    told = {record.getMessage(): record.levelno for record in caplog.records}
+    assert any("has no measured table" in line for line in told)
+    for line, level in told.items():
+        assert level == (logging.WARNING if "table" in line or "measuring rows" in line else logging.INFO)
