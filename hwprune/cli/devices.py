@@ -41,7 +41,7 @@ def devices(name: str | None, profiles: Path | None, as_json: bool) -> None:
         runtime, hardware = profile.runtime, profile.hardware
         table.add_row(
             profile.name,
-            hardware.model or f"any {hardware.isa}",
+            hardware.model or f"any {hardware.isa or 'CPU'}",
             f"{runtime.kind}, {runtime.threads} thread{'s' if runtime.threads > 1 else ''}",
             runtime.precision,
             ", ".join(dict.fromkeys(rule.granularity for rule in profile.rules)),

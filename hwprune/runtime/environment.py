@@ -64,16 +64,16 @@ def local_profile(search: Path | None = None) -> DeviceProfile:
     """The profile of the CPU runtime that fits this machine best.
 
     Among the ONNX Runtime profiles with this machine's instruction set, one measured on this very
-    hardware comes first, single-threaded fp32 next.
+    hardware comes first, single-threaded fp32 next. Where there is none, a profile for any instruction set
+    is taken whose channels leave.
 
     Raises:
-        ProfileError: If no profile has this machine's instruction set.
+        ProfileError: If no profile has this machine's instruction set, and none is for any.
     """
     _, isa = processor()
-    fitting = [
-        profile
-        for profile in find_profiles(search)
-        if profile.runtime.kind == "onnxruntime" and profile.hardware.isa == isa
+    profiles = [profile for profile in find_profiles(search) if profile.runtime.kind == "onnxruntime"]
+    fitting = [profile for profile in profiles if profile.hardware.isa == isa] or [
+        profile for profile in profiles if not profile.hardware.isa and profile.granularity == "channel"
     ]
     if not fitting:
         raise ProfileError(
