@@ -183,7 +183,7 @@ def check_count(budget: CountBudget, aligns: Widths, dense: Widths, fewest: int 
             "so few groups cannot be kept of this network",
             expected=f"at least {least} of {whole} groups, a fraction of {fraction:g} ({NARROWEST[fewest]})",
             got=f"{budget.limit:.0f} groups",
-            hint="ask for less, or start from another network",
+            hint="keep more, or start from another network",
         )
 
 
