@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
@@ -12,8 +13,13 @@ from hwprune.device.profile import DeviceProfile
 from hwprune.errors import InputError
 from hwprune.graph.record import ExampleInputs
 from hwprune.graph.trace import trace_operators, with_densities
+from hwprune.notes import log_note
+from hwprune.operators import Operator
+from hwprune.runtime.base import is_here
 from hwprune.runtime.environment import versions
+from hwprune.runtime.local import localize
 from hwprune.runtime.onnx_graph import read_operators
+from hwprune.runtime.rows import with_zeros
 from hwprune.surgery.artifact import load_slim
 
 
@@ -24,9 +30,13 @@ def predict(
 
     Weights of zero of a PyTorch network count where the profile says that its runtime skips them.
 
+    A template has no rows: where its runtime is on this machine, those that the network needs are measured
+    here, as :class:`hwprune.Compressor` does, kept for next time, and a warning is logged. Their sum is not
+    calibrated. A profile with a table predicts the device that it was measured on, wherever that is.
+
     Args:
         model: A PyTorch network, or the path of an ONNX file.
-        profile: A device with a table.
+        profile: The device.
         example_inputs: What a PyTorch network is called with.
 
     Returns:
@@ -34,17 +44,27 @@ def predict(
 
     Raises:
         InputError: If a PyTorch network comes without example inputs.
-        MissingRowError: If the table lacks an operator.
+        MissingRowError: If the table lacks an operator, or an operator cannot be measured.
+        ProfileError: If the profile is a template and its runtime is not on this machine.
     """
-    if isinstance(model, nn.Module):
-        if example_inputs is None:
-            raise InputError("a PyTorch network needs example_inputs to be traced", where="predict")
-        operators = trace_operators(model, example_inputs)
-        if profile.prices_zeros:
-            operators = with_densities(operators, model)
-    else:
-        operators = read_operators(Path(model))
+    operators = _operators_of(model, profile, example_inputs)
+    if profile.table is None and is_here(profile.runtime):
+        dense = tuple(replace(operator, density=1.0) for operator in operators)
+        needed = [*dense, *with_zeros(dense)] if profile.prices_zeros else dense
+        profile = localize(profile, needed, notify=log_note)
     return predict_operators(operators, profile)
+
+
+def _operators_of(
+    model: nn.Module | str | Path, profile: DeviceProfile, example_inputs: ExampleInputs | None
+) -> tuple[Operator, ...]:
+    """The fused operators of a network or a file, with their zeros where those have a price."""
+    if not isinstance(model, nn.Module):
+        return read_operators(Path(model))
+    if example_inputs is None:
+        raise InputError("a PyTorch network needs example_inputs to be traced", where="predict")
+    operators = trace_operators(model, example_inputs)
+    return with_densities(operators, model) if profile.prices_zeros else operators
 
 
 def save(result: Result, folder: str | Path) -> None:

@@ -157,6 +157,15 @@ def runtime_for(spec: RuntimeSpec) -> Runtime:
     return runtime
 
 
+def is_here(spec: RuntimeSpec) -> bool:
+    """Whether the runtime of a profile is on this machine and runs the profile's precision."""
+    try:
+        runtime_for(spec)
+    except RuntimeUnavailableError:
+        return False
+    return True
+
+
 def check_precision(spec: RuntimeSpec) -> None:
     """Raises where a runtime does not run the precision that is asked of it.
 
