@@ -21,6 +21,8 @@ from hwprune.train.checkpoint import load_checkpoint, save_checkpoint
 
 #: Marks a folder as ours and says which run it belongs to.
 MARKER = "run.json"
+#: What tells the mark from a file of the same name.
+_PROGRAM, _COMMAND = "hwprune", "prune"
 #: In the mark: how long the run had taken at its last checkpoint.
 _SECONDS = "seconds"
 #: Written last: a folder that has it is finished.
@@ -72,9 +74,7 @@ class OutputFolder:
         """
         if path.exists() and not path.is_dir():
             raise ArtifactError("the output folder is a file", where=path, expected="a folder or nothing")
-        ours = (path / MARKER).is_file()
-        # A run that was killed while it wrote its mark has left that behind and nothing else.
-        if path.is_dir() and not ours and not all(item.match(f".{MARKER}.*.tmp") for item in path.iterdir()):
+        if path.is_dir() and not may_take(path):
             raise ArtifactError(
                 "the output folder exists and is not ours",
                 where=path,
@@ -91,7 +91,7 @@ class OutputFolder:
         existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
         if not os.access(existing, os.W_OK | os.X_OK):
             raise InputError("the output folder cannot be written", where=path, expected="a writable place")
-        return resume and ours
+        return resume and is_marked(path)
 
     @classmethod
     def open(
@@ -119,7 +119,7 @@ class OutputFolder:
             shutil.rmtree(path / CHECKPOINTS, ignore_errors=True)
         for left_by_a_killed_run in path.rglob(TEMPORARY_FILES):
             left_by_a_killed_run.unlink()
-        write_json(marker, {"hwprune": "prune", "settings": settings, _SECONDS: seconds})
+        write_json(marker, {_PROGRAM: _COMMAND, "settings": settings, _SECONDS: seconds})
         (path / CHECKPOINTS).mkdir(exist_ok=True)
         run = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
         return cls(path, run, (time.perf_counter() if started is None else started) - seconds)
@@ -194,6 +194,21 @@ class OutputFolder:
 
     def _checkpoint(self, phase: str, age: str = "") -> Path:
         return self.path / CHECKPOINTS / f"{phase}{age}.safetensors"
+
+
+def is_marked(path: Path) -> bool:
+    """Whether a run of ours is in a folder: other programs write files of the mark's name too."""
+    try:
+        content = json.loads((path / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.get(_PROGRAM) == _COMMAND
+
+
+def may_take(folder: Path) -> bool:
+    """Whether nothing of anybody else's is lost where a run takes a folder that exists."""
+    # A run that was killed while it wrote its mark has left that behind and nothing else.
+    return is_marked(folder) or all(item.match(f".{MARKER}.*.tmp") for item in folder.iterdir())
 
 
 def nothing_to_resume(path: Path) -> str:

@@ -19,7 +19,7 @@ from torch import nn
 from hwprune.compressor import SHRINKING, Compressor, Result
 from hwprune.delivery import as_deployed, describe_network, verify_exported
 from hwprune.device.profile import DeviceProfile
-from hwprune.output_folder import MARKER, OutputFolder, nothing_to_resume
+from hwprune.output_folder import OutputFolder, is_marked, nothing_to_resume
 from hwprune.phases import Observer, for_device, run_phase
 from hwprune.processes import from_first, on_first
 from hwprune.report import RunReport, write_report
@@ -166,7 +166,7 @@ def train_dense(settings: Settings, out: Path, observer: Observer, shared: Path)
     dataset = load_dataset(settings.data).first(settings.train_images)
     trainer = Trainer(_new_model(settings, dataset), dataset, settings.recipe)
     begun = {key: settings.as_record()[key] for key in ("model", "data", "train_images", "recipe")}
-    folder = OutputFolder.open(out, begun, resume=(out / MARKER).is_file())
+    folder = OutputFolder.open(out, begun, resume=is_marked(out))
     run_phase("dense", trainer, folder, observer, None)
     save_checkpoint(shared, folder.load_checkpoint("dense"))
 

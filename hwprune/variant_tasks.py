@@ -12,7 +12,7 @@ from typing import Any
 
 from hwprune.device.profile import DeviceProfile
 from hwprune.files import write_json
-from hwprune.output_folder import CHECKPOINTS, INT8_FILE, INT8_FOLDER, MARKER, REPORT_FILE
+from hwprune.output_folder import CHECKPOINTS, INT8_FILE, INT8_FOLDER, MARKER, REPORT_FILE, is_marked
 from hwprune.phases import Observer
 from hwprune.pipeline import Settings, Shared, compress, train_dense
 from hwprune.quantized_export import add_quantized
@@ -228,7 +228,8 @@ class VariantTask:
         dense = root / shared_file(self.variant.dense_name)
         settings, start, begun = self._start(root)
         masked = None if settings.fine_tune is None else root / shared_file(self.name)
-        shutil.rmtree(folder / INT8_FOLDER, ignore_errors=True)  # of another run
+        if is_marked(folder):
+            shutil.rmtree(folder / INT8_FOLDER, ignore_errors=True)  # of another run
         compress(
             settings,
             self.variant.profile,

@@ -13,8 +13,8 @@ from hwprune.device.profile import DeviceProfile
 from hwprune.errors import ArtifactError, HwpruneError, InputError
 from hwprune.executors.base import Executor, InProcess, Task, TaskObserver
 from hwprune.executors.parcels import ARRIVING
-from hwprune.files import write_json
-from hwprune.output_folder import MARKER, nothing_to_resume
+from hwprune.files import TEMPORARY_FILES, write_json
+from hwprune.output_folder import is_marked, may_take, nothing_to_resume
 from hwprune.pipeline import Settings
 from hwprune.quantized_export import format_for
 from hwprune.runtime.base import runtime_for
@@ -196,7 +196,7 @@ def _forget(variants: Sequence[Variant], out: Path) -> None:
     # The user's own network may have changed under the same name.
     shutil.rmtree(out / SHARED_FOLDER, ignore_errors=True)
     for variant in variants:
-        if (out / variant.name / MARKER).is_file():
+        if is_marked(out / variant.name):
             shutil.rmtree(out / variant.name)
 
 
@@ -241,7 +241,7 @@ def _check_folder(out: Path, *, resume: bool) -> bool:
     """Whether there are variants to go on with; raises where the folder is not ours."""
     if out.exists() and not out.is_dir():
         raise ArtifactError("the output folder is a file", where=out, expected="a folder or nothing")
-    ours = (out / MANIFEST_FILE).is_file() or (out / SHARED_FOLDER).is_dir()
+    ours = _is_ours(out)
     if out.is_dir() and any(out.iterdir()) and not ours:
         raise ArtifactError(
             "the output folder exists and is not ours",
@@ -250,6 +250,22 @@ def _check_folder(out: Path, *, resume: bool) -> bool:
             hint="name another one with --out",
         )
     return resume and ours
+
+
+def _is_ours(out: Path) -> bool:
+    """Whether variants are in a folder, or what an interrupted start has left before any was made."""
+    manifest, shared = out / MANIFEST_FILE, out / SHARED_FOLDER
+    if manifest.exists():
+        try:
+            content = json.loads(manifest.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return False
+        # Browser extensions and web pages have manifests too.
+        return isinstance(content, dict) and isinstance(content.get("variants"), list)
+    return shared.is_dir() and all(
+        may_take(item) if item.is_dir() else item.match("*.safetensors") or item.match(TEMPORARY_FILES)
+        for item in shared.iterdir()
+    )
 
 
 def _write_manifest(out: Path, entries: Sequence[Mapping[str, Any]]) -> None:

@@ -64,6 +64,21 @@ def test_another_hidden_file_is_not_ours(tmp_path: Path) -> None:
     assert (tmp_path / ".profile.tmp").exists()
 
 
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("content", ["", "[]", '{"name": "baseline"}', '{"hwprune": 1}', "\xff"])
+def test_a_folder_with_somebody_elses_file_of_the_marks_name_is_left_alone(
+    content: str, resume: bool, tmp_path: Path
+) -> None:
+    theirs = {MARKER: content, f"{CHECKPOINTS}/best.pt": "weights", ".notes.tmp": "mine", REPORT_FILE: "{}"}
+    (tmp_path / CHECKPOINTS).mkdir()
+    for name, text in theirs.items():
+        (tmp_path / name).write_text(text, encoding="latin-1")
+    with pytest.raises(ArtifactError, match="exists and is not ours"):
+        OutputFolder.open(tmp_path, {"seed": 0}, resume=resume)
+    assert {name: (tmp_path / name).read_text(encoding="latin-1") for name in theirs} == theirs
+    assert files_below(tmp_path) == sorted(theirs)
+
+
 def test_a_fresh_start_has_no_report_of_the_run_before(tmp_path: Path) -> None:
     folder = OutputFolder.open(tmp_path, {"seed": 0}, resume=False)
     (folder.path / REPORT_FILE).write_text("{}")
@@ -129,9 +144,9 @@ def test_seconds_are_those_of_all_sessions(tmp_path: Path, monkeypatch: pytest.M
 
 def test_a_mark_without_seconds_is_resumed_and_a_damaged_one_is_told(tmp_path: Path) -> None:
     OutputFolder.open(tmp_path, {"seed": 0}, resume=False)
-    (tmp_path / MARKER).write_text('{"settings": {"seed": 0}}')
+    (tmp_path / MARKER).write_text('{"hwprune": "prune", "settings": {"seed": 0}}')
     assert OutputFolder.open(tmp_path, {"seed": 0}, resume=True).seconds < 60
-    for content in ("[]", "{}", '{"settings": 3}', '{"settings": {}, "seconds": "long"}'):
-        (tmp_path / MARKER).write_text(content)
+    for content in ("", ', "settings": 3', ', "settings": {}, "seconds": "long"'):
+        (tmp_path / MARKER).write_text(f'{{"hwprune": "prune"{content}}}')
         with pytest.raises(ArtifactError, match="mark of the run is damaged"):
             OutputFolder.open(tmp_path, {"seed": 0}, resume=True)

@@ -277,6 +277,28 @@ def test_a_foreign_folder_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
 
 
+@pytest.mark.parametrize(
+    "theirs",
+    [
+        {"manifest.json": '{"name": "an extension", "manifest_version": 3}', "run.json": "{}"},
+        {"manifest.json": "[]", ".shared/dense.safetensors": "weights"},
+        {".shared/notes.txt": "mine"},
+        {".shared/notes/run.json": '{"name": "baseline"}', ".shared/notes/best.pt": "weights"},
+    ],
+)
+def test_a_folder_with_somebody_elses_file_of_a_marks_name_is_left_alone(
+    theirs: dict[str, str], tmp_path: Path
+) -> None:
+    for name, content in theirs.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    result = run("variants", "--out", tmp_path, *QUICK)
+    assert result.exit_code == 1
+    assert "not ours" in result.stderr
+    found = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.relative_to(tmp_path).as_posix(): path.read_text() for path in found} == theirs
+
+
 def test_a_cluster_without_ray_names_the_extra_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
