@@ -30,7 +30,7 @@ from hwprune.runtime.timing import Timing
 from hwprune.targets import Target, describe
 from hwprune.train.checkpoint import load_checkpoint, save_checkpoint
 from hwprune.train.distillation import Distillation
-from hwprune.train.loop import Recipe, Teacher, Trainer
+from hwprune.train.loop import Recipe, Teacher, Trainer, rehearse
 from hwprune.train.schedule import StrengthSchedule, needs_pull
 from hwprune.workloads import (
     Dataset,
@@ -164,7 +164,9 @@ def train_dense(settings: Settings, out: Path, observer: Observer, shared: Path)
         HwpruneError: For every error of the input or the training.
     """
     dataset = load_dataset(settings.data).first(settings.train_images)
-    trainer = Trainer(_new_model(settings, dataset), dataset, settings.recipe)
+    model = _new_model(settings, dataset)
+    rehearse(model, dataset, settings.recipe)
+    trainer = Trainer(model, dataset, settings.recipe)
     begun = {key: settings.as_record()[key] for key in ("model", "data", "train_images", "recipe")}
     folder = OutputFolder.open(out, begun, resume=is_marked(out))
     run_phase("dense", trainer, folder, observer, None)
@@ -198,6 +200,7 @@ class _Job:
         dataset = load_dataset(settings.data).first(settings.train_images)
         dense, pruned = _new_model(settings, dataset), _new_model(settings, dataset)
         recipe = settings.pruning_recipe
+        rehearse(dense, dataset, recipe)
         total_steps = recipe.epochs * batches_per_epoch(dataset, recipe.batch_size)
         schedule = None
         if settings.fine_tune is not None:

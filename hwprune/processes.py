@@ -130,6 +130,11 @@ def on_first(compute: Callable[[], Value]) -> Value | None:
     return mine[0] if mine else None
 
 
+def is_lost_process(error: Exception) -> bool:
+    """Whether an error is that another process has gone, and not one of this process's own work."""
+    return isinstance(error, RuntimeError) and (isinstance(error, dist.DistError) or "gloo" in str(error))
+
+
 @contextmanager
 def joined() -> Iterator[None]:
     """Within the context this process trains with the others that ``torchrun`` started; else with none.
@@ -144,7 +149,7 @@ def joined() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+        if not is_lost_process(error):
             raise
         raise TrainingError(
             "another process of this run has gone",

@@ -136,6 +136,13 @@ def test_data_that_goes_bad_are_told_and_training_goes_on_from_the_last_epoch(
     assert prune(tmp_path / "run", "--data", "shelf:data", "--resume").exit_code == 0
 
 
+def test_a_network_that_cannot_be_trained_is_told_before_anything_is_kept(tmp_path: Path) -> None:
+    message = told_in_one_message(prune(tmp_path / "run", "--model", "vgg16", "--batch-size", "1"))
+    assert "the network fails in training" in message
+    assert "--batch-size" in message
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_augmentation_that_fails_is_an_error_of_the_data() -> None:
     def augment(_images: Tensor, _generator: torch.Generator) -> Tensor:
         raise ZeroDivisionError("no light")

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hwprune.errors import InputError, TrainingError
+from hwprune.errors import HwpruneError, InputError, TrainingError
+from hwprune.graph.twin import copy_of
+from hwprune.processes import is_lost_process
 from hwprune.train.distillation import Distillation
 from hwprune.train.randomness import Randomness
 from hwprune.train.together import add_up_gradients, share_of, shared_statistics, total
@@ -99,6 +102,54 @@ class Teacher:
         return self.distillation.mix(loss, logits, answers)
 
 
+def rehearse(model: nn.Module, dataset: Dataset, recipe: Recipe) -> None:
+    """Raises where a network cannot be trained, before anything is: on a copy, with a batch of the smallest.
+
+    Args:
+        model: Left as it is, and so are the random states.
+        dataset: The data.
+        recipe: How it is going to be trained.
+
+    Raises:
+        TrainingError: If the network fails in training mode, or its loss is not finite.
+    """
+    count = len(dataset.train_labels) // batches_per_epoch(dataset, recipe.batch_size)
+    trainer = Trainer(copy_of(model), dataset, recipe)
+    trainer.model.train()
+    images = f"{count} {'image' if count == 1 else 'images'}"
+    with trainer.randomness.drawn():
+        trainer.add_gradients(
+            dataset.train_images[:count],
+            dataset.train_labels[:count],
+            where=f"{type(model).__name__} in training mode, on a batch of {images}",
+        )
+
+
+@contextmanager
+def _failures_told(where: str, count: int) -> Iterator[None]:
+    """Tells whatever the network's own code raises on a batch of ``count`` images."""
+    try:
+        yield
+    except HwpruneError:
+        raise
+    except Exception as error:
+        if is_lost_process(error):
+            raise
+        hint = "call the network in training mode on such a batch to see where it fails"
+        if count == 1:
+            hint = (
+                "batch norms need more than one value of a channel: choose --batch-size and --train-images "
+                "so that no batch has a single image"
+            )
+        raise TrainingError(
+            "the network fails in training",
+            where=where,
+            expected="one loss, and its gradients",
+            got=f"{type(error).__name__}: {error}",
+            hint=hint,
+        ) from error
+
+
 class Trainer:
     """Trains one network on one data set.
 
@@ -148,7 +199,7 @@ class Trainer:
             after_batch: Called with the loss of every batch.
 
         Raises:
-            TrainingError: If a loss is not finite; the network is then of no use.
+            TrainingError: If the network fails on a batch, or a loss is not finite; it is then of no use.
         """
         with self.randomness.drawn():
             return self._run_epoch(after_batch)
@@ -161,18 +212,9 @@ class Trainer:
         batches = iterate_batches(self.dataset, self.recipe.batch_size, self.generator)
         for images, labels in batches:
             self.optimizer.zero_grad(set_to_none=True)
-            loss = self._loss(share_of(images), share_of(labels), len(labels))
-            value = total(float(loss.detach()))
-            if not math.isfinite(value):
-                raise TrainingError(
-                    "the loss is not finite",
-                    where=f"epoch {self.epoch + 1}, batch {len(losses) + 1}",
-                    expected="a number",
-                    got=value,
-                    hint="try a lower --learning-rate, and look for odd values in the data",
-                )
-            loss.backward()  # type: ignore[no-untyped-call]
-            add_up_gradients(self.model.parameters())
+            value = self.add_gradients(
+                images, labels, where=f"epoch {self.epoch + 1}, batch {len(losses) + 1}"
+            )
             self.optimizer.step()
             self.scheduler.step()
             losses.append(value)
@@ -182,10 +224,45 @@ class Trainer:
             self.epoch, sum(losses) / len(losses), self._accuracy(), time.perf_counter() - started
         )
 
+    def add_gradients(self, images: Tensor, labels: Tensor, *, where: str) -> float:
+        """Adds the gradients of a batch to those of the network and returns its mean loss.
+
+        Args:
+            images: The whole batch, shape ``(n, c, h, w)``.
+            labels: Shape ``(n,)``.
+            where: What an error calls the batch.
+
+        Raises:
+            TrainingError: If the network fails on it, or its loss is not finite.
+        """
+        mine, wanted = share_of(images), share_of(labels)
+        with _failures_told(where, len(images)):
+            loss = self._loss(mine, wanted, len(labels))
+            value = total(float(loss.detach()))
+            if not math.isfinite(value):
+                raise TrainingError(
+                    "the loss is not finite",
+                    where=where,
+                    expected="a number",
+                    got=value,
+                    hint="try a lower --learning-rate, and look for odd values in the data",
+                )
+            loss.backward()  # type: ignore[no-untyped-call]
+            add_up_gradients(self.model.parameters())
+        return value
+
     def _loss(self, images: Tensor, labels: Tensor, batch_size: int) -> Tensor:
         """What this process's share of a batch adds to the batch's mean loss."""
         with shared_statistics(self.model):
             logits = self.model(images)
+        if not isinstance(logits, Tensor):
+            raise TrainingError(
+                "the network returns no logits in training mode",
+                where=type(self.model).__name__,
+                expected="one tensor, as in evaluation mode",
+                got=type(logits).__name__,
+                hint="return the logits alone: auxiliary outputs have no loss here",
+            )
         loss = nn.functional.cross_entropy(logits, labels)
         if self.teacher is not None:
             loss = self.teacher.mix(loss, logits, images)
