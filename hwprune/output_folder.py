@@ -8,13 +8,15 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hwprune.errors import ArtifactError, InputError
 from hwprune.files import TEMPORARY_FILES, replacing, write_json
+from hwprune.processes import is_first
 from hwprune.runtime.formats import FORMATS
 from hwprune.surgery.structure import STRUCTURE_FILE, WEIGHTS_FILE
 from hwprune.train.checkpoint import load_checkpoint, save_checkpoint
@@ -187,6 +189,22 @@ class OutputFolder:
             with replacing(self.path / SINGLE_FILE) as temporary:
                 shutil.copyfile(single, temporary)
         write_slim(self.path / SLIM_FOLDER)
+
+    @contextmanager
+    def empty_if_nothing_is_kept(self) -> Iterator[None]:
+        """Within the context the run trains; where that fails before its first checkpoint no mark is left."""
+        try:
+            yield
+        except Exception:
+            if is_first() and self._nothing_kept():
+                self.remove_checkpoints()
+                (self.path / MARKER).unlink()
+            raise
+
+    def _nothing_kept(self) -> bool:
+        """Whether there is no checkpoint, nor a file beside the mark: without it that would be in the way."""
+        there = {item.name for item in self.path.iterdir()}
+        return there == {MARKER, CHECKPOINTS} and not any((self.path / CHECKPOINTS).iterdir())
 
     def remove_checkpoints(self) -> None:
         """Drops the checkpoints of a run that is complete."""

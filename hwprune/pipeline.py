@@ -145,7 +145,8 @@ def compress(
         observer.note(nothing_to_resume(out))
     job = _Job.prepare(settings, profile, observer, bench)
     folder = from_first(lambda: OutputFolder.open(out, settings.as_record(), resume=resume, started=started))
-    history = [*job.train_dense(folder, shared.dense), *job.train_pruned(folder, shared.start)]
+    with folder.empty_if_nothing_is_kept():
+        history = [*job.train_dense(folder, shared.dense), *job.train_pruned(folder, shared.start)]
     observer.note("rebuilding the slim network and comparing it with the masked one")
     result = job.compressor.finish([job.verification_images])
     return on_first(lambda: job.deliver(result, folder, history, shared.masked))
@@ -169,7 +170,8 @@ def train_dense(settings: Settings, out: Path, observer: Observer, shared: Path)
     trainer = Trainer(model, dataset, settings.recipe)
     begun = {key: settings.as_record()[key] for key in ("model", "data", "train_images", "recipe")}
     folder = OutputFolder.open(out, begun, resume=is_marked(out))
-    run_phase("dense", trainer, folder, observer, None)
+    with folder.empty_if_nothing_is_kept():
+        run_phase("dense", trainer, folder, observer, None)
     save_checkpoint(shared, folder.load_checkpoint("dense"))
 
 

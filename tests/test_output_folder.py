@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hwprune.errors import ArtifactError
+from hwprune.errors import ArtifactError, TrainingError
 from hwprune.output_folder import (
     CHECKPOINTS,
     MARKER,
@@ -43,6 +43,25 @@ def test_a_finished_run_is_not_resumed(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="the run is finished"):
         OutputFolder.open(tmp_path, {"seed": 0}, resume=True)
     assert (tmp_path / REPORT_FILE).exists()
+
+
+@pytest.mark.parametrize(("kept", "theirs"), [(False, False), (True, False), (False, True)])
+def test_a_training_that_fails_leaves_its_mark_only_where_something_is_kept(
+    kept: bool, theirs: bool, tmp_path: Path
+) -> None:
+    folder = OutputFolder.open(tmp_path, {"seed": 0}, resume=False)
+    if theirs:
+        (tmp_path / "notes.txt").write_text("mine")
+
+    def train() -> None:
+        if kept:
+            folder.save_checkpoint("dense", {"epoch": 1})
+        raise TrainingError("the loss is not finite")
+
+    with pytest.raises(TrainingError), folder.empty_if_nothing_is_kept():
+        train()
+    assert bool(list(tmp_path.iterdir())) is (kept or theirs)
+    assert OutputFolder.check(tmp_path, resume=True) is (kept or theirs)
 
 
 def test_a_damaged_checkpoint_never_takes_the_place_of_the_good_one(tmp_path: Path) -> None:
