@@ -64,6 +64,7 @@ class Bar(Lines):
         """A bar for the batches of a training."""
         if self._task is not None:
             self._progress.remove_task(self._task)
+        self._last_epoch = ""  # of another network
         self._task = self._progress.add_task(name, total=batches, completed=done, status="")
 
     def batch(self, loss: float) -> None:
@@ -73,7 +74,7 @@ class Bar(Lines):
     def epoch(self, row: dict[str, Any], alive: Mapping[str, int]) -> None:
         """A line above the bar, and what it says beside the bar from now on."""
         super().epoch(row, alive)
-        self._last_epoch = f", epoch {row['epoch'] + 1}, accuracy {row['accuracy']:.2%}"
+        self._last_epoch = f"; after epoch {row['epoch']}: accuracy {row['accuracy']:.2%}"
         if "groups_alive" in row:
             self._last_epoch += f", {row['groups_alive']} groups"
             if row["predicted_us"] is not None:
