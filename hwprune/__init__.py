@@ -4,14 +4,41 @@ See :class:`Compressor` for the two lines that go into a training loop, and ``hw
 line.
 """
 
-from hwprune.api import load, predict, save
-from hwprune.compressor import Compressor, Report, Result
-from hwprune.device.library import load_profile
-from hwprune.device.profile import DeviceProfile
-from hwprune.errors import HwpruneError
-from hwprune.runtime.export import export
-from hwprune.runtime.timing import Timing, measure
-from hwprune.targets import Groups, Keep, LatencyUs, Speedup
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hwprune.api import load, predict, save
+    from hwprune.compressor import Compressor, Report, Result
+    from hwprune.device.library import load_profile
+    from hwprune.device.profile import DeviceProfile
+    from hwprune.errors import HwpruneError
+    from hwprune.runtime.export import export
+    from hwprune.runtime.timing import Timing, measure
+    from hwprune.targets import Groups, Keep, LatencyUs, Speedup
+else:
+    #: Imported when it is first asked for: torch takes seconds, in which the command line must answer Ctrl-C.
+    _MODULES = {
+        "api": ("load", "predict", "save"),
+        "compressor": ("Compressor", "Report", "Result"),
+        "device.library": ("load_profile",),
+        "device.profile": ("DeviceProfile",),
+        "errors": ("HwpruneError",),
+        "runtime.export": ("export",),
+        "runtime.timing": ("Timing", "measure"),
+        "targets": ("Groups", "Keep", "LatencyUs", "Speedup"),
+    }
+
+    def __getattr__(name: str) -> object:
+        for module, names in _MODULES.items():
+            if name in names:
+                globals()[name] = getattr(importlib.import_module(f"{__name__}.{module}"), name)
+                return globals()[name]
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
+
 
 __all__ = [
     "Compressor",

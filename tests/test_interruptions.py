@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -10,6 +14,7 @@ from click.testing import CliRunner, Result
 from hwprune.cli import main
 from hwprune.output_folder import MARKER, OutputFolder
 
+ROOT = Path(__file__).resolve().parent.parent
 QUICK = ["--model", "lenet5", "--keep", "0.5", "--epochs", "1", "--train-images", "128"]
 
 
@@ -70,3 +75,29 @@ def test_a_command_that_keeps_nothing_says_how_to_start_again(
     result = run(*arguments)
     assert result.exit_code == 130
     assert result.stderr == f"Interrupted. Start again with: hwprune {' '.join(arguments)}\n"
+
+
+@pytest.mark.parametrize("start", [["-m", "hwprune"], ["-c", "from hwprune.__main__ import run; run()"]])
+def test_an_interruption_while_torch_is_imported_is_told_in_one_line(
+    start: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / "torch.py").write_text("raise KeyboardInterrupt")
+    outcome = subprocess.run(
+        [sys.executable, *start, "prune", "--out", "my run"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert outcome.returncode == 130
+    assert (outcome.stdout, outcome.stderr) == (
+        "",
+        "Interrupted. Start again with: hwprune prune --out 'my run'\n",
+    )
+
+
+def test_the_command_is_what_answers_while_torch_is_imported() -> None:
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts == {"hwprune": "hwprune.__main__:run"}

@@ -51,6 +51,9 @@ def test_public_names_are_sorted_complete_and_there() -> None:
     assert set(hwprune.__all__) >= CONTRACT
     for name in hwprune.__all__:
         assert getattr(hwprune, name) is not None, name
+        assert name in dir(hwprune)
+    with pytest.raises(AttributeError, match="no attribute 'Kompressor'"):
+        getattr(hwprune, "Kompressor")  # noqa: B009
 
 
 def imported(name: str) -> ModuleType:

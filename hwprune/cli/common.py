@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import Any, NoReturn, ParamSpec
+from typing import Any, ParamSpec
 
 import click
 
 from hwprune.errors import HwpruneError
+from hwprune.interruption import tell_interruption
 from hwprune.processes import TOLD_BY_FIRST
-
-#: Exit code of a run that the user interrupted.
-INTERRUPTED = 130
 
 Arguments = ParamSpec("Arguments")
 
@@ -36,7 +33,7 @@ def told(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
             click.echo(f"Error: {error.strerror or error} ({error.filename or 'file system'})", err=True)
             sys.exit(1)
         except KeyboardInterrupt:  # of a command that keeps nothing to go on from
-            _tell_interruption("Start again", sys.argv[1:])
+            tell_interruption("Start again", sys.argv[1:])
 
     return run
 
@@ -60,12 +57,7 @@ def telling_how_to_go_on(*, without: str, with_: Sequence[str] = ()) -> Iterator
         yield
     except KeyboardInterrupt:
         again = [argument for argument in sys.argv[1:] if argument != without]
-        _tell_interruption("Go on", [*again, *with_])
-
-
-def _tell_interruption(what_to_do: str, arguments: Sequence[str]) -> NoReturn:
-    click.echo(f"Interrupted. {what_to_do} with: hwprune {shlex.join(arguments)}", err=True)
-    sys.exit(INTERRUPTED)
+        tell_interruption("Go on", [*again, *with_])
 
 
 #: Of every seed: what both generators, torch's and numpy's, take.
