@@ -26,13 +26,13 @@ def network():
     )  # fmt: skip
 
 
-def proximal_step(model, budget=12, penalty="envelope", align=1):
+def proximal_step(model, budget=12, penalty="envelope", align=1, choose=None):
     axes = find_axes(model, torch.zeros(1, 1, 8, 8))
     groups = ChannelGroups(model, axes, {axis.name: align for axis in axes})
     return ProximalStep(
         groups,
         make_penalty(penalty),
-        WidthAllowance(groups, CountBudget(np.array(groups.aligns), budget)),
+        WidthAllowance(groups, CountBudget(np.array(groups.aligns), budget), choose),
         StrengthSchedule(STEPS, peak=0.2),
     )
 
@@ -119,6 +119,29 @@ def test_resuming_is_bit_for_bit():
         train(second, optimizer_again, first=stop)
         for name, tensor in whole.state_dict().items():
             assert torch.equal(tensor, second.state_dict()[name]), (stop, name)
+
+
+def never(*_arguments):
+    raise AssertionError("the survivors are fixed already")
+
+
+def test_once_settled_nothing_is_measured_again():
+    """What is resumed after the settling does not depend on measurements, which differ from run to run."""
+    ends = []
+    for stop in (STEPS, 40):
+        first = network()
+        optimizer = proximal_step(first).attach(OPTIMIZERS["sgd"](first.parameters()))
+        train(first, optimizer, last=stop)
+        second = network()
+        resumed = proximal_step(second, choose=never)
+        again = resumed.attach(OPTIMIZERS["sgd"](second.parameters()))
+        second.load_state_dict(first.state_dict())
+        again.load_state_dict(optimizer.state_dict())
+        train(second, again, first=stop)
+        resumed.settle()
+        ends.append(second.state_dict())
+    for name, tensor in ends[0].items():
+        assert torch.equal(tensor, ends[1][name]), name
 
 
 def test_an_optimizer_may_be_resumed_before_the_step_is_attached():
