@@ -38,6 +38,8 @@ INT8_FOLDER, INT8_STEM = "int8", "model.int8"
 INT8_FILE = f"{INT8_FOLDER}/int8.json"
 #: What every model file begins with, in the folder itself or in one of a format.
 _STEMS = (Path(MODEL_FILE).stem, Path(SINGLE_FILE).stem, INT8_STEM)
+#: What is being made and not yet in place; removed by the next start where a process was killed.
+STAGING = ".staging"
 #: In the name of the checkpoint before the last one.
 BEFORE = "-before"
 
@@ -121,6 +123,7 @@ class OutputFolder:
             shutil.rmtree(path / CHECKPOINTS, ignore_errors=True)
         for left_by_a_killed_run in path.rglob(TEMPORARY_FILES):
             left_by_a_killed_run.unlink()
+        shutil.rmtree(path / STAGING, ignore_errors=True)
         write_json(marker, {_PROGRAM: _COMMAND, "settings": settings, _SECONDS: seconds})
         (path / CHECKPOINTS).mkdir(exist_ok=True)
         run = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
@@ -173,6 +176,16 @@ class OutputFolder:
                 hint="start again without --resume",
             )
         return content["state"]
+
+    @contextmanager
+    def staging(self) -> Iterator[Path]:
+        """Yields a folder for models on their way, on the disk that they are going to stay on."""
+        place = self.path / STAGING
+        place.mkdir()
+        try:
+            yield place
+        finally:
+            shutil.rmtree(place)
 
     def write_result(self, deployed: Path, single: Path, write_slim: Callable[[Path], None]) -> None:
         """Puts the exported model and the slim folder in place.

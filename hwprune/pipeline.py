@@ -6,7 +6,6 @@ measured latency -> report
 
 from __future__ import annotations
 
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -265,8 +264,8 @@ class _Job:
     ) -> RunReport:
         """Exports, compares and times the networks and writes everything; the report."""
         networks = {"dense": self.dense, "slim": result.model}
-        with tempfile.TemporaryDirectory(prefix="hwprune-") as staging:
-            paths = {name: Path(staging) / f"{name}.onnx" for name in networks}
+        with folder.staging() as staging:
+            paths = {name: staging / f"{name}.onnx" for name in networks}
             profile = self.compressor.profile
             for name, network in networks.items():
                 images = self.dataset.test_images[:2]

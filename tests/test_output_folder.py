@@ -169,3 +169,15 @@ def test_a_mark_without_seconds_is_resumed_and_a_damaged_one_is_told(tmp_path: P
         (tmp_path / MARKER).write_text(f'{{"hwprune": "prune"{content}}}')
         with pytest.raises(ArtifactError, match="mark of the run is damaged"):
             OutputFolder.open(tmp_path, {"seed": 0}, resume=True)
+
+
+def test_what_was_on_its_way_when_a_process_was_killed_is_removed(tmp_path: Path) -> None:
+    folder = OutputFolder.open(tmp_path, {"model": "lenet5"}, resume=False)
+    with folder.staging() as place:
+        assert place.parent == tmp_path
+    assert not place.exists()
+    for resume in (True, False):
+        place.mkdir()
+        (place / "slim.onnx").write_bytes(b"half")
+        OutputFolder.open(tmp_path, {"model": "lenet5"}, resume=resume)
+        assert not place.exists()
