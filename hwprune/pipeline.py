@@ -26,8 +26,8 @@ from hwprune.runtime.bench import THIS_MACHINE, Bench
 from hwprune.runtime.environment import versions
 from hwprune.runtime.export import export
 from hwprune.runtime.timing import Timing
+from hwprune.shared_files import load_shared, save_shared
 from hwprune.targets import Target, describe
-from hwprune.train.checkpoint import load_checkpoint, save_checkpoint
 from hwprune.train.distillation import Distillation
 from hwprune.train.loop import Recipe, Teacher, Trainer, rehearse
 from hwprune.train.schedule import StrengthSchedule, needs_pull
@@ -91,6 +91,17 @@ class Settings:
         """The settings as JSON; equal records mean equal runs."""
         follows = None if self.follows is None else describe(self.follows)
         return {**asdict(self), "target": describe(self.target), "follows": follows}
+
+    def dense_record(self) -> dict[str, Any]:
+        """What of the settings the dense training depends on."""
+        record = self.as_record()
+        return {key: record[key] for key in ("model", "data", "train_images", "recipe")}
+
+    def masked_record(self, target: Target) -> dict[str, Any]:
+        """What the pruned network at a target depends on, but for the one that it starts from."""
+        record = {**self.as_record(), "target": describe(target)}
+        del record["follows"]
+        return record
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,11 +178,10 @@ def train_dense(settings: Settings, out: Path, observer: Observer, shared: Path)
     model = _new_model(settings, dataset)
     rehearse(model, dataset, settings.recipe)
     trainer = Trainer(model, dataset, settings.recipe)
-    begun = {key: settings.as_record()[key] for key in ("model", "data", "train_images", "recipe")}
-    folder = OutputFolder.open(out, begun, resume=is_marked(out))
+    folder = OutputFolder.open(out, settings.dense_record(), resume=is_marked(out))
     with folder.empty_if_nothing_is_kept():
         run_phase("dense", trainer, folder, observer, None)
-    save_checkpoint(shared, folder.load_checkpoint("dense"))
+    save_shared(shared, folder.load_checkpoint("dense"), settings.dense_record())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -231,21 +241,20 @@ class _Job:
             return []
         taken = shared is not None and shared.is_file()
         if shared is not None and taken:
-            state = load_checkpoint(shared)
+            state = load_shared(shared, self.settings.dense_record())
             # What is predicted for the dense network depends on the device.
             history = [for_device(row, self.compressor) for row in state["history"]]
             folder.save_checkpoint("dense", {**state, "history": history})
         trainer = Trainer(self.dense, self.dataset, self.settings.recipe)
         rows = run_phase("dense", trainer, folder, self.observer, self.compressor)
         if shared is not None and not taken:
-            save_checkpoint(shared, folder.load_checkpoint("dense"))
+            save_shared(shared, folder.load_checkpoint("dense"), self.settings.dense_record())
         return rows
 
     def train_pruned(self, folder: OutputFolder, start: Path | None) -> list[dict[str, Any]]:
         """Trains the pruned network; the rows of the history."""
         if self.settings.fine_tune is not None:
-            trained = self.dense.state_dict() if start is None else load_checkpoint(start)["model"]
-            self.pruned.load_state_dict(trained)
+            self.pruned.load_state_dict(self._trained_weights(start))
             self.compressor.proximal.bury_zeros()
             if self.settings.reconstruct and self.settings.granularity in SHRINKING:
                 self.compressor.reconstruct_on(spread(self.dataset.train_images, self.settings.reconstruct))
@@ -254,6 +263,14 @@ class _Job:
         recipe = self.settings.pruning_recipe
         trainer = Trainer(self.pruned, self.dataset, recipe, self.compressor.wrap, teacher)
         return run_phase("prune", trainer, folder, self.observer, self.compressor)
+
+    def _trained_weights(self, start: Path | None) -> Mapping[str, Any]:
+        """The weights that the pruned network starts from: of the run before it, or the dense ones."""
+        looser = self.settings.follows
+        if start is None or looser is None:
+            return self.dense.state_dict()
+        weights: Mapping[str, Any] = load_shared(start, self.settings.masked_record(looser))["model"]
+        return weights
 
     def deliver(
         self,
@@ -288,7 +305,8 @@ class _Job:
             )
             folder.write_result(deployed["slim"], paths["slim"], lambda path: result.save(path, versions()))
         if masked is not None:
-            save_checkpoint(masked, {"model": dict(self.pruned.state_dict())})
+            made_with = self.settings.masked_record(self.settings.target)
+            save_shared(masked, {"model": dict(self.pruned.state_dict())}, made_with)
         write_report(folder.path, report)
         folder.remove_checkpoints()
         return report

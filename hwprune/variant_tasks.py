@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from hwprune.device.profile import DeviceProfile
+from hwprune.errors import ArtifactError
 from hwprune.files import write_json
 from hwprune.output_folder import CHECKPOINTS, INT8_FILE, INT8_FOLDER, MARKER, REPORT_FILE, is_marked
 from hwprune.phases import Observer
@@ -18,6 +19,7 @@ from hwprune.pipeline import Settings, Shared, compress, train_dense
 from hwprune.quantized_export import add_quantized
 from hwprune.report import read_json
 from hwprune.runtime.bench import Bench
+from hwprune.shared_files import load_shared
 from hwprune.shipping import file_hashes, make_shippable
 from hwprune.targets import Target, describe
 
@@ -108,6 +110,30 @@ def folder_name(model: str, profile: DeviceProfile, target: Target) -> str:
 def shared_file(name: str) -> str:
     """Where a dense training or a variant leaves its network for others."""
     return f"{SHARED_FOLDER}/{name}.safetensors"
+
+
+def drop_unusable(variants: Iterable[Variant], out: Path) -> Iterator[str]:
+    """Removes what variants would start from but cannot: files that are damaged or of other settings.
+
+    A dense training is then done anew; instead of from a masked network a variant starts from the dense one.
+
+    Yields:
+        A line for every file that is removed.
+    """
+    wanted: dict[str, Mapping[str, Any]] = {}
+    for variant in variants:
+        settings = variant.settings
+        wanted[shared_file(variant.dense_name)] = settings.dense_record()
+        if variant.looser is not None and settings.follows is not None:
+            wanted[shared_file(variant.looser)] = settings.masked_record(settings.follows)
+    for name, made_with in wanted.items():
+        if not (out / name).is_file():
+            continue
+        try:
+            load_shared(out / name, made_with)
+        except ArtifactError as error:
+            (out / name).unlink()
+            yield f"{error.what}, going on without: {out / name}"
 
 
 def begun_with(folder: Path) -> Mapping[str, Any] | None:

@@ -28,6 +28,7 @@ from hwprune.variant_tasks import (
     Variant,
     VariantTask,
     begun_with,
+    drop_unusable,
     folder_name,
     shared_file,
 )
@@ -174,7 +175,10 @@ def make_variants(
         _forget(variants, out)
     entries = {variant.name: _kept_entry(variant, out) for variant in variants if variant.name in finished}
     by_name = {variant.name: variant for variant in variants}
-    tasks = list(_tasks([by_name[name] for name in by_name if name not in finished], out, resume=goes_on))
+    missing = [variant for variant in variants if variant.name not in finished]
+    for line in drop_unusable(missing, out):
+        observer.note(line)
+    tasks = list(_tasks(missing, out, resume=goes_on))
     for outcome in (executor or InProcess()).run(tasks, out, observer):
         name = outcome.task.name
         if outcome.error is not None:
