@@ -164,9 +164,8 @@ def make_variants(
     if executor is None:  # before anything is trained; a cluster has the runtimes on its nodes
         for profile in grid.devices.values():
             runtime_for(profile.runtime)
-    for left_by_a_killed_run in out.glob(f"{ARRIVING}*"):
-        shutil.rmtree(left_by_a_killed_run)
     variants, finished = grid.variants(), set[str]()
+    _sweep(variants, out)
     if goes_on:
         for variant in variants:
             _check_settings(out / variant.name, variant.settings)
@@ -191,6 +190,17 @@ def make_variants(
     folder = VariantsFolder.read(out)
     folder.write_page()
     return folder
+
+
+def _sweep(variants: Sequence[Variant], out: Path) -> None:
+    """Removes what processes have left that were killed while they wrote, or while something arrived."""
+    for folder in out.glob(f"{ARRIVING}*"):
+        shutil.rmtree(folder)
+    written = [*out.glob(TEMPORARY_FILES), *(out / SHARED_FOLDER).glob(TEMPORARY_FILES)]
+    for variant in variants:
+        written += (out / variant.name).rglob(TEMPORARY_FILES)
+    for file in written:
+        file.unlink()
 
 
 def _forget(variants: Sequence[Variant], out: Path) -> None:
@@ -246,7 +256,8 @@ def _check_folder(out: Path, *, resume: bool) -> bool:
     if out.exists() and not out.is_dir():
         raise ArtifactError("the output folder is a file", where=out, expected="a folder or nothing")
     ours = _is_ours(out)
-    if out.is_dir() and any(out.iterdir()) and not ours:
+    # A process that was killed while the first files arrived from a node has left those and nothing else.
+    if out.is_dir() and not ours and not all(item.match(f"{ARRIVING}*") for item in out.iterdir()):
         raise ArtifactError(
             "the output folder exists and is not ours",
             where=out,

@@ -162,6 +162,10 @@ def test_resume_makes_only_what_is_missing(
     assert "other settings" in other.stderr
 
 
+def interrupt(*_arguments: object, **_options: object) -> None:
+    raise KeyboardInterrupt
+
+
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, call: int) -> None:
     """The training is interrupted at the beginning of epoch number ``call``."""
     original, calls = Trainer.run_epoch, list[int]()
@@ -190,8 +194,8 @@ def test_what_a_fresh_start_was_interrupted_before_is_not_finished(tmp_path: Pat
         assert json.loads((out / entry["name"] / "report.json").read_text())["epochs"] == 2
 
 
-@pytest.mark.parametrize("began_alone", [True, False])
-def test_a_variant_goes_on_although_the_looser_one_came_or_went(tmp_path: Path, began_alone: bool) -> None:
+@pytest.mark.parametrize("fault", ["began alone", "gone", "damaged"])
+def test_a_variant_goes_on_although_the_looser_one_came_or_went(tmp_path: Path, fault: str) -> None:
     """It began while the looser one was not there, which is there now; or the other way round."""
     out = tmp_path / "out"
     arguments = ["variants", "--out", out, "--model", "lenet5", "--batch-size", 256, "--keep", 0.9]
@@ -200,15 +204,40 @@ def test_a_variant_goes_on_although_the_looser_one_came_or_went(tmp_path: Path, 
         interrupt_at(patch, 3)  # dense, looser, tighter
         assert run(*arguments).exit_code == 130
     loose, tight = (next(out.glob(f"lenet5-*-keep-{value}")) for value in (0.9, 0.8))
-    if began_alone:
+    finished = (loose / "report.json").read_bytes()
+    shared = out / ".shared" / f"{loose.name}.safetensors"
+    dense = next((out / ".shared").glob("dense-*.safetensors"))
+    if fault == "began alone":
         mark = json.loads((tight / "run.json").read_text())
         mark["settings"]["follows"] = None
         (tight / "run.json").write_text(json.dumps(mark))
+    elif fault == "gone":
+        shared.unlink()
     else:
-        (out / ".shared" / f"{loose.name}.safetensors").unlink()
-    assert run(*arguments, "--resume").exit_code == 0
+        for file in (shared, dense):
+            file.write_bytes(file.read_bytes()[:-7])
+    # As processes leave them that are killed while they write.
+    left = [out / ".manifest.json.7-ab.tmp", out / ".shared" / f".{loose.name}.safetensors.7-ab.tmp"]
+    for file in left:
+        file.write_bytes(b"half")
+    (tight / ".staging").mkdir()
+    result = run(*arguments, "--resume")
+    assert result.exit_code == 0, result.output
+    told = result.output.replace("\n", "")
+    assert ("the checkpoint is damaged, going on without" in told) == (fault == "damaged")
     assert [entry["status"] for entry in entries(out)] == ["done", "done"]
     assert json.loads((tight / "report.json").read_text())["follows"] is None
+    assert (loose / "report.json").read_bytes() == finished
+    assert not any(place.exists() for place in (*left, tight / ".staging"))
+
+
+def test_a_folder_where_only_something_arrived_is_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out" / ".arriving-7").mkdir(parents=True)
+    monkeypatch.setattr("hwprune.variants._tasks", interrupt)
+    assert run("variants", "--out", tmp_path / "out", *QUICK, "--keep", 0.5, "--resume").exit_code == 130
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_the_rows_of_a_device_travel_with_its_variants(tmp_path: Path) -> None:
