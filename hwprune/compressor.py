@@ -39,7 +39,7 @@ from hwprune.scope import Request, Scope
 from hwprune.shape_scope import ShapeScope
 from hwprune.surgery.artifact import save_slim
 from hwprune.surgery.forms import Form
-from hwprune.targets import Target
+from hwprune.targets import Target, describe
 from hwprune.train.prox import ProximalStep
 from hwprune.train.reconstruction import Reconstruction
 from hwprune.train.schedule import StrengthSchedule
@@ -158,6 +158,7 @@ class Compressor:
             make_penalty(penalty, singles=not isinstance(granularity, str) or granularity in SINGLE_WEIGHTS),
             self._scope.allowance,
             schedule or StrengthSchedule(total_steps),
+            describe(target),
         )
 
     @property

@@ -39,6 +39,7 @@ class ProximalStep:
         penalty: Whose proximal operator is applied; its budget and costs are refreshed on the way.
         allowance: What may stay; asked for survivors once, when the support settles.
         schedule: Strength per step.
+        target: What the allowance is of, as JSON; states of another target are refused.
 
     Attributes:
         alive: Shape ``(members,)``: which members are not zero.
@@ -53,8 +54,10 @@ class ProximalStep:
         penalty: Penalty,
         allowance: Allowance,
         schedule: StrengthSchedule,
+        target: Mapping[str, str | float] | None = None,
     ) -> None:
         self.groups, self.schedule = groups, schedule
+        self._penalty, self._target = penalty.name, target
         self.allowance = allowance
         self.alive = torch.ones(groups.member_count, dtype=torch.bool, device=self._device)
         self.step = 0
@@ -179,8 +182,10 @@ class ProximalStep:
         return self.groups.groups_alive(self.alive)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that a resumed training needs: tensors and numbers only."""
+        """Everything that a resumed training needs: tensors, numbers and names only."""
         state: dict[str, Any] = {
+            "asked": self._asked(),
+            "members": self.groups.members_alive(torch.ones_like(self.alive)),
             "alive": self.alive.clone(),
             "step": self.step,
             "settled": self.settled,
@@ -196,15 +201,12 @@ class ProximalStep:
         """Takes back what :meth:`state_dict` gave.
 
         Raises:
-            ArtifactError: If it is from another network.
+            ArtifactError: If it is from another network, or was begun with another target, or with another
+                penalty or schedule that are still at work.
         """
         alive = state["alive"]
-        if alive.shape != self.alive.shape:
-            raise ArtifactError(
-                "the optimizer state is from another network",
-                expected=f"{self.alive.numel()} prunable members",
-                got=alive.numel(),
-            )
+        self._refuse_other_network(alive, state)
+        self._refuse_other_compression(state)
         self.alive = alive.to(self._device, torch.bool, copy=True)
         self.step, self.settled = int(state["step"]), bool(state["settled"])
         self.allowance.limit = float(state["limit"])
@@ -213,6 +215,44 @@ class ProximalStep:
         if "grouping" in state:
             self._grouping = self.groups.regroup(state["grouping"])
             self._pull.load_state_dict(state["pull"])
+
+    def _asked(self) -> dict[str, Any]:
+        """What the training is to come to and how; what is measured on the way is none of it."""
+        return {
+            "target": self._target,
+            "penalty": self._penalty,
+            "total_steps": self.schedule.total_steps,
+            "settle_step": self.schedule.settle_step,
+        }
+
+    def _refuse_other_network(self, alive: Tensor, state: Mapping[str, Any]) -> None:
+        expected, got = {"in all": self.alive.numel()}, {"in all": alive.numel()}
+        # States of earlier versions know no names.
+        if "members" in state:
+            expected |= self.groups.members_alive(torch.ones_like(self.alive))
+            got |= state["members"]
+        name = next((name for name in expected | got if expected.get(name) != got.get(name)), None)
+        if name is not None:
+            raise ArtifactError(
+                "the optimizer state is from another network",
+                where=f"prunable members, {name}",
+                expected=expected.get(name, 0),
+                got=got.get(name, 0),
+            )
+
+    def _refuse_other_compression(self, state: Mapping[str, Any]) -> None:
+        before, now = state.get("asked", {}), self._asked()
+        # Once the survivors are fixed a training may go on for longer than was planned.
+        binding = ("target",) if state["settled"] else tuple(now)
+        other = [key for key in binding if key in before and before[key] != now[key]]
+        if other:
+            raise ArtifactError(
+                "the optimizer state is from another compression",
+                where=", ".join(other),
+                expected={key: now[key] for key in other},
+                got={key: before[key] for key in other},
+                hint="make the compressor as it was made the first time",
+            )
 
     def _save_into(self, state: dict[str, Any]) -> dict[str, Any]:
         # The groups of a state are dictionaries of its own, their values are the optimiser's.

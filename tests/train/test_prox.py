@@ -5,12 +5,13 @@ import pytest
 import torch
 from torch import nn
 
-from hwprune.errors import InputError
+from hwprune.errors import ArtifactError, InputError
 from hwprune.graph.coupling import find_axes
 from hwprune.groups.channel import ChannelGroups
 from hwprune.groups.costs import CountBudget
 from hwprune.groups.widths import WidthAllowance
 from hwprune.penalties import make_penalty
+from hwprune.targets import Groups, describe
 from hwprune.train.prox import STATE_KEY, ProximalStep
 from hwprune.train.schedule import StrengthSchedule
 
@@ -26,14 +27,15 @@ def network():
     )  # fmt: skip
 
 
-def proximal_step(model, budget=12, penalty="envelope", align=1, choose=None):
+def proximal_step(model, budget=12, penalty="envelope", align=1, choose=None, steps=STEPS):
     axes = find_axes(model, torch.zeros(1, 1, 8, 8))
     groups = ChannelGroups(model, axes, {axis.name: align for axis in axes})
     return ProximalStep(
         groups,
         make_penalty(penalty),
         WidthAllowance(groups, CountBudget(np.array(groups.aligns), budget), choose),
-        StrengthSchedule(STEPS, peak=0.2),
+        StrengthSchedule(steps, peak=0.2),
+        describe(Groups(budget)),
     )
 
 
@@ -166,6 +168,41 @@ def test_an_optimizer_may_be_resumed_before_the_step_is_attached():
         ends.append(model.state_dict())
     for name, tensor in ends[0].items():
         assert torch.equal(tensor, ends[1][name]), name
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"budget": 10}, r"in target.*'value': 10.*'value': 12"),
+        ({"penalty": "group-lasso"}, r"in penalty.*group-lasso.*envelope"),
+        ({"steps": 2 * STEPS}, r"in total_steps, settle_step.*120.*72.*60.*36"),
+    ],
+)
+def test_a_state_of_another_compression_is_refused(changes, told):
+    first = proximal_step(network())
+    other = proximal_step(network(), **changes)
+    with pytest.raises(ArtifactError, match=told):
+        other.load_state_dict(first.state_dict())
+    assert other.allowance.limit == changes.get("budget", 12)
+    old = {key: value for key, value in first.state_dict().items() if key not in ("asked", "members")}
+    other.load_state_dict(old)
+
+
+def test_a_training_that_is_settled_may_become_longer():
+    first = proximal_step(network())
+    first.settle()
+    longer = proximal_step(network(), steps=2 * STEPS)
+    longer.load_state_dict(first.state_dict())
+    assert longer.settled
+    with pytest.raises(ArtifactError, match="in target"):
+        proximal_step(network(), budget=10).load_state_dict(first.state_dict())
+
+
+def test_a_state_of_another_network_with_as_many_channels_is_refused():
+    state = proximal_step(network()).state_dict()
+    other = nn.Sequential(*list(network())[:3], nn.Conv2d(16, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3))
+    with pytest.raises(ArtifactError, match="another network"):
+        proximal_step(nn.Sequential(other, *list(network())[6:8], nn.Linear(8, 4))).load_state_dict(state)
 
 
 def test_an_optimizer_of_another_network_is_refused():
