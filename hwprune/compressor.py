@@ -40,6 +40,7 @@ from hwprune.shape_scope import ShapeScope
 from hwprune.surgery.artifact import save_slim
 from hwprune.surgery.forms import Form
 from hwprune.targets import Target, describe
+from hwprune.train.coverage import check_coverage
 from hwprune.train.prox import ProximalStep
 from hwprune.train.reconstruction import Reconstruction
 from hwprune.train.schedule import StrengthSchedule
@@ -177,10 +178,11 @@ class Compressor:
         Call it after ``fully_shard``, which puts other parameters in the place of the model's.
 
         Raises:
-            InputError: If it updates none of the prunable parameters, one is attached already, or
+            InputError: If it leaves out prunable parameters that are not frozen, one is attached already, or
                 parameters are spread over processes otherwise than ``fully_shard`` does.
         """
         self.groups.rebind(self.model)
+        check_coverage(optimizer, self.model, self.groups, self._notify)
         return self.proximal.attach(optimizer)
 
     def reconstruct_on(self, inputs: ExampleInputs) -> None:

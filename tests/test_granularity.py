@@ -8,6 +8,7 @@ from torch import nn
 
 import hwprune
 from hwprune.compressor import granularity_names
+from hwprune.errors import ArtifactError, InputError
 from hwprune.groups import MASKED
 from hwprune.groups.block import BlockGroups
 
@@ -26,6 +27,9 @@ def compressor(model, target, **options):
     profile = hwprune.load_profile("x86-avx2-ort")
     inputs = torch.zeros(2, 1, 8, 8)
     return hwprune.Compressor(model, inputs, profile, target, total_steps=STEPS, measure=False, **options)
+
+
+masking = partial(compressor, granularity="weight")
 
 
 def train(model, optimizer, steps=STEPS):
@@ -93,3 +97,39 @@ def test_blocks_end_as_n_of_m_and_dense_layers_say_why():
     assert (torch.count_nonzero(linear, dim=1) == 4).all()
     assert result.report.groups["kept"] == result.report.groups["budget"]
     assert [row.reason for row in result.plan.rows] == [None, None, "1 inputs are no multiple of 8"]
+
+
+def test_a_state_of_another_target_is_refused():
+    first, second = network(), network()
+    state = masking(first, hwprune.Keep(0.5)).wrap(torch.optim.SGD(first.parameters(), lr=0.1)).state_dict()
+    optimizer = masking(second, hwprune.Groups(5)).wrap(torch.optim.SGD(second.parameters(), lr=0.1))
+    with pytest.raises(ArtifactError, match=r"another compression \(in target\): .*'groups'.*'keep'"):
+        optimizer.load_state_dict(state)
+
+
+def test_an_optimizer_that_leaves_out_some_of_what_can_be_pruned_is_refused():
+    model = network()
+    some = [tensor for name, tensor in model.named_parameters() if not name.startswith("3")]
+    with pytest.raises(InputError, match=r"leaves out parameters .*, got one without 3\.weight\. "):
+        masking(model, hwprune.Keep(0.5)).wrap(torch.optim.SGD(some, lr=0.1))
+
+
+def test_frozen_layers_that_the_optimizer_leaves_out_are_told_of():
+    model = network()
+    model[0].requires_grad_(False)
+    told = []
+    job = masking(model, hwprune.Keep(0.5), notify=told.append)
+    job.wrap(torch.optim.SGD([tensor for tensor in model.parameters() if tensor.requires_grad], lr=0.1))
+    assert any("0.weight" in line and "frozen" in line for line in told)
+
+
+def test_frozen_layers_can_be_kept_whole_by_name():
+    model = network()
+    model[0].requires_grad_(False)
+    before = model[0].weight.clone()
+    told = []
+    job = masking(model, hwprune.Keep(0.5), keep=["0"], notify=told.append)
+    train(model, job.wrap(torch.optim.SGD(filter(lambda p: p.requires_grad, model.parameters()), lr=0.1)))
+    job.finish()
+    assert torch.equal(model[0].weight, before)
+    assert not any("frozen" in line for line in told)
