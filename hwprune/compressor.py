@@ -41,6 +41,7 @@ from hwprune.surgery.artifact import save_slim
 from hwprune.surgery.forms import Form
 from hwprune.targets import Target, describe
 from hwprune.train.coverage import check_coverage
+from hwprune.train.finite import check_finite
 from hwprune.train.prox import ProximalStep
 from hwprune.train.reconstruction import Reconstruction
 from hwprune.train.schedule import StrengthSchedule
@@ -237,11 +238,14 @@ class Compressor:
 
         Raises:
             VerificationError: If slim and masked differ, or what was pruned is not zero any more.
+            TrainingError: If weights are not finite.
         """
         self.proximal.settle()
+        trained = self._whole_model()
+        check_finite(trained)
         self._check_zeros()
         finished = self._scope.finish(
-            self._whole_model(), self.proximal.alive, [self.example_inputs, *verification_inputs]
+            trained, self.proximal.alive, [self.example_inputs, *verification_inputs]
         )
         report = Report(
             groups={

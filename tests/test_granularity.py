@@ -8,7 +8,7 @@ from torch import nn
 
 import hwprune
 from hwprune.compressor import granularity_names
-from hwprune.errors import ArtifactError, InputError
+from hwprune.errors import ArtifactError, InputError, TrainingError
 from hwprune.groups import MASKED
 from hwprune.groups.block import BlockGroups
 
@@ -133,3 +133,14 @@ def test_frozen_layers_can_be_kept_whole_by_name():
     job.finish()
     assert torch.equal(model[0].weight, before)
     assert not any("frozen" in line for line in told)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_named_in_the_end(value):
+    model = network()
+    job = masking(model, hwprune.Keep(0.5))
+    job.proximal.settle()
+    with torch.no_grad():
+        model[1].bias[3] = value
+    with pytest.raises(TrainingError, match=r"weights are not finite \(in 1\.bias\)"):
+        job.finish()

@@ -16,6 +16,7 @@ from hwprune.errors import HwpruneError, InputError, TrainingError
 from hwprune.graph.twin import copy_of
 from hwprune.processes import is_lost_process
 from hwprune.train.distillation import Distillation
+from hwprune.train.finite import check_finite
 from hwprune.train.randomness import Randomness
 from hwprune.train.together import add_up_gradients, share_of, shared_statistics, total
 from hwprune.workloads import Dataset, accuracy, batches_per_epoch, iterate_batches
@@ -199,7 +200,8 @@ class Trainer:
             after_batch: Called with the loss of every batch.
 
         Raises:
-            TrainingError: If the network fails on a batch, or a loss is not finite; it is then of no use.
+            TrainingError: If the network fails on a batch, or a loss or, after the epoch, a weight is not
+                finite; the network is then of no use.
         """
         with self.randomness.drawn():
             return self._run_epoch(after_batch)
@@ -219,6 +221,7 @@ class Trainer:
             self.scheduler.step()
             losses.append(value)
             after_batch(value)
+        check_finite(self.model)  # the last step's gradients may have been anything
         self.epoch += 1
         return EpochStats(
             self.epoch, sum(losses) / len(losses), self._accuracy(), time.perf_counter() - started

@@ -22,6 +22,7 @@ from hwprune.errors import ArtifactError, InputError
 from hwprune.groups.base import Allowance, Grouping, GroupSet
 from hwprune.penalties import Penalty
 from hwprune.processes import agree_
+from hwprune.train.finite import not_finite
 from hwprune.train.pull import Pull
 from hwprune.train.schedule import StrengthSchedule
 
@@ -162,11 +163,20 @@ class ProximalStep:
             self.groups.momenta_scale_(optimizer, alive)
 
     def settle(self) -> None:
-        """Fixes the survivors: everything else is zeroed now and after every later step."""
+        """Fixes the survivors: everything else is zeroed now and after every later step.
+
+        Raises:
+            TrainingError: If weights are not finite, which says nothing about who is to survive.
+        """
         if self.settled:
             return
         with torch.no_grad():
-            self._bury(agree_(self.allowance.survivors(self._living_norms(), self.alive)))
+            norms = self._living_norms()
+            odd = self.groups.members_alive(norms.isfinite().logical_not_())
+            first = next((name for name, count in odd.items() if count), None)
+            if first is not None:
+                raise not_finite(f"layer {first}")
+            self._bury(agree_(self.allowance.survivors(norms, self.alive)))
             self.groups.scale_(self.alive)
             self.settled = True
             self.after_settling()

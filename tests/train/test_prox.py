@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from hwprune.errors import ArtifactError, InputError
+from hwprune.errors import ArtifactError, InputError, TrainingError
 from hwprune.graph.coupling import find_axes
 from hwprune.groups.channel import ChannelGroups
 from hwprune.groups.costs import CountBudget
@@ -203,6 +203,16 @@ def test_a_state_of_another_network_with_as_many_channels_is_refused():
     other = nn.Sequential(*list(network())[:3], nn.Conv2d(16, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3))
     with pytest.raises(ArtifactError, match="another network"):
         proximal_step(nn.Sequential(other, *list(network())[6:8], nn.Linear(8, 4))).load_state_dict(state)
+
+
+def test_weights_that_are_no_numbers_choose_no_survivors():
+    model = network()
+    proximal = proximal_step(model)
+    with torch.no_grad():
+        model[3].weight[2] = float("nan")
+    with pytest.raises(TrainingError, match=r"not finite \(in layer 3\)"):
+        proximal.settle()
+    assert not proximal.settled
 
 
 def test_an_optimizer_of_another_network_is_refused():
