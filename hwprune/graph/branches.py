@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from hwprune.graph.record import Call, ExampleInputs, Recording, Value, record
+from hwprune.graph.steering import refuse_steered
 
 SUMS = frozenset({"add", "add_"})
 
@@ -55,7 +56,7 @@ def find_branches(model: nn.Module, example_inputs: ExampleInputs) -> tuple[Reco
         The recording, and the branches in execution order.
 
     Raises:
-        GraphError: If the forward pass fails.
+        GraphError: If the forward pass fails, or depends on the values of its inputs.
 
     >>> class Block(nn.Module):
     ...     def __init__(self):
@@ -69,6 +70,7 @@ def find_branches(model: nn.Module, example_inputs: ExampleInputs) -> tuple[Reco
     ('0', ('0.conv',), ('0.conv.weight', '0.conv.bias'))
     """
     recording = record(model, example_inputs)
+    refuse_steered(model, recording)
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     search = _Search(recording, sizes)
     found = [branch for index in range(len(recording.calls)) if (branch := search.at(index)) is not None]

@@ -32,6 +32,7 @@ from hwprune.graph.axes import ChannelAxis, Role, TensorSlice
 from hwprune.graph.flow import Flow, Labelled, Rule, Source, bind, find_rule
 from hwprune.graph.labels import AtomClasses, Dims, Segment
 from hwprune.graph.record import Call, ExampleInputs, Recording, Value, record
+from hwprune.graph.steering import refuse_steered
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ def find_axes(model: nn.Module, example_inputs: ExampleInputs) -> tuple[ChannelA
         The axes in the order in which they are first produced.
 
     Raises:
-        GraphError: If the forward pass fails.
+        GraphError: If the forward pass fails, or depends on the values of its inputs.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1))
     >>> for axis in find_axes(net, torch.zeros(1, 3, 8, 8)):
@@ -57,6 +58,7 @@ def find_axes(model: nn.Module, example_inputs: ExampleInputs) -> tuple[ChannelA
     """
     with _plain_attention():
         recording = record(model, example_inputs)
+    refuse_steered(model, recording)
     flow = Flow(name for name, _parameter in model.named_parameters())
     recurrent = {
         name: f"recurrent layer {name or 'at the top'} ({type(module).__name__}) is kept whole"

@@ -1,7 +1,8 @@
 """Records what a network computes: every ATen operator of one forward pass, in order.
 
 The recording is what both the coupling of channels and the list of operators to price are read from.
-It holds names and shapes only, no data, and follows whatever control flow the example inputs take.
+It holds names and shapes only, no data, and follows whatever control flow the example inputs take
+(:mod:`hwprune.graph.steering` tells whether others may take another).
 """
 
 from __future__ import annotations
