@@ -7,6 +7,7 @@ It holds names and shapes only, no data, and follows whatever control flow the e
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -141,8 +142,13 @@ def _layout(tensor: Tensor) -> tuple[Any, ...]:
 
 
 @contextmanager
-def _tracked_modules(model: nn.Module, stack: list[str], ran: set[str]) -> Iterator[None]:
-    """Keeps the dotted name of the running module on top of ``stack``, and all of them in ``ran``."""
+def _tracked_modules(
+    model: nn.Module, stack: list[str], ran: set[str], raised: dict[BaseException, str]
+) -> Iterator[None]:
+    """Keeps the dotted name of the running module on top of ``stack``, and all of them in ``ran``.
+
+    What a module raises is put into ``raised``, with the name of the innermost one.
+    """
     handles = []
     for name, module in model.named_modules():
 
@@ -151,6 +157,9 @@ def _tracked_modules(model: nn.Module, stack: list[str], ran: set[str]) -> Itera
             ran.add(name)
 
         def leave(_module: nn.Module, _args: Any, _output: Any) -> None:
+            error = sys.exception()
+            if error is not None:
+                raised.setdefault(error, stack[-1])
             stack.pop()
 
         handles.append(module.register_forward_pre_hook(enter))
@@ -240,18 +249,18 @@ def record(model: nn.Module, example_inputs: ExampleInputs) -> Recording:
     """
     names = {id(tensor): name for name, tensor in model.named_buffers()}
     names |= {id(tensor): name for name, tensor in model.named_parameters()}
-    stack, ran = [""], set[str]()
+    stack, ran, raised = [""], set[str](), dict[BaseException, str]()
     example_inputs = beside(model, example_inputs)
     recorder = _Recorder(names, stack)
     leaves = [leaf for leaf in tree_flatten(example_inputs)[0] if isinstance(leaf, Tensor)]
     inputs = tuple(recorder.value(leaf) for leaf in leaves)
     try:
-        with evaluation_mode(model), torch.no_grad(), _tracked_modules(model, stack, ran), recorder:
+        with evaluation_mode(model), torch.no_grad(), _tracked_modules(model, stack, ran, raised), recorder:
             result = call_model(model, example_inputs)
     except Exception as error:
         raise GraphError(
             "the forward pass of the model fails on the example inputs",
-            where=f"{type(model).__name__}.{stack[-1]}".rstrip("."),
+            where=f"{type(model).__name__}.{raised.get(error, '')}".rstrip("."),
             expected="a forward pass without error",
             got=f"{type(error).__name__}: {error}",
             hint="call the model with the example inputs by hand and mend what it raises",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
+from hwprune.errors import GraphError
 from hwprune.graph.record import beside, call_model, record
 
 
@@ -28,3 +30,9 @@ def test_inputs_stay_where_they_are_for_a_network_on_several_devices_or_without_
     spread = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2).to("meta"))
     assert beside(spread, image) is image
     assert beside(nn.ReLU(), image) is image
+
+
+def test_the_innermost_module_that_raises_is_named() -> None:
+    net = nn.Sequential(nn.Linear(3, 2), nn.Sequential(nn.ReLU(), nn.Linear(5, 2)))
+    with pytest.raises(GraphError, match=r"\(in Sequential\.1\.1\)"):
+        record(net, torch.zeros(2, 3))
