@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from hwprune.errors import VerificationError
-from hwprune.graph.axes import BoolArray, ChannelAxis, kept_positions
-from hwprune.graph.record import ExampleInputs, evaluation_mode
+from hwprune.errors import GraphError, VerificationError
+from hwprune.graph.axes import BoolArray, ChannelAxis, IntArray, kept_positions
+from hwprune.graph.record import ExampleInputs, evaluation_mode, record
 from hwprune.graph.twin import copy_of
 from hwprune.surgery.outputs import (
     UNDECIDED,
@@ -54,12 +54,14 @@ def verify(
         The largest difference in evaluation mode, in single precision.
 
     Raises:
-        VerificationError: If they differ by more than :data:`TOLERANCE` in either mode.
+        VerificationError: If they differ by more than :data:`TOLERANCE` in either mode, or the slim one
+            raises.
     """
     worst = Difference(0.0, 0.0, 0.0)
     for batch in batches:
         with evaluation_mode(masked), evaluation_mode(slim):
-            difference = compare(outputs_of(masked, batch), outputs_of(slim, batch))
+            expected = outputs_of(masked, batch)
+            difference = compare(expected, _slim_outputs(slim, batch, "in evaluation mode"))
             judged, allowed = difference, TOLERANCE
             if difference.relative > TOLERANCE:
                 exact = difference_in_double(masked, slim, batch)
@@ -86,6 +88,29 @@ def _differ(difference: Difference, allowed: float, layer: str | None, mode: str
         got=f"{difference.absolute:.3g} at a largest output of {difference.scale:.3g}, {mode}",
         hint="nothing was written; keep the layer at full width by naming it in keep=",
     )
+
+
+def _slim_outputs(slim: nn.Module, batch: ExampleInputs, mode: str) -> list[Tensor]:
+    """What the slim network returns for inputs that the masked one takes."""
+    try:
+        return outputs_of(slim, batch)
+    except Exception as error:  # a narrowed forward pass may raise anything where a width is written out
+        raise VerificationError(
+            "the slim network does not run on inputs that the masked one takes",
+            where=_where_it_raises(slim, batch),
+            expected="a forward pass without error",
+            got=f"{type(error).__name__}: {error}, {mode}",
+            hint="nothing was written; keep the layer before it at full width by naming it in keep=",
+        ) from error
+
+
+def _where_it_raises(model: nn.Module, batch: ExampleInputs) -> str:
+    """The module that raises, if it does so again in evaluation mode."""
+    try:
+        record(model, batch)
+    except GraphError as error:
+        return str(error.where)
+    return type(model).__name__
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +158,7 @@ def _with_batch_statistics(masked: nn.Module, slim: nn.Module, batch: ExampleInp
         except Exception:  # the user's forward pass, which may raise anything on other data
             continue
         # One after the other: twins in double precision are twice as large as the network.
-        actual = outputs_of(_in_training(slim, double=double), inputs)
+        actual = _slim_outputs(_in_training(slim, double=double), inputs, "with batch statistics")
         return _Statistics(compare(expected, actual), allowed, inputs, double)
     return None
 
@@ -152,16 +177,23 @@ def two_of(inputs: ExampleInputs) -> ExampleInputs:
 
 def _normalises_batches(model: nn.Module) -> bool:
     """Whether training changes what the network computes, dropout aside."""
-    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+    return any(map(_has_statistics, model.modules()))
+
+
+def _has_statistics(module: nn.Module) -> bool:
+    """Whether a layer normalises by what it is given in training, and by what it kept in evaluation."""
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        return True
+    return isinstance(module, nn.modules.instancenorm._InstanceNorm) and module.track_running_stats
 
 
 def _in_training(model: nn.Module, *, double: bool) -> nn.Module:
-    """A copy with only its batch-normalising layers in training mode."""
+    """A copy with only the layers in training mode that normalise by statistics."""
     twin = copy_of(model).eval()
     if double:
         twin = twin.double()
     for module in twin.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if _has_statistics(module):
             module.train()
     return twin
 
@@ -174,11 +206,7 @@ def first_difference(
     kept: Mapping[str, BoolArray],
 ) -> str | None:
     """Name of the first module, in execution order, whose output differs on the kept channels."""
-    positions = {
-        tensor.rpartition(".")[0]: keep
-        for (tensor, dim), keep in kept_positions(axes, kept).items()
-        if dim == 0
-    }
+    positions = _kept_outputs(axes, kept)
     expected, actual = _module_outputs(masked, batch), _module_outputs(slim, batch)
     for name, output in expected.items():
         other = actual.get(name)
@@ -192,11 +220,31 @@ def first_difference(
     return None
 
 
+def _kept_outputs(axes: Sequence[ChannelAxis], kept: Mapping[str, BoolArray]) -> dict[str, IntArray]:
+    """Module to the positions of its output channels that stay.
+
+    They run along the dimension in which its parameters make channels (the second of an embedding or a
+    transposed convolution), and along the first where it has nothing but statistics of them.
+    """
+    producing = {(part.tensor, part.dim) for axis in axes for part in axis.producers}
+    found: dict[str, IntArray] = {}
+    for (tensor, dim), keep in kept_positions(axes, kept).items():
+        module = tensor.rpartition(".")[0]
+        if (tensor, dim) in producing:
+            found[module] = keep
+        elif dim == 0:
+            found.setdefault(module, keep)
+    return found
+
+
 def _narrowed(output: Tensor, other: Tensor, keep: Tensor) -> Tensor:
-    """An output on the channels that stay, along the dimension that says so; as it is where none does."""
-    for dim in range(min(1, output.ndim - 1), output.ndim):
-        if output.shape[dim] > int(keep.max()) and other.shape[dim] == len(keep):
-            return output.index_select(dim, keep)
+    """An output on the channels that stay, along the only dimension that is narrower; else as it is."""
+    narrower = [dim for dim, size in enumerate(output.shape) if other.shape[dim : dim + 1] != (size,)]
+    if output.ndim != other.ndim or len(narrower) != 1:
+        return output
+    (dim,) = narrower
+    if output.shape[dim] > int(keep.max()) and other.shape[dim] == len(keep):
+        return output.index_select(dim, keep)
     return output
 
 
