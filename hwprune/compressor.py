@@ -39,6 +39,7 @@ from hwprune.scope import Request, Scope
 from hwprune.shape_scope import ShapeScope
 from hwprune.surgery.artifact import save_slim
 from hwprune.surgery.forms import Form
+from hwprune.surgery.random_inputs import with_random_inputs
 from hwprune.targets import Target, describe
 from hwprune.train.coverage import check_coverage
 from hwprune.train.finite import check_finite
@@ -234,7 +235,8 @@ class Compressor:
         """Settles the support if that has not happened yet, rebuilds and verifies.
 
         Args:
-            verification_inputs: Real inputs to verify on, besides the example inputs.
+            verification_inputs: Real inputs to verify on, besides the example inputs and, where the network
+                takes them, random numbers of their shapes and types.
 
         Raises:
             VerificationError: If slim and masked differ, or what was pruned is not zero any more.
@@ -244,9 +246,8 @@ class Compressor:
         trained = self._whole_model()
         check_finite(trained)
         self._check_zeros()
-        finished = self._scope.finish(
-            trained, self.proximal.alive, [self.example_inputs, *verification_inputs]
-        )
+        batches = with_random_inputs(trained, [self.example_inputs, *verification_inputs])
+        finished = self._scope.finish(trained, self.proximal.alive, batches)
         report = Report(
             groups={
                 "total": self.groups.group_count,
