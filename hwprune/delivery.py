@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten, tree_map
 
 from hwprune.device.profile import DeviceProfile, RuntimeSpec
-from hwprune.errors import VerificationError
-from hwprune.graph.record import evaluation_mode
+from hwprune.errors import GraphError, VerificationError
+from hwprune.graph.record import ExampleInputs, evaluation_mode
 from hwprune.graph.trace import trace_operators
 from hwprune.operators import Operator, multiply_accumulates
 from hwprune.quantization import accuracy_in_runtime, quantize_on
@@ -27,32 +28,42 @@ RUNTIME_TOLERANCE = 1e-4
 OWN_ROUNDING = 10.0
 
 
-def verify_exported(masked: nn.Module, path: Path, images: torch.Tensor, profile: DeviceProfile) -> float:
+def verify_exported(masked: nn.Module, path: Path, inputs: ExampleInputs, profile: DeviceProfile) -> float:
     """Largest absolute difference between an exported slim network and the masked one.
 
     Args:
         masked: The full-width network.
         path: The exported slim network, in single precision whatever the device runs.
-        images: Inputs to compare on.
+        inputs: Inputs to compare on, in the order in which the file takes them.
         profile: Names the runtime.
 
     Raises:
+        GraphError: If the file takes another number of inputs.
         VerificationError: If they differ by more than :data:`RUNTIME_TOLERANCE`, and by more than PyTorch's
             own single precision makes plausible.
     """
     spec = profile.runtime.model_copy(update={"precision": "fp32"})
     session = get_runtime(spec.kind).open(path, spec)
-    (item,) = session.inputs
     # A file with a fixed batch size is fed as many images as it takes.
-    batch = item.shape[0] or len(images)
-    images = images[:batch]
+    batch = session.inputs[0].shape[0] if session.inputs else None
+    inputs = tree_map(lambda leaf: leaf[:batch] if isinstance(leaf, Tensor) and leaf.ndim else leaf, inputs)
+    given = [leaf for leaf in tree_flatten(inputs)[0] if isinstance(leaf, Tensor)]
+    if len(given) != len(session.inputs):
+        raise GraphError(
+            "the exported network takes other inputs than the network",
+            where=path.name,
+            expected=f"{len(given)} tensors",
+            got=", ".join(item.name for item in session.inputs) or "none",
+            hint="an input that nothing reads does not come into the file: leave it out",
+        )
+    feed = {item.name: tensor.numpy() for item, tensor in zip(session.inputs, given, strict=True)}
     with evaluation_mode(masked):
-        expected = outputs_of(masked, images)
-        actual = [torch.from_numpy(array) for array in session.run({item.name: images.numpy()})]
+        expected = outputs_of(masked, inputs)
+        actual = [torch.from_numpy(array) for array in session.run(feed)]
         difference = compare(expected, actual)
         allowed = RUNTIME_TOLERANCE
         if difference.relative > allowed:
-            allowed = max(allowed, OWN_ROUNDING * rounding_of(masked, images))
+            allowed = max(allowed, OWN_ROUNDING * rounding_of(masked, inputs))
     if difference.relative > allowed:
         raise VerificationError(
             "the exported network does not compute what the masked one computes",
