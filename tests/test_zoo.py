@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 TOOLS = Path(__file__).parents[1] / "tools"
 PUBLISHED = [
@@ -56,22 +58,48 @@ def test_an_exported_network_is_judged(zoo):
 
 def test_a_wrong_cut_is_seen(zoo, monkeypatch):
     cut, networks, _page = zoo
-    model, inputs = networks.build(networks.Entry("random", "5"))
+    model, inputs = cut.in_single_precision(networks.Entry("random", "5"))
     free = [axis for axis in cut.find_axes(model, inputs) if axis.pinned is None]
     monkeypatch.setattr(cut, "zeroed", lambda *_: contextlib.nullcontext())
-    wrong = cut.cut_half(model, free, inputs)
-    assert wrong.failure == "a zeroed channel still acts on the network"
+    wrong = cut.cut_half(model, free, inputs, fold=False)
+    assert "does not compute what the masked one computes" in wrong.failure
+
+
+class Gated(nn.Module):
+    """Constants that padding does not let a bias take up after the first layer, and does after the second."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)
+        self.head = nn.Conv2d(16, 4, 1)
+
+    def forward(self, images):
+        return self.head(torch.sigmoid(self.second(torch.sigmoid(self.first(images)))))
+
+
+def test_reasons_are_those_of_the_compressor(zoo):
+    cut, _networks, _page = zoo
+    torch.manual_seed(0)
+    found = cut.examine(Gated(), torch.randn(2, 3, 8, 8))
+    assert [axis.name for axis in found.free] == ["second"]
+    assert any("a zeroed channel still acts on the network" in reason for reason in found.reasons)
+    assert found.cut.failure is None
 
 
 def test_the_page_counts(zoo):
     cut, _networks, page = zoo
-    good = cut.Outcome("random", "1", "pruned", 0.6, 3, 2, {"network output": 1, "a softmax": 2})
+    asked = {"date": "2026-01-02", "revision": "abc"}
+    good = cut.Outcome("random", "1", "pruned", 0.6, 3, 2, {"network output": 1, "a softmax": 2}, **asked)
     absent = cut.Outcome("random", "2", "not built", reasons={"ImportError": 1})
-    text = page.as_markdown([good, absent], [cut.Outcome("random", "1", "equal")], [], "torch 2")
-    assert "1 networks: 1 pruned, 0 WRONG; 100.0% pruned." in text
+    forgotten = cut.Outcome("random", "3", page.NOT_ASKED)
+    text = page.as_markdown([good, absent, forgotten], [cut.Outcome("random", "1", "equal")], [], "torch 2")
+    assert "3 networks, 1 of them judged: 1 pruned, 0 WRONG; 100.0% pruned." in text
+    assert "Without a verdict: 1 not built, 1 not asked, 0 no answer." in text
+    assert "Versions: torch 2. Asked 2026-01-02, at revision abc." in text
     assert "ONNX Runtime, asked about 1 of them: 1 equal, 0 WRONG." in text
     assert "| random/1 | pruned | 60% | 2/3 | a softmax (2) | equal |  |  |" in text
     assert "| random/2 | not built |" in text
+    assert "| random/3 | not asked |" in text
 
 
 @pytest.mark.slow

@@ -13,9 +13,11 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import multiprocessing
+import subprocess
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -23,7 +25,7 @@ import click
 import torch
 from zoo_cut import QUESTIONS, Outcome
 from zoo_networks import Entry, build, declare_detection_operators, entries
-from zoo_page import as_markdown
+from zoo_page import NOT_ASKED, as_markdown
 
 from hwprune.surgery.outputs import outputs_of
 
@@ -85,6 +87,12 @@ def in_turn() -> Iterator[Entry]:
             yield from members[position : position + 1]
 
 
+def _revision() -> str:
+    """What git calls the state of this repository."""
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
 @click.group()
 def main() -> None:
     """Cuts many networks in half and compares each with its masked form."""
@@ -97,11 +105,14 @@ def main() -> None:
 @click.option("--seconds", default=240.0, show_default=True, help="Time for one network.")
 def run(question: str, out: Path, only: str, seconds: float) -> None:
     """Asks every network that OUT has no line of yet; a line of JSON per network."""
+    revision = _revision()
     done = {(outcome.family, outcome.name) for outcome in read(out)}
     for entry in in_turn():
         if (entry.family, entry.name) in done or only not in f"{entry.family}/{entry.name}":
             continue
-        outcome = ask(question, entry, seconds)
+        outcome = replace(
+            ask(question, entry, seconds), date=f"{datetime.now(UTC):%Y-%m-%d}", revision=revision
+        )
         with out.open("a") as file:
             file.write(json.dumps(asdict(outcome)) + "\n")
         print(f"{entry.family}/{entry.name}: {outcome.verdict} {outcome.gone:.0%}", flush=True)
@@ -113,9 +124,12 @@ def run(question: str, out: Path, only: str, seconds: float) -> None:
 @click.argument("peer", type=click.Path(path_type=Path, exists=True))
 @click.argument("target", type=click.Path(path_type=Path))
 def table(cut: Path, onnx: Path, peer: Path, target: Path) -> None:
-    """Writes the table of the three files to TARGET."""
-    order = {(entry.family, entry.name): position for position, entry in enumerate(entries())}
-    outcomes = sorted(read(cut), key=lambda outcome: order[outcome.family, outcome.name])
+    """Writes the table of the three files to TARGET; networks of the list that CUT lacks are named."""
+    answers = {(outcome.family, outcome.name): outcome for outcome in read(cut)}
+    outcomes = [
+        answers.get((entry.family, entry.name), Outcome(entry.family, entry.name, NOT_ASKED))
+        for entry in entries()
+    ]
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
     target.write_text(as_markdown(outcomes, read(onnx), read(peer), versions))
 

@@ -1,4 +1,8 @@
-"""What is asked of a network of the zoo: is its cut exact, in PyTorch and ONNX Runtime, and a peer's?"""
+"""What is asked of a network of the zoo: is its cut exact, in PyTorch and ONNX Runtime, and a peer's?
+
+The cut is made as the compressor makes it: axes are found and proven, all that may shrink are cut together,
+constants are folded into biases, and the slim network is verified.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +20,19 @@ from torch import Tensor, nn
 from zoo_networks import Entry, Inputs, build, in_precision
 
 from hwprune.device.profile import RuntimeSpec
-from hwprune.errors import HwpruneError
+from hwprune.errors import GraphError, HwpruneError, VerificationError
 from hwprune.graph.axes import BoolArray, ChannelAxis
 from hwprune.graph.coupling import find_axes
 from hwprune.runtime.base import get_runtime
 from hwprune.runtime.export import export
-from hwprune.surgery.outputs import compare, outputs_of
-from hwprune.surgery.prove import randomised, zeroed
+from hwprune.surgery.fold import fold_constants
+from hwprune.surgery.outputs import compare, outputs_of, rounding_of
+from hwprune.surgery.prove import ProvenAxes, prove, randomised, zeroed
+from hwprune.surgery.random_inputs import with_random_inputs
 from hwprune.surgery.rebuild import rebuild
+from hwprune.surgery.verify import verify
 
-#: Networks run in double precision, where rounding stays far below this and a wrong cut far above.
+#: What torch-pruning may differ by, in double precision: rounding stays far below, a wrong cut far above.
 TOLERANCE = 1e-6
 #: Runtimes compute in single precision; where PyTorch's own rounding is worse, ten times that.
 RUNTIME_TOLERANCE = 1e-3
@@ -45,6 +52,9 @@ class Outcome:
         cut: Number of axes that were cut.
         reasons: Why axes were kept, with how many of them; or why there is nothing to judge.
         discovery_s: Seconds it took to find the axes.
+        tried_s: Seconds it took to try them one by one.
+        date: When it was asked.
+        revision: Of this repository, by git.
     """
 
     family: str
@@ -55,6 +65,9 @@ class Outcome:
     cut: int = 0
     reasons: Mapping[str, int] = field(default_factory=dict)
     discovery_s: float = 0.0
+    tried_s: float = 0.0
+    date: str = ""
+    revision: str = ""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -82,9 +95,10 @@ class Examined:
         cut: The cut of all axes that may shrink.
         axes: Every axis.
         free: Those that were cut.
-        reasons: Why the others were kept, with how many of them.
+        reasons: Why the others were kept, with how many of them, and why the cut is not exact.
         inputs: What the network is called with.
         discovery_s: Seconds it took to find the axes.
+        tried_s: Seconds it took to try them one by one.
     """
 
     cut: Cut
@@ -93,6 +107,7 @@ class Examined:
     reasons: Counter[str]
     inputs: Inputs
     discovery_s: float
+    tried_s: float
 
 
 def half(axes: Sequence[ChannelAxis]) -> dict[str, BoolArray]:
@@ -101,8 +116,15 @@ def half(axes: Sequence[ChannelAxis]) -> dict[str, BoolArray]:
     return {axis.name: rng.permutation(axis.width) < (axis.width + 1) // 2 for axis in axes}
 
 
-def cut_half(dense: nn.Module, axes: Sequence[ChannelAxis], inputs: Inputs) -> Cut:
-    """Cuts the axes in half and compares with the network whose channels are merely zero."""
+def cut_half(dense: nn.Module, axes: Sequence[ChannelAxis], inputs: Inputs, *, fold: bool) -> Cut:
+    """Cuts the axes in half and verifies against the network whose channels are merely zero.
+
+    Args:
+        dense: The network; its channels are zero meanwhile.
+        axes: Those that may shrink.
+        inputs: What it is called with.
+        fold: Whether biases take up constants.
+    """
     kept = half(axes)
     with contextlib.ExitStack() as zeros:
         for axis in axes:
@@ -110,35 +132,48 @@ def cut_half(dense: nn.Module, axes: Sequence[ChannelAxis], inputs: Inputs) -> C
         expected = outputs_of(dense, inputs)
         try:
             slim = rebuild(dense, axes, kept)
-            actual = outputs_of(slim, inputs)
-        except Exception:  # a cut network may raise anything where a width is repeated as a number
-            return Cut(None, expected, "a width is repeated as a number in the forward pass")
-    if compare(expected, actual).relative > TOLERANCE:
-        return Cut(None, expected, "a zeroed channel still acts on the network")
+            if fold:
+                fold_constants(dense, slim, axes, kept, inputs)
+            verify(dense, slim, with_random_inputs(dense, [inputs]), axes=axes, kept=kept)
+        except (GraphError, VerificationError) as error:
+            return Cut(None, expected, f"{error.what} (in {error.where}): {error.got}")
     before, after = (sum(p.numel() for p in net.parameters()) for net in (dense, slim))
     return Cut(slim, expected, None, 1 - after / before)
 
 
 def examine(model: nn.Module, inputs: Inputs) -> Examined:
-    """Finds the axes of a network, tries them, and cuts those that came out equal, all together."""
+    """Finds the axes of a network, tries each, and cuts those that came out equal, all together."""
     started = time.perf_counter()
     axes = find_axes(model, inputs)
-    discovery_s = time.perf_counter() - started
+    found = time.perf_counter()
+    proven: ProvenAxes = prove(model, axes, inputs, {axis.name: 1 for axis in axes}, fold=True)
+    tried_s = time.perf_counter() - found
+    free = [axis for axis in proven.axes if axis.pinned is None]
     dense = randomised(model, torch.Generator().manual_seed(0)).eval()
-    reasons = Counter(axis.pinned.split(" (in ")[0] for axis in axes if axis.pinned)
-    free = [axis for axis in axes if axis.pinned is None]
-    cut = cut_half(dense, free, inputs)
+    cut = cut_half(dense, free, inputs, fold=bool(proven.folded))
+    reasons = Counter(_in_short(axis.pinned) for axis in proven.axes if axis.pinned)
     if cut.failure is not None:
-        tried = [(axis, cut_half(dense, [axis], inputs).failure) for axis in free]
-        reasons.update(failure for _axis, failure in tried if failure)
-        free = [axis for axis, failure in tried if failure is None]
-        cut = cut_half(dense, free, inputs)
-    return Examined(cut, axes, free, reasons, inputs, discovery_s)
+        reasons[cut.failure] += 1
+    return Examined(cut, axes, free, reasons, inputs, found - started, tried_s)
+
+
+def _in_short(reason: str) -> str:
+    """A reason without the layer and the numbers that make it one of its own."""
+    return reason.split(" (in ")[0].split(" (outputs differ")[0]
+
+
+def in_single_precision(entry: Entry) -> tuple[nn.Module, Inputs]:
+    """A network and its inputs as users have them."""
+    model, inputs = build(entry)
+    return model.float(), in_precision(inputs, torch.float32)
 
 
 def judge_cut(entry: Entry) -> Outcome:
     """Whether the network can be cut in half exactly."""
-    found = examine(*build(entry))
+    try:
+        found = examine(*in_single_precision(entry))
+    except GraphError as error:
+        return Outcome(entry.family, entry.name, "refused", reasons={error.what: 1})
     verdict = "WRONG" if found.cut.failure else "pruned" if found.cut.gone >= ENOUGH else "partly pinned"
     return Outcome(
         family=entry.family,
@@ -149,15 +184,19 @@ def judge_cut(entry: Entry) -> Outcome:
         cut=len(found.free),
         reasons=dict(found.reasons),
         discovery_s=found.discovery_s,
+        tried_s=found.tried_s,
     )
 
 
 def judge_exported(entry: Entry) -> Outcome:
     """Whether the cut network computes the same in ONNX Runtime, where it can be exported."""
-    found = examine(*build(entry))
+    try:
+        found = examine(*in_single_precision(entry))
+    except GraphError:
+        return Outcome(entry.family, entry.name, "not cut")
     if found.cut.slim is None or not found.free:
         return Outcome(entry.family, entry.name, "not cut")
-    slim, inputs = found.cut.slim.float(), in_precision(found.inputs, torch.float32)
+    slim, inputs = found.cut.slim, found.inputs
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.onnx")
         try:
@@ -170,7 +209,7 @@ def judge_exported(entry: Entry) -> Outcome:
             return Outcome(
                 entry.family, entry.name, "no export", reasons={f"{error.got or error.what}"[:200]: 1}
             )
-    rounding = compare(found.cut.expected, outputs_of(slim, inputs)).relative
+    rounding = rounding_of(slim, inputs)
     difference = compare(found.cut.expected, actual).relative
     equal = difference <= max(RUNTIME_TOLERANCE, 10 * rounding)
     return Outcome(entry.family, entry.name, "equal" if equal else "WRONG", gone=found.cut.gone)
