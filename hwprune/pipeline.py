@@ -328,7 +328,7 @@ def _new_model(settings: Settings, dataset: Dataset) -> nn.Module:
     model = make_model(
         settings.model,
         in_channels=dataset.image_shape[0],
-        image_size=dataset.image_shape[1],
+        image_size=dataset.image_size,
         classes=dataset.classes,
         seed=settings.recipe.seed,
     )

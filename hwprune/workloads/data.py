@@ -11,6 +11,8 @@ from torch import Tensor
 from hwprune.errors import WorkloadError
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
+#: Height and width in pixels, or one number for both.
+ImageSize = int | tuple[int, int]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,22 +62,10 @@ class Dataset:
         return channels, height, width
 
     @property
-    def image_size(self) -> int:
-        """Height and width in pixels of square images.
-
-        Raises:
-            WorkloadError: If the images are not square.
-        """
+    def image_size(self) -> ImageSize:
+        """Height and width in pixels; one number where they are the same."""
         _, height, width = self.image_shape
-        if height != width:
-            raise WorkloadError(
-                "the images are not square",
-                where=self.name,
-                expected="as many rows as columns",
-                got=f"{height} rows, {width} columns",
-                hint="crop or pad them first",
-            )
-        return height
+        return height if height == width else (height, width)
 
     def first(self, count: int | None) -> Dataset:
         """The same data set with only the first ``count`` training images; all of them for ``None``.
@@ -93,6 +83,11 @@ class Dataset:
                 got=count,
             )
         return replace(self, train_images=self.train_images[:count], train_labels=self.train_labels[:count])
+
+
+def rows_and_columns(size: ImageSize) -> tuple[int, int]:
+    """Height and width in pixels."""
+    return (size, size) if isinstance(size, int) else size
 
 
 def _check_images(images: Tensor, where: str) -> None:

@@ -51,7 +51,7 @@ def import_callable(spec: str, *, kind: str, known: Sequence[str]) -> Callable[.
     return factory
 
 
-def call(factory: Callable[..., Any], offered: Mapping[str, int], spec: str) -> Any:
+def call(factory: Callable[..., Any], offered: Mapping[str, object], spec: str) -> Any:
     """Calls the user's code with those of the offered keywords that it takes.
 
     Args:

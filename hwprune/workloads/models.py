@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hwprune.errors import WorkloadError
+from hwprune.workloads.data import ImageSize, rows_and_columns
 
 
 def _convolution(in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1) -> nn.Conv2d:
@@ -17,27 +18,34 @@ def _convolution(in_channels: int, out_channels: int, kernel: int = 3, stride: i
 class LeNet5(nn.Module):
     """LeNet-5 (LeCun et al. 1998) as it is usually pruned: 20, 50 and 500 wide, ReLU, max-pooling.
 
-    The convolutions are padded where an image of less than 16 pixels would leave nothing to convolve.
+    The convolutions are padded where an image of less than 16 pixels would leave nothing to convolve, and
+    poolings that would shrink the map below one pixel are left out.
     """
 
-    def __init__(self, in_channels: int, image_size: int, classes: int) -> None:
+    def __init__(self, in_channels: int, image_size: ImageSize, classes: int) -> None:
         super().__init__()
-        if image_size < 4:
-            raise WorkloadError("the images are too small", where="lenet5", expected=">= 4", got=image_size)
-        padding = 0 if image_size >= 16 else 2
-        first = (image_size - 4 + 2 * padding) // 2
-        second = (first - 4 + 2 * padding) // 2
+        height, width = rows_and_columns(image_size)
+        padding = 0 if min(height, width) >= 16 else 2
         self.conv1 = nn.Conv2d(in_channels, 20, 5, padding=padding)
         self.conv2 = nn.Conv2d(20, 50, 5, padding=padding)
         self.pool = nn.MaxPool2d(2)
+        self.pooled: tuple[bool, ...] = ()
+        for _ in range(2):
+            height, width = height - 4 + 2 * padding, width - 4 + 2 * padding
+            self.pooled += (min(height, width) >= 2,)
+            if self.pooled[-1]:
+                height, width = height // 2, width // 2
         self.flatten = nn.Flatten()
-        self.fc1 = nn.Linear(50 * second**2, 500)
+        self.fc1 = nn.Linear(50 * height * width, 500)
         self.fc2 = nn.Linear(500, classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images ``(n, c, s, s)`` to logits ``(n, classes)``."""
-        features = self.pool(torch.relu(self.conv1(images)))
-        features = self.pool(torch.relu(self.conv2(features)))
+        """Images ``(n, c, h, w)`` to logits ``(n, classes)``."""
+        features = images
+        for convolution, pooled in zip((self.conv1, self.conv2), self.pooled, strict=True):
+            features = torch.relu(convolution(features))
+            if pooled:
+                features = self.pool(features)
         logits: Tensor = self.fc2(torch.relu(self.fc1(self.flatten(features))))
         return logits
 
@@ -50,10 +58,10 @@ class Vgg16(nn.Module):
 
     stages = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
-    def __init__(self, in_channels: int, image_size: int, classes: int) -> None:
+    def __init__(self, in_channels: int, image_size: ImageSize, classes: int) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        channels, size = in_channels, image_size
+        channels, size = in_channels, min(rows_and_columns(image_size))
         for stage in self.stages:
             for width in stage:
                 layers += [_convolution(channels, width), nn.BatchNorm2d(width), nn.ReLU()]
@@ -67,7 +75,7 @@ class Vgg16(nn.Module):
         self.head = nn.Linear(channels, classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images ``(n, c, s, s)`` to logits ``(n, classes)``."""
+        """Images ``(n, c, h, w)`` to logits ``(n, classes)``."""
         logits: Tensor = self.head(self.flatten(self.pool(self.features(images))))
         return logits
 
@@ -120,7 +128,7 @@ class ResNet(nn.Module):
         self.head = nn.Linear(channels, classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images ``(n, c, s, s)`` to logits ``(n, classes)``."""
+        """Images ``(n, c, h, w)`` to logits ``(n, classes)``."""
         logits: Tensor = self.head(self.flatten(self.pool(self.blocks(self.stem(images)))))
         return logits
 
@@ -134,7 +142,7 @@ class MobileNetV1(nn.Module):
         (512, 1), (512, 1), (512, 1), (512, 1), (512, 1), (1024, 2), (1024, 1),
     )  # fmt: skip
 
-    def __init__(self, in_channels: int, image_size: int, classes: int) -> None:
+    def __init__(self, in_channels: int, image_size: ImageSize, classes: int) -> None:
         super().__init__()
         layers: list[nn.Module] = [_convolution(in_channels, 32), nn.BatchNorm2d(32), nn.ReLU()]
         channels = 32
@@ -149,7 +157,7 @@ class MobileNetV1(nn.Module):
         self.head = nn.Linear(channels, classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images ``(n, c, s, s)`` to logits ``(n, classes)``."""
+        """Images ``(n, c, h, w)`` to logits ``(n, classes)``."""
         logits: Tensor = self.head(self.flatten(self.pool(self.features(images))))
         return logits
 
@@ -169,7 +177,7 @@ def _residual(widths: Sequence[int], blocks: Sequence[int]) -> Factory:
     return lambda in_channels, _image_size, classes: ResNet(in_channels, classes, widths, blocks)
 
 
-Factory = Callable[[int, int, int], nn.Module]
+Factory = Callable[[int, ImageSize, int], nn.Module]
 
 #: Name to a function of (in_channels, image_size, classes).
 MODELS: dict[str, Factory] = {
@@ -182,7 +190,7 @@ MODELS: dict[str, Factory] = {
 }
 
 
-def build(name: str, in_channels: int, image_size: int, classes: int) -> nn.Module:
+def build(name: str, in_channels: int, image_size: ImageSize, classes: int) -> nn.Module:
     """A built-in network, initialised from the global random state.
 
     Args:
@@ -192,9 +200,10 @@ def build(name: str, in_channels: int, image_size: int, classes: int) -> nn.Modu
         classes: Number of logits.
 
     Raises:
-        WorkloadError: If a number is below 1, or the images are too small for the network.
+        WorkloadError: If a number is below 1.
     """
-    for what, value in (("channels", in_channels), ("pixels", image_size), ("classes", classes)):
+    pixels = min(rows_and_columns(image_size))
+    for what, value in (("channels", in_channels), ("pixels", pixels), ("classes", classes)):
         if value < 1:
             raise WorkloadError(f"a network without {what}", where=name, expected="at least 1", got=value)
     return _initialise(MODELS[name](in_channels, image_size, classes))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from hwprune.errors import WorkloadError
-from hwprune.workloads.data import Dataset
+from hwprune.workloads.data import Dataset, ImageSize
 from hwprune.workloads.imports import call, import_callable
 from hwprune.workloads.models import MODELS, build
 from hwprune.workloads.sources import SOURCES
@@ -60,14 +60,14 @@ def _class_count(labels: Any) -> int:
     return max(int(labels.max()) + 1, 1) if valid else 1
 
 
-def make_model(spec: str, *, in_channels: int, image_size: int, classes: int, seed: int) -> nn.Module:
+def make_model(spec: str, *, in_channels: int, image_size: ImageSize, classes: int, seed: int) -> nn.Module:
     """Makes a freshly initialised network; the CPU's random state is left as it was.
 
     Args:
         spec: A built-in name, or ``package.module:callable``, called with those of the keywords
             ``in_channels``, ``image_size`` and ``classes`` that it takes.
         in_channels: Channels of the images.
-        image_size: Height and width of the images in pixels.
+        image_size: Height and width of the images in pixels; one number where they are the same.
         classes: Number of logits.
         seed: Seed of the initialisation.
 
