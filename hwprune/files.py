@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 #: Pattern of the names that :func:`replacing` yields.
 TEMPORARY_FILES = ".*.tmp"
 
@@ -32,6 +34,20 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def told_as_os_error(what: str, path: Path) -> Iterator[None]:
+    """Within the context safetensors writes a file; what it makes of a full disk is an :class:`OSError` again.
+
+    Args:
+        what: Is being written, for the message.
+        path: The file that the user knows of.
+    """
+    try:
+        yield
+    except SafetensorError as error:
+        raise OSError(None, f"{what} cannot be written: {error}", str(path)) from error
 
 
 def write_json(path: Path, content: Any) -> None:

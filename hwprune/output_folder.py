@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -188,20 +188,19 @@ class OutputFolder:
             shutil.rmtree(place)
 
     def write_result(self, deployed: Path, single: Path, write_slim: Callable[[Path], None]) -> None:
-        """Puts the exported model and the slim folder in place.
+        """Puts the exported model and the slim folder in place, no model where the folder cannot be written.
 
         Args:
             deployed: The model as the device runs it, copied.
             single: The model in single precision, copied too where it is another file.
             write_slim: Writes the slim network into the folder it is given.
         """
-        with replacing(self.path / MODEL_FILE) as temporary:
-            shutil.copyfile(deployed, temporary)
         (self.path / SINGLE_FILE).unlink(missing_ok=True)
-        if single != deployed:
-            with replacing(self.path / SINGLE_FILE) as temporary:
-                shutil.copyfile(single, temporary)
-        write_slim(self.path / SLIM_FOLDER)
+        files = {SINGLE_FILE: single, MODEL_FILE: deployed} if single != deployed else {MODEL_FILE: deployed}
+        with ExitStack() as put_in_place_last:
+            for name, source in files.items():
+                shutil.copyfile(source, put_in_place_last.enter_context(replacing(self.path / name)))
+            write_slim(self.path / SLIM_FOLDER)
 
     @contextmanager
     def empty_if_nothing_is_kept(self) -> Iterator[None]:

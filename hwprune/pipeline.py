@@ -27,6 +27,7 @@ from hwprune.runtime.environment import versions
 from hwprune.runtime.export import export
 from hwprune.runtime.timing import Timing
 from hwprune.shared_files import load_shared, save_shared
+from hwprune.surgery.artifact import check_state
 from hwprune.targets import Target, describe
 from hwprune.train.distillation import Distillation
 from hwprune.train.loop import Recipe, Teacher, Trainer, rehearse
@@ -335,4 +336,5 @@ def _new_model(settings: Settings, dataset: Dataset) -> nn.Module:
     if settings.weights is not None:
         load_weights(model, Path(settings.weights))
     check_outputs(model, settings.model, dataset)
+    check_state(model)
     return model

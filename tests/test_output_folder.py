@@ -12,6 +12,7 @@ from hwprune.output_folder import (
     MARKER,
     MODEL_FILE,
     REPORT_FILE,
+    SINGLE_FILE,
     OutputFolder,
     single_precision_file,
 )
@@ -142,6 +143,25 @@ def test_a_model_without_a_report_is_no_finished_run(tmp_path: Path) -> None:
         single_precision_file(tmp_path)
     (tmp_path / REPORT_FILE).write_text("{}")
     assert single_precision_file(tmp_path) == tmp_path / MODEL_FILE
+
+
+def test_without_room_for_the_slim_network_no_model_is_put_in_place(tmp_path: Path) -> None:
+    folder = OutputFolder.open(tmp_path / "run", {"seed": 0}, resume=False)
+    for name in ("deployed", "single"):
+        (tmp_path / name).write_text(name)
+
+    def without_room(_path: Path) -> None:
+        raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"):
+        folder.write_result(tmp_path / "deployed", tmp_path / "single", without_room)
+    assert files_below(folder.path) == [MARKER]
+    folder.write_result(tmp_path / "deployed", tmp_path / "single", Path.mkdir)
+    assert files_below(folder.path) == [SINGLE_FILE, MODEL_FILE, MARKER]
+    assert (folder.path / MODEL_FILE).read_text() == "deployed"
+    assert (folder.path / SINGLE_FILE).read_text() == "single"
+    folder.write_result(tmp_path / "single", tmp_path / "single", lambda _path: None)
+    assert files_below(folder.path) == [MODEL_FILE, MARKER]
 
 
 def test_seconds_are_those_of_all_sessions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

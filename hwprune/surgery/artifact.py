@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hwprune.errors import ArtifactError, GraphError
-from hwprune.files import replacing, write_text
+from hwprune.files import replacing, told_as_os_error, write_text
 from hwprune.graph.axes import BoolArray, ChannelAxis, IntArray, kept_positions
 from hwprune.surgery.fold import give_biases, new_bias, takes_bias
 from hwprune.surgery.forms import Form, reshape, shape_in_form
@@ -70,9 +70,18 @@ def save_slim(
         versions: Package versions to note.
         forms: Convolutions that are in another form, after the cuts.
         biases: Dotted names of layers that may have got a bias which the dense network does not have.
+
+    Raises:
+        ArtifactError: If the folder is a file, or the network keeps state that is no tensor.
+        OSError: If there is no room.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     state = _unique_tensors(slim)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ArtifactError(
+            "the slim folder is a file", where=folder, expected="a folder or nothing"
+        ) from error
     sizes = {(part.tensor, part.dim): part.channels.size for axis in axes for part in axis.slices}
     structure = Structure(
         schema=SCHEMA,
@@ -91,7 +100,8 @@ def save_slim(
         weights_sha256="0" * 64,
     )
     with replacing(folder / WEIGHTS_FILE) as temporary:
-        save_file(state, str(temporary), {SEAL: sealed(structure)})
+        with told_as_os_error("the slim network", folder / WEIGHTS_FILE):
+            save_file(state, str(temporary), {SEAL: sealed(structure)})
         digest = _sha256(temporary)
     structure = structure.model_copy(update={"weights_sha256": digest})
     write_text(folder / STRUCTURE_FILE, structure.model_dump_json(by_alias=True, indent=1) + "\n")
@@ -233,8 +243,26 @@ def _check_types(path: Path, own: Mapping[str, Tensor], state: Mapping[str, Tens
             )
 
 
+def check_state(model: nn.Module) -> None:
+    """Raises where a network keeps state that no artefact holds.
+
+    Raises:
+        ArtifactError: If an entry of its state is no tensor, as ``get_extra_state`` may return.
+    """
+    for name, value in model.state_dict(keep_vars=True).items():
+        if not isinstance(value, Tensor):
+            raise ArtifactError(
+                "the network keeps state that is no tensor",
+                where=shortened(name),
+                expected="a tensor: an artefact holds nothing that would have to be unpickled",
+                got=type(value).__name__,
+                hint="return a tensor from get_extra_state, or make the state a buffer",
+            )
+
+
 def _unique_tensors(model: nn.Module, absent: Collection[str] = ()) -> dict[str, Tensor]:
     """The state of a model, tensors that go by several names once, those of some layers left out."""
+    check_state(model)
     unique: dict[str, Tensor] = {}
     seen: set[int] = set()
     entries: list[tuple[str, Any]] = list(model.state_dict(keep_vars=True).items())

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hwprune.errors import ArtifactError
-from hwprune.files import replacing
+from hwprune.files import replacing, told_as_os_error
 
 SCHEMA = 2
 _METADATA_KEY = "hwprune"
@@ -37,11 +37,8 @@ def save_checkpoint(path: Path, state: Any) -> None:
     tensors: dict[str, Tensor] = {}
     skeleton = json.dumps(_encode(state, tensors))
     content = {"schema": SCHEMA, "state": skeleton, "sha256": _digest(skeleton, tensors)}
-    with replacing(path) as temporary:
-        try:
-            save_file(tensors, str(temporary), metadata={_METADATA_KEY: json.dumps(content)})
-        except SafetensorError as error:  # what the library makes of an OSError
-            raise OSError(None, f"the checkpoint cannot be written: {error}", str(path)) from error
+    with replacing(path) as temporary, told_as_os_error("the checkpoint", path):
+        save_file(tensors, str(temporary), metadata={_METADATA_KEY: json.dumps(content)})
 
 
 def load_checkpoint(path: Path) -> Any:
