@@ -71,3 +71,16 @@ def test_a_root_starts_a_step_with_other_weights():
     fast = GroupEnvelope(300.0).solve(norms, 0.1)
     each = GroupEnvelope(300.0, ridge=torch.ones(1000)).solve(norms, 0.1)
     torch.testing.assert_close(fast.root, each.root, rtol=1e-5, atol=0)
+
+
+@both_forms
+@pytest.mark.parametrize("strength", [1e-30, 0.02, 0.49, 0.9])
+@pytest.mark.parametrize("shape", [(200, 4), (3, 5, 40), (2, 3000)])
+def test_rows_of_float32_that_open_alike_are_a_loop(debias, strength, shape):
+    norms = torch.randn(shape, generator=torch.Generator().manual_seed(3)).exp()
+    norms[..., 1], norms[..., 2] = 0.0, norms[..., 3]
+    norms[0] = 0.0
+    envelope = GroupEnvelope(shape[-1] / 2, debias=debias)
+    batch = envelope.prox_factors(norms, strength).flatten(0, -2)
+    loop = torch.stack([envelope.prox_factors(row, strength) for row in norms.flatten(0, -2)])
+    torch.testing.assert_close(batch, loop, rtol=0, atol=1e-6)
