@@ -1,0 +1,42 @@
+"""What the benchmark of one proximal step says of the figures that are wanted."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+TOOLS = Path(__file__).parent.parent / "tools"
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    monkeypatch.syspath_prepend(str(TOOLS))
+    specification = importlib.util.spec_from_file_location("bench_prox", TOOLS / "bench_prox.py")
+    module = importlib.util.module_from_spec(specification)
+    monkeypatch.setitem(sys.modules, "bench_prox", module)
+    specification.loader.exec_module(module)
+    return module
+
+
+def seconds(sgd, warm, cold):
+    return {"SGD": [sgd], "warm": [warm], "cold": [cold], "sorted": [1.0]}
+
+
+def test_the_page_says_which_wanted_figures_are_met(bench):
+    results = {
+        100: seconds(1e-6, 1e-3, 1e-3),
+        100_000: seconds(1e-4, 4e-4, 1e-3),
+        1_000_000: seconds(1e-3, 3e-3, 2e-2),
+    }
+    assert bench.as_markdown(results, 1, "not asked for", [])[-4:] == [
+        "- warm / SGD at 1,000,000 groups: 3, at most 4 wanted: met",
+        "- cold / SGD at 1,000,000 groups: 20, at most 12 wanted: missed",
+        "- warm, greatest over least time per group from 100,000 on: 1.33, at most 1.5 wanted: met",
+        "- cold, greatest over least time per group from 100,000 on: 2, at most 1.5 wanted: missed",
+    ]
+
+
+def test_flatness_needs_two_sizes(bench):
+    page = bench.as_markdown({100: seconds(1e-6, 1e-3, 1e-3)}, 1, "not asked for", [])
+    assert page[-1].endswith("from 100,000 on: not measured, at most 1.5 wanted")
