@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -140,14 +141,15 @@ def joined() -> Iterator[None]:
     """Within the context this process trains with the others that ``torchrun`` started; else with none.
 
     Raises:
-        TrainingError: If one of the others has gone.
+        TrainingError: If one of the others has gone, or the launcher ends this process, as it does then.
     """
     if distributed() or not os.environ.keys() >= _LAUNCHED:
         yield
         return
     dist.init_process_group("gloo")
     try:
-        yield
+        with _told_to_end():
+            yield
     except RuntimeError as error:
         if not is_lost_process(error):
             raise
@@ -158,6 +160,24 @@ def joined() -> Iterator[None]:
         ) from error
     finally:
         dist.destroy_process_group()
+
+
+@contextmanager
+def _told_to_end() -> Iterator[None]:
+    """Within the context the signal that ends a process is an error, which somebody tells."""
+
+    def end(_number: int, _frame: object) -> None:
+        raise TrainingError(
+            "this process was told to end",
+            got="SIGTERM",
+            hint="where another one of this run has gone, start all of them again with --resume",
+        )
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def agree_(tensor: Tensor) -> Tensor:

@@ -277,6 +277,8 @@ def test_a_process_that_dies_ends_the_others_with_a_message(tmp_path: Path) -> N
         os.kill(int(ranks[-1]), signal.SIGKILL)
         _, told = started.communicate(timeout=120)
     assert started.returncode != 0
-    assert "Error: another process of this run has gone" in told or "SIGTERM" in told
+    # Which of the two comes first, the broken connection or the launcher's signal, is a matter of chance.
+    ours = ("Error: another process of this run has gone", "Error: this process was told to end")
+    assert any(line in told for line in ours), told
     single = [sys.executable, "-m", "hwprune", "prune", *options, "--resume"]
     assert subprocess.run(single, env=environment, capture_output=True, check=False).returncode == 0
