@@ -20,6 +20,7 @@ from torch import Tensor
 from hwprune.errors import TrainingError
 
 Value = TypeVar("Value")
+Error = TypeVar("Error", bound=Exception)
 #: How long the others wait for what the first process measures; a network's rows can take an hour.
 PATIENCE = datetime.timedelta(hours=12)
 #: Noted on errors that the first process has sent to the others.
@@ -42,9 +43,14 @@ class _Outcome(Generic[Value]):
         except Exception as error:  # raised in every process, or the others would wait for ever
             return cls(None, error)
 
-    def get(self) -> Value:
+    def get(self, *, ours: bool = False) -> Value:
+        """The value.
+
+        Args:
+            ours: Whether this process computed it, and the first does not know of an error.
+        """
         if self.error is not None:
-            if not is_first():
+            if not ours and not is_first():
                 self.error.add_note(TOLD_BY_FIRST)
             raise self.error
         return cast("Value", self.value)
@@ -91,6 +97,32 @@ def from_first(compute: Callable[[], Value]) -> Value:
         dist.broadcast_object_list(outcome, src=0, group=waiting)
     assert outcome[0] is not None  # the first process sent one
     return outcome[0].get()
+
+
+def as_first(compute: Callable[[], Value]) -> Value:
+    """What ``compute`` gives in this process; all of them compute, and what fails in the first fails in all.
+
+    For what comes out alike in every process, unless one lacks a file that the others have.
+
+    Args:
+        compute: Called in every process.
+
+    Raises:
+        Exception: What ``compute`` raises in the first process, which tells it; else what it raises in this.
+    """
+    if process_count() == 1:
+        return compute()
+    mine = _Outcome.of(compute)
+    error = from_first(lambda: mine.error)
+    outcome: _Outcome[Value] = mine if error is None else _Outcome(None, error)
+    return outcome.get(ours=error is None)
+
+
+def alike(error: Error) -> Error:
+    """Marks an error that every process that ``torchrun`` started raises: the first of them tells it."""
+    if launched_count() > 1 and os.environ["RANK"] != "0":
+        error.add_note(TOLD_BY_FIRST)
+    return error
 
 
 def from_each(value: Value) -> list[Value]:

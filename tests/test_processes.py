@@ -1,15 +1,66 @@
-"""What a process that trains with others tells when they go."""
+"""Who tells an error that several processes raise, and what is told when one goes."""
 
 from __future__ import annotations
 
 import os
 import signal
 import socket
+from contextlib import nullcontext
+from importlib import import_module
 
 import pytest
+from click.testing import CliRunner
 
+from hwprune.cli import main
 from hwprune.errors import TrainingError
-from hwprune.processes import joined
+from hwprune.processes import TOLD_BY_FIRST, alike, as_first, joined
+
+PRUNE = import_module("hwprune.cli.prune")  # the package has a command of that name
+
+
+def launched(patch: pytest.MonkeyPatch, rank: int) -> None:
+    """As torchrun starts one of two."""
+    told = {"RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "localhost", "MASTER_PORT": 1}
+    for name, value in told.items():
+        patch.setenv(name, str(value))
+
+
+def test_outside_torchrun_an_error_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "3")  # some other launcher's
+    assert not hasattr(alike(TrainingError("the loss is not finite")), "__notes__")
+
+
+@pytest.mark.parametrize(("rank", "lines"), [(0, 1), (1, 0)])
+def test_what_all_processes_raise_is_told_by_the_first(
+    rank: int, lines: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launched(monkeypatch, rank)
+    for arguments in (["--keep", "0.5", "--keep", "0.4"], ["--speedup", "0.5"]):
+        monkeypatch.setattr(PRUNE, "joined", nullcontext)
+        result = CliRunner().invoke(main, ["prune", *arguments])
+        assert result.exit_code == 1
+        assert result.stderr.count("Error: ") == lines, result.stderr
+
+
+@pytest.mark.parametrize("note", [True, False])
+def test_a_full_disk_of_the_first_process_is_told_once(note: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    error = OSError(28, "No space left on device", "model.onnx")
+    if note:
+        error.add_note(TOLD_BY_FIRST)
+
+    def full(*_arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr(PRUNE, "local_profile", full)
+    result = CliRunner().invoke(main, ["prune", "--keep", "0.5"])
+    assert result.exit_code == 1
+    assert result.stderr == ("" if note else "Error: No space left on device (model.onnx)\n")
+
+
+def test_one_process_computes_for_itself() -> None:
+    assert as_first(lambda: 3) == 3
+    with pytest.raises(ZeroDivisionError):
+        as_first(lambda: 1 // 0)
 
 
 @pytest.fixture

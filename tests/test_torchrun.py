@@ -40,10 +40,22 @@ def test_two_processes_make_the_network_that_one_makes(model: str, tmp_path: Pat
         assert float((tensor - weights[2][name]).abs().max()) < 1e-2 * scale, name
 
 
-def test_an_error_is_told_once(tmp_path: Path) -> None:
-    (tmp_path / "taken").write_text("not ours")
-    run = prune(tmp_path, processes=2)
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ((), "Error: the output folder"),
+        pytest.param(("--data", "nowhere:data"), "nowhere", marks=pytest.mark.slow),
+        pytest.param(("--speedup", "0.5"), "Error: the speed-up", marks=pytest.mark.slow),
+        pytest.param(("--device", "no-such-board"), "no-such-board", marks=pytest.mark.slow),
+        pytest.param(("--keep", "0.5", "--keep", "0.4"), "under torchrun", marks=pytest.mark.slow),
+    ],
+)
+def test_an_error_is_told_once(arguments: tuple[str, ...], told: str, tmp_path: Path) -> None:
+    if not arguments:
+        (tmp_path / "taken").write_text("not ours")
+    before = sorted(tmp_path.iterdir())
+    run = prune(tmp_path, *arguments, processes=2)
     assert run.returncode == 1
-    told = [line for line in run.stderr.splitlines() if "Error: the output folder" in line]
-    assert len(told) == 1, run.stderr
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["taken"]
+    errors = [line for line in run.stderr.splitlines() if "Error: " in line and told in line]
+    assert len(errors) == 1, run.stderr
+    assert sorted(tmp_path.iterdir()) == before

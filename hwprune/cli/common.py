@@ -25,17 +25,20 @@ def told(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
     def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
         try:
             command(*args, **kwargs)
-        except HwpruneError as error:
+        except (HwpruneError, OSError) as error:
             if TOLD_BY_FIRST not in getattr(error, "__notes__", ()):
-                click.echo(f"Error: {error}", err=True)
-            sys.exit(1)
-        except OSError as error:  # a full disk, a vanished folder
-            click.echo(f"Error: {error.strerror or error} ({error.filename or 'file system'})", err=True)
+                click.echo(f"Error: {_in_words(error)}", err=True)
             sys.exit(1)
         except KeyboardInterrupt:  # of a command that keeps nothing to go on from
             tell_interruption("Start again", sys.argv[1:])
 
     return run
+
+
+def _in_words(error: HwpruneError | OSError) -> str:
+    if isinstance(error, HwpruneError):
+        return str(error)
+    return f"{error.strerror or error} ({error.filename or 'file system'})"  # a full disk, a vanished folder
 
 
 def profiles_option(command: Callable[..., Any]) -> Callable[..., Any]:

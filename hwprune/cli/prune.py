@@ -18,9 +18,10 @@ from hwprune.cli.tensorboard import drawing
 from hwprune.cli.training import Training, telling_how_to_resume, training_options
 from hwprune.cli.variants import run_grid
 from hwprune.device.library import load_profile
+from hwprune.errors import InputError
 from hwprune.output_folder import MODEL_FILE, SINGLE_FILE
 from hwprune.pipeline import Settings, compress
-from hwprune.processes import joined
+from hwprune.processes import alike, as_first, joined
 from hwprune.report import RunReport
 from hwprune.run_page import comparison_rows
 from hwprune.runtime.environment import local_profile
@@ -69,22 +70,23 @@ def prune(
     """
     if sum(map(bool, (training.speedups, training.latencies, training.fractions))) > 1:
         raise click.UsageError("give only one of --speedup, --latency-us and --keep")
-    profile = load_profile(device, profiles) if device else local_profile(profiles)
-    name = device or profile.name
-    if len(training.targets()) > 1:
-        if tensorboard is not None:
-            raise click.UsageError("--tensorboard draws the curves of one run: give one target")
-        run_grid(training.grid([model], data, {name: profile}), out, resume=resume, as_json=as_json)
-        return
-    console = Console(stderr=as_json, highlight=False)
-    settings = _settings(model, data, name, training, training.granularity or profile.granularity)
-    with (
-        joined(),
-        telling_how_to_resume(),
-        observing(console) as lines,
-        drawing(lines, tensorboard) as observer,
-    ):
-        report = compress(settings, profile, out, observer, resume=resume)
+    several = _several(training)
+    if several and tensorboard is not None:
+        raise click.UsageError("--tensorboard draws the curves of one run: give one target")
+    with joined():
+        profile = as_first(lambda: load_profile(device, profiles) if device else local_profile(profiles))
+        name = device or profile.name
+        if several:
+            run_grid(training.grid([model], data, {name: profile}), out, resume=resume, as_json=as_json)
+            return
+        console = Console(stderr=as_json, highlight=False)
+        settings = _settings(model, data, name, training, training.granularity or profile.granularity)
+        with (
+            telling_how_to_resume(),
+            observing(console) as lines,
+            drawing(lines, tensorboard) as observer,
+        ):
+            report = compress(settings, profile, out, observer, resume=resume)
     if report is None:  # the first of several processes tells
         return
     if as_json:
@@ -93,10 +95,23 @@ def prune(
         _print_report(console, report, out)
 
 
+def _several(training: Training) -> bool:
+    """Whether there are several targets."""
+    try:
+        return len(training.targets()) > 1
+    except InputError as error:
+        raise alike(error) from None
+
+
 def _settings(model: str, data: str, device: str, training: Training, granularity: str) -> Settings:
     """What a run with one target is asked to do."""
-    recipe, (target,) = training.recipe(data), training.targets()
-    fine_tune = training.fine_tune(recipe, several=False)
+    (target,) = training.targets()
+    try:
+        recipe = training.recipe(data)
+        fine_tune = training.fine_tune(recipe, several=False)
+        distillation = training.distillation(fine_tune)
+    except InputError as error:
+        raise alike(error) from None
     return Settings(
         model,
         data,
@@ -108,7 +123,7 @@ def _settings(model: str, data: str, device: str, training: Training, granularit
         granularity,
         None if training.weights is None else str(training.weights),
         fine_tune,
-        distillation=training.distillation(fine_tune),
+        distillation=distillation,
         reconstruct=training.reconstruction(fine_tune, granularity),
     )
 

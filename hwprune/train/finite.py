@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from hwprune.errors import TrainingError
+from hwprune.processes import alike
 
 _HINT = "try a lower learning rate, and look for odd values in the data"
 
@@ -34,6 +35,7 @@ def not_finite(where: str) -> TrainingError:
     Args:
         where: The parameter or layer.
     """
-    return TrainingError(
+    error = TrainingError(
         "the weights are not finite", where=where, expected="numbers", got="NaN or infinity", hint=_HINT
     )
+    return alike(error)  # gradients are summed over all processes

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from hwprune.errors import HwpruneError, InputError, TrainingError
 from hwprune.graph.twin import copy_of
-from hwprune.processes import is_lost_process
+from hwprune.processes import alike, is_lost_process
 from hwprune.train.distillation import Distillation
 from hwprune.train.finite import check_finite
 from hwprune.train.randomness import Randomness
@@ -151,6 +151,17 @@ def _failures_told(where: str, count: int) -> Iterator[None]:
         ) from error
 
 
+def _not_finite(loss: float, where: str) -> TrainingError:
+    """The error to raise for the sum of all processes' losses."""
+    return TrainingError(
+        "the loss is not finite",
+        where=where,
+        expected="a number",
+        got=loss,
+        hint="try a lower --learning-rate, and look for odd values in the data",
+    )
+
+
 class Trainer:
     """Trains one network on one data set.
 
@@ -243,13 +254,7 @@ class Trainer:
             loss = self._loss(mine, wanted, len(labels))
             value = total(float(loss.detach()))
             if not math.isfinite(value):
-                raise TrainingError(
-                    "the loss is not finite",
-                    where=where,
-                    expected="a number",
-                    got=value,
-                    hint="try a lower --learning-rate, and look for odd values in the data",
-                )
+                raise alike(_not_finite(value, where))
             loss.backward()  # type: ignore[no-untyped-call]
             add_up_gradients(self.model.parameters())
         return value

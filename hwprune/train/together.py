@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from hwprune.errors import InputError
-from hwprune.processes import process_count
+from hwprune.processes import alike, process_count
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
 
@@ -31,11 +31,13 @@ def share_of(batch: Tensor) -> Tensor:
     if count == 1:
         return batch
     if len(batch) < count:
-        raise InputError(
-            "a batch is too small to be shared",
-            where="--batch-size",
-            expected=f"at least {count} images, one for each process",
-            got=len(batch),
+        raise alike(
+            InputError(
+                "a batch is too small to be shared",
+                where="--batch-size",
+                expected=f"at least {count} images, one for each process",
+                got=len(batch),
+            )
         )
     return torch.tensor_split(batch, count)[dist.get_rank()]
 
