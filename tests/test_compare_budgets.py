@@ -9,6 +9,10 @@ from pathlib import Path
 
 import click
 import pytest
+import torch
+from safetensors.torch import load_file
+
+from hwprune.train.checkpoint import save_checkpoint
 
 TOOLS = Path(__file__).parent.parent / "tools"
 
@@ -23,24 +27,30 @@ def tool(monkeypatch):
     return module
 
 
+def network(folder, accuracy, target, seconds, *, met=False):
+    """A folder of one network, of what the tool reads: 20 seconds dense, and two epochs of ``seconds``."""
+    folder.mkdir(parents=True)
+    (folder / "history.csv").write_text(
+        f"phase,seconds\ndense,10\ndense,10\nprune,{seconds}\nprune,{seconds}\n"
+    )
+    report = {
+        "slim": {"accuracy": accuracy},
+        "speedup": target + 0.02,
+        "target_met": met,
+        "seconds": 2 * seconds + 4,
+        "fine_tune": {"epochs": 2},
+    }
+    (folder / "report.json").write_text(json.dumps(report))
+    return folder
+
+
 def finished(folder, accuracies, seconds):
     """A folder as a run leaves it whose networks miss their targets, of what the tool reads."""
     variants = []
     for target, accuracy in accuracies.items():
         name = f"net-{target:g}"
-        (folder / name).mkdir(parents=True)
-        (folder / name / "history.csv").write_text(
-            f"phase,seconds\ndense,10\ndense,10\nprune,{seconds}\nprune,{seconds}\n"
-        )
-        variants.append(
-            {
-                "name": name,
-                "target": {"value": target},
-                "status": "missed",
-                "slim": {"accuracy": accuracy},
-                "speedup": target + 0.02,
-            }
-        )
+        network(folder / name, accuracy, target, seconds)
+        variants.append({"name": name, "target": {"value": target}, "status": "missed"})
     (folder / "manifest.json").write_text(json.dumps({"variants": variants}))
     return folder
 
@@ -50,12 +60,49 @@ def test_the_dense_training_counts_once_and_differences_are_per_seed(tool, tmp_p
     for seed in range(2):
         one = finished(tmp_path / f"{seed}a", {1.5: 0.90, 3.0: 0.85 + 0.01 * seed}, 3)
         own = finished(tmp_path / f"{seed}b", {1.5: 0.91, 3.0: 0.85}, 10)
-        sides.append({"one run": tool.read_side(one), "own runs": tool.read_side(own)})
+        direct = {
+            1.5: network(tmp_path / f"{seed}c", 0.90, 1.5, 4, met=True),
+            3.0: network(tmp_path / f"{seed}d", 0.84, 3.0, 4),
+        }
+        one, own = (tool.read_side(tool.folders_of(folder)) for folder in (one, own))
+        sides.append({tool.ONE: one, tool.OWN: own, tool.DIRECT: tool.read_side(direct, one.dense_seconds)})
     page = "\n".join(tool.lines_of(sides))
-    assert "| 1.5 | 90.00 (0.00), 1.52 | 91.00 (0.00), 1.52 | -1.00 (0.00) |" in page
-    assert "| 3 | 85.50 (0.71), 3.02 | 85.00 (0.00), 3.02 | +0.50 (0.71) |" in page
-    # 20 s dense and twice 6 s, against 20 s dense and 20 s
-    assert "take 0.80 times the epochs' seconds" in page
+    rows = {
+        line.split(" | ")[0].strip("| "): line.split(" | ")[1:] for line in page.splitlines() if "|" in line
+    }
+    assert rows["1.5"][:3] == ["90.00 (0.00), 1.52", "91.00 (0.00), 1.52", "90.00 (0.00), 1.52"]
+    assert rows["1.5"][3:] == ["-1.00 (0.00)", "+0.00 (0.00) |"]
+    assert rows["3"][3:] == ["+0.50 (0.71)", "+1.50 (0.71) |"]
+    assert "4 of 4 (one run), 4 of 4 (own runs), 2 of 4 (direct)" in page
+    costs = [cells for title, cells in rows.items() if "target" in title and "hwprune" in title]
+    # 20 s dense and twice 6 s of epochs or 10 s of the clock, against 20 s dense and 20 s or 24 s
+    assert costs == [["0.80 (0.80 to 0.80)", "0.91 (0.91 to 0.91) |"]]
+    # ... against 20 s dense and twice 8 s or 12 s
+    assert rows["all targets, direct, the dense training once"] == [
+        "0.89 (0.89 to 0.89)",
+        "0.91 (0.91 to 0.91) |",
+    ]
+
+
+def test_direct_runs_start_from_the_dense_weights_of_the_one_run(tool, tmp_path, monkeypatch):
+    chain, commands = finished(tmp_path / "0-one-run", {1.5: 0.9, 3.0: 0.8}, 3), []
+    weights = {"layer.weight": torch.arange(6.0).reshape(2, 3)}
+    (chain / ".shared").mkdir()
+    save_checkpoint(chain / ".shared" / "dense-net-12.safetensors", {"model": weights, "history": []})
+
+    def command(words, **_options):
+        commands.append(words)
+        network(tmp_path / "direct" / "3", 0.8, 3.0, 3)
+        return subprocess.CompletedProcess(words, 0)
+
+    monkeypatch.setattr(tool.subprocess, "run", command)
+    for _ in range(2):  # the second time it is complete
+        tool.run_direct(tmp_path / "direct" / "3", ["--speedup", "3"], chain)
+    (words,) = commands
+    assert words[words.index("--fine-tune-epochs") + 1] == "2"
+    given = load_file(words[words.index("--weights") + 1])
+    assert torch.equal(given["layer.weight"], weights["layer.weight"])
+    assert "--resume" not in words
 
 
 @pytest.mark.parametrize(("targets", "refused"), [(2, False), (3, True)])

@@ -1,10 +1,15 @@
-"""Several targets from one training, against a training of its own for each.
+"""Several targets from one training, against two ways to train for each target by itself.
 
     python tools/compare_budgets.py --out docs/budgets.md
 
-For every seed the same command runs twice: as it is, where each network starts from the one at the looser
-target, and with ``--from-scratch``, where each is pruned from random weights. The dense training counts once
-on either side. Runs that are complete are not repeated.
+For every seed three sides are made of the same targets:
+
+- one run: the command with all targets, where each network is fine-tuned from the one at the looser target;
+- own runs: the same with ``--from-scratch``, where each is pruned from random weights, as a command with one
+  target does it by default;
+- direct: each target by itself, fine-tuned from the same dense weights with the recipe of the one run.
+
+The dense training counts once on every side; runs that are complete are not repeated.
 """
 
 from __future__ import annotations
@@ -13,19 +18,28 @@ import shlex
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 import pandas as pd
 from bench_pages import machine_line, write_page
+from safetensors.torch import save_file
 
+from hwprune.files import replacing
+from hwprune.output_folder import CHECKPOINTS, HISTORY_FILE, REPORT_FILE
 from hwprune.report import read_json
+from hwprune.train.checkpoint import load_checkpoint
+from hwprune.variant_tasks import SHARED_FOLDER
 from hwprune.variants_page import MANIFEST_FILE
 
-#: Name of a side to the options that make it.
-SIDES = {"one run": (), "own runs": ("--from-scratch",)}
+#: Names of the sides.
+ONE, OWN, DIRECT = "one run", "own runs", "direct"
+
+#: Sides that are one command with all targets, to the options that make them.
+GRIDS: Mapping[str, Sequence[str]] = {ONE: (), OWN: ("--from-scratch",)}
 
 #: Exit code of the command where a network failed or misses its target.
 MISSED = 1
@@ -33,69 +47,129 @@ MISSED = 1
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One run of the command with one seed.
+    """The networks of one side with one seed.
 
     Attributes:
         accuracies: By target, in percent.
         speedups: Measured, by target.
-        dense_seconds: Of the dense training.
+        missed: Targets that were not met.
+        dense_seconds: Of the dense training's epochs.
         seconds: Of each pruning's epochs, by target.
+        wall_seconds: Of each network from its start to its report, by target, without the dense training.
     """
 
     accuracies: dict[float, float]
     speedups: dict[float, float]
+    missed: frozenset[float]
     dense_seconds: float
     seconds: dict[float, float]
+    wall_seconds: dict[float, float]
+
+    @property
+    def whole(self) -> tuple[float, float]:
+        """Seconds of all targets and one dense training: of the epochs, and of the clock."""
+        return self._with_dense(sum)
+
+    @property
+    def single(self) -> tuple[float, float]:
+        """Seconds of one target (the mean) and one dense training: of the epochs, and of the clock."""
+        return self._with_dense(statistics.mean)
+
+    def _with_dense(self, reduce: Any) -> tuple[float, float]:
+        return (
+            self.dense_seconds + reduce(self.seconds.values()),
+            self.dense_seconds + reduce(self.wall_seconds.values()),
+        )
 
 
-def read_side(folder: Path) -> Side:
-    """What a finished run came to."""
-    variants = read_json(folder / MANIFEST_FILE, "hwprune prune")["variants"]
-    by_target = {float(variant["target"]["value"]): variant for variant in variants}
-    histories = {
-        target: pd.read_csv(folder / variant["name"] / "history.csv") for target, variant in by_target.items()
-    }
+def folders_of(grid: Path) -> dict[float, Path]:
+    """Target to folder of the networks that one command has made."""
+    variants = read_json(grid / MANIFEST_FILE, "hwprune prune")["variants"]
+    return {float(variant["target"]["value"]): grid / variant["name"] for variant in variants}
+
+
+def read_side(folders: Mapping[float, Path], dense_seconds: float | None = None) -> Side:
+    """What finished runs came to.
+
+    Args:
+        folders: By target.
+        dense_seconds: Of the dense training; by default the history says.
+    """
+    reports = {target: read_json(folder / REPORT_FILE, "hwprune prune") for target, folder in folders.items()}
+    histories = {target: pd.read_csv(folder / HISTORY_FILE) for target, folder in folders.items()}
     first = next(iter(histories.values()))
     return Side(
-        {target: 100 * variant["slim"]["accuracy"] for target, variant in by_target.items()},
-        {target: variant["speedup"] for target, variant in by_target.items()},
-        float(first.loc[first["phase"] == "dense", "seconds"].sum()),
-        {
-            target: float(history.loc[history["phase"] == "prune", "seconds"].sum())
-            for target, history in histories.items()
-        },
+        {target: 100 * report["slim"]["accuracy"] for target, report in reports.items()},
+        {target: report["speedup"] for target, report in reports.items()},
+        frozenset(target for target, report in reports.items() if not report["target_met"]),
+        _seconds(first, "dense") if dense_seconds is None else dense_seconds,
+        {target: _seconds(history, "prune") for target, history in histories.items()},
+        {target: float(report["seconds"]) for target, report in reports.items()},
     )
 
 
-def lines_of(sides: Sequence[dict[str, Side]]) -> list[str]:
-    """The table over all seeds, and what it cost."""
+def _seconds(history: pd.DataFrame, phase: str) -> float:
+    return float(history.loc[history["phase"] == phase, "seconds"].sum())
+
+
+def lines_of(seeds: Sequence[Mapping[str, Side]]) -> list[str]:
+    """The table over all seeds, what was missed, and what it cost."""
+    names = (ONE, OWN, DIRECT)
+    titles = " | ".join(f"{name}: accuracy (sd), measured" for name in names)
     lines = [
-        "| speed-up asked for | one run: accuracy (sd), measured | own runs: accuracy (sd), measured "
-        "| difference, points (sd) |",
-        "|---|---|---|---|",
+        f"| speed-up | {titles} | one run - own runs, points (sd) | one run - direct, points (sd) |",
+        "|---" * 6 + "|",
     ]
-    for target in sides[0]["one run"].accuracies:
-        cells = []
-        for name in SIDES:
-            scores = [seed[name].accuracies[target] for seed in sides]
-            reached = statistics.mean(seed[name].speedups[target] for seed in sides)
-            cells.append(f"{statistics.mean(scores):.2f} ({_deviation(scores)}), {reached:.2f}")
-        gaps = [seed["one run"].accuracies[target] - seed["own runs"].accuracies[target] for seed in sides]
-        lines.append(
-            f"| {target:g} | {' | '.join(cells)} | {statistics.mean(gaps):+.2f} ({_deviation(gaps)}) |"
-        )
-    costs = [_cost(seed["one run"], seed["own runs"]) for seed in sides]
+    for target in seeds[0][ONE].accuracies:
+        cells = [_scores([seed[name] for seed in seeds], target) for name in names]
+        gaps = [_gaps(seeds, other, target) for other in (OWN, DIRECT)]
+        lines.append(f"| {target:g} | {' | '.join([*cells, *gaps])} |")
+    made = len(seeds) * len(seeds[0][ONE].accuracies)
+    missed = [f"{sum(len(seed[name].missed) for seed in seeds)} of {made} ({name})" for name in names]
+    return [*lines, "", f"Networks that miss their target: {', '.join(missed)}.", "", *_costs(seeds)]
+
+
+def _scores(sides: Sequence[Side], target: float) -> str:
+    scores = [side.accuracies[target] for side in sides]
+    reached = statistics.mean(side.speedups[target] for side in sides)
+    return f"{statistics.mean(scores):.2f} ({_deviation(scores)}), {reached:.2f}"
+
+
+def _gaps(seeds: Sequence[Mapping[str, Side]], other: str, target: float) -> str:
+    gaps = [seed[ONE].accuracies[target] - seed[other].accuracies[target] for seed in seeds]
+    return f"{statistics.mean(gaps):+.2f} ({_deviation(gaps)})"
+
+
+def _costs(seeds: Sequence[Mapping[str, Side]]) -> list[str]:
+    """All targets of the one run, as multiples of each other thing that one could do instead."""
+    rows = {
+        "one target, `hwprune prune --speedup X`: dense and pruned from random weights": (OWN, "single"),
+        "one target, direct: dense and fine-tuned with the recipe of the one run": (DIRECT, "single"),
+        "all targets, each pruned from random weights, the dense training once": (OWN, "whole"),
+        "all targets, direct, the dense training once": (DIRECT, "whole"),
+    }
+    lines = [
+        "What the one run costs with all its targets and its dense training, as a multiple of:",
+        "",
+        "| | epochs' seconds (range) | wall seconds (range) |",
+        "|---|---|---|",
+    ]
+    for title, (name, extent) in rows.items():
+        ratios = [
+            [mine / other for mine, other in zip(seed[ONE].whole, getattr(seed[name], extent), strict=True)]
+            for seed in seeds
+        ]
+        cells = [
+            f"{statistics.mean(r):.2f} ({min(r):.2f} to {max(r):.2f})" for r in zip(*ratios, strict=True)
+        ]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
     return [
         *lines,
         "",
-        f"All targets in one run take {statistics.mean(costs):.2f} times the epochs' seconds of a run of its",
-        f"own with one target ({min(costs):.2f} to {max(costs):.2f}); both include the dense training.",
+        "One target is the mean over the targets. Wall seconds are those of `report.json` (calibration,",
+        "turns of the closed loop, fit, export and timing included) and the epochs of the dense training.",
+        "Rows and calibrations are kept on the machine: what is made later finds them there.",
     ]
-
-
-def _cost(together: Side, alone: Side) -> float:
-    own = statistics.mean(alone.seconds.values())
-    return (together.dense_seconds + sum(together.seconds.values())) / (alone.dense_seconds + own)
 
 
 def _deviation(values: Sequence[float]) -> str:
@@ -132,6 +206,57 @@ def run(folder: Path, options: Sequence[str]) -> None:
         raise click.ClickException(f"{shlex.join(command)} failed")
 
 
+def run_direct(folder: Path, options: Sequence[str], chain: Path) -> None:
+    """Fine-tunes a network for one target from the dense weights of a run with all of them, as that run does.
+
+    Args:
+        folder: Where it goes; left alone where it is complete.
+        options: Of the command, with one target.
+        chain: The run with all targets, complete.
+
+    Raises:
+        ClickException: If it fails.
+    """
+    if (folder / REPORT_FILE).is_file() and not (folder / CHECKPOINTS).exists():
+        return
+    looser = next(iter(folders_of(chain).values()))
+    epochs = read_json(looser / REPORT_FILE, "hwprune prune")["fine_tune"]["epochs"]
+    command = [sys.executable, "-m", "hwprune", "prune", *options, "--fine-tune-epochs", str(epochs)]
+    command += ["--weights", str(dense_weights(chain)), "--out", str(folder)]
+    if folder.exists():
+        command.append("--resume")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if subprocess.run(command, check=False).returncode:
+        raise click.ClickException(f"{shlex.join(command)} failed")
+
+
+def dense_weights(chain: Path) -> Path:
+    """File of the weights of the dense training that the networks of a run share; written beside the run."""
+    path = chain.with_name(f"{chain.name}-dense.safetensors")
+    if not path.is_file():
+        (training,) = (chain / SHARED_FOLDER).glob("dense-*.safetensors")
+        weights = load_checkpoint(training)["model"]
+        with replacing(path) as temporary:
+            save_file({name: tensor.contiguous() for name, tensor in weights.items()}, temporary)
+    return path
+
+
+def sides_of(work: Path, seed: int, options: Sequence[str], speedups: Sequence[float]) -> dict[str, Side]:
+    """Makes what is missing of one seed and reads all of it."""
+    seeded = [*options, "--seed", str(seed)]
+    targets = {speedup: ["--speedup", f"{speedup:g}"] for speedup in speedups}
+    sides = {}
+    for name, extra in GRIDS.items():
+        folder = work / f"{seed}-{name.replace(' ', '-')}"
+        run(folder, [*seeded, *(word for words in targets.values() for word in words), *extra])
+        sides[name] = read_side(folders_of(folder))
+    chain = work / f"{seed}-{ONE.replace(' ', '-')}"
+    alone = {target: work / f"{seed}-{DIRECT}" / f"{target:g}" for target in sides[ONE].accuracies}
+    for target, folder in alone.items():
+        run_direct(folder, [*seeded, *targets[target]], chain)
+    return {**sides, DIRECT: read_side(alone, sides[ONE].dense_seconds)}
+
+
 @click.command()
 @click.option("--out", type=click.Path(path_type=Path), help="Where the page goes; shown by default.")
 @click.option("--work", type=click.Path(path_type=Path), default=Path("budgets-work"), show_default=True)
@@ -150,23 +275,22 @@ def main(
     """Runs what is missing and writes the page."""
     options = ["--model", model, "--data", data, "--device", device, "--epochs", str(epochs)]
     options += ["--train-images", str(images), "--batch-size", str(batch_size)]
-    for speedup in speedups:
-        options += ["--speedup", f"{speedup:g}"]
-    sides = []
-    for seed in range(seeds):
-        for name, extra in SIDES.items():
-            run(work / f"{seed}-{name.replace(' ', '-')}", [*options, "--seed", str(seed), *extra])
-        sides.append({name: read_side(work / f"{seed}-{name.replace(' ', '-')}") for name in SIDES})
+    seeds_sides = [sides_of(work, seed, options, speedups) for seed in range(seeds)]
+    asked = [*options, *(word for speedup in speedups for word in ("--speedup", f"{speedup:g}"))]
     write_page(
         [
             "# Several targets from one training",
             "",
-            f"Written by `tools/compare_budgets.py`: `hwprune prune {shlex.join(options)}`, {seeds} seeds,",
-            "as it is and with `--from-scratch`. Accuracies in percent, mean and standard deviation.",
+            f"Written by `tools/compare_budgets.py`, {seeds} seeds. One run: `hwprune prune",
+            f"{shlex.join(asked)}`, each network fine-tuned from the one at the looser target.",
+            "Own runs: the same with `--from-scratch`, each pruned from random weights for all the epochs,",
+            "as `hwprune prune` with one target does it. Direct: `hwprune prune --weights` with one target",
+            "and the dense weights of the one run, fine-tuned by the same recipe.",
+            "Accuracies in percent, mean and standard deviation.",
             "",
             machine_line(),
             "",
-            *lines_of(sides),
+            *lines_of(seeds_sides),
         ],
         out,
     )
