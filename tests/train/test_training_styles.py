@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import hwprune
 from hwprune.graph.coupling import find_axes
 from hwprune.groups.channel import ChannelGroups
 from hwprune.groups.costs import CountBudget
@@ -125,9 +126,30 @@ class ConstantScheduler(Training):
         self.scheduler.step()
 
 
+class ScaledByPowersOfTwo(Training):
+    """No step overflows, and the scale comes out of the gradients again exactly."""
+
+    def prepare(self) -> None:
+        self.scaler = torch.amp.GradScaler("cpu", init_scale=16.0)
+
+    def step(self, images: Tensor, labels: Tensor) -> None:
+        self.optimizer.zero_grad()
+        self.scaler.scale(nn.functional.cross_entropy(self.model(images), labels)).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+
 SAME_MATHS = {
     style.__name__: style
-    for style in (Accumulating, ClippingNothing, ChannelsLast, ParameterGroups, Closure, ConstantScheduler)
+    for style in (
+        Accumulating,
+        ClippingNothing,
+        ChannelsLast,
+        ParameterGroups,
+        Closure,
+        ConstantScheduler,
+        ScaledByPowersOfTwo,
+    )
 }
 
 
@@ -151,6 +173,21 @@ class AdamW(Training):
     make_optimizer = staticmethod(lambda model: torch.optim.AdamW(model.parameters(), lr=0.01, fused=True))
 
 
+@pytest.fixture(scope="module")
+def plain_adamw() -> ProximalStep:
+    return AdamW().run()
+
+
+@pytest.mark.parametrize("style", [Accumulating, ClippingNothing, ChannelsLast, ScaledByPowersOfTwo])
+def test_nor_does_it_with_an_adaptive_optimiser(
+    style: type[Training], plain_adamw: ProximalStep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(style, "make_optimizer", staticmethod(AdamW.make_optimizer), raising=False)
+    proximal = style().run()
+    assert proximal.step == STEPS
+    assert torch.equal(proximal.alive, plain_adamw.alive)
+
+
 class RmsProp(Training):
     make_optimizer = staticmethod(lambda model: torch.optim.RMSprop(model.parameters(), lr=0.002))
 
@@ -171,6 +208,15 @@ class Clipping(Training):
         self.optimizer.step()
 
 
+class CosineScheduler(Training):
+    def prepare(self) -> None:
+        self.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, STEPS)
+
+    def step(self, images: Tensor, labels: Tensor) -> None:
+        super().step(images, labels)
+        self.scheduler.step()
+
+
 class Bfloat16(Training):
     def step(self, images: Tensor, labels: Tensor) -> None:
         self.optimizer.zero_grad()
@@ -187,15 +233,28 @@ class Scaled(Training):
         self.scaler = torch.amp.GradScaler("cpu", init_scale=16.0)
         self.taken = 0
 
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        return nn.functional.cross_entropy(self.model(images), labels)
+
     def step(self, images: Tensor, labels: Tensor) -> None:
         self.optimizer.zero_grad()
-        loss = nn.functional.cross_entropy(self.model(images), labels)
+        loss = self.loss(images, labels)
         if self.taken < 3:
             loss = loss * float("inf")
         self.taken += 1
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
+
+
+class Float16(Scaled):
+    """Half precision, whose small gradients the scaler saves; steps overflow as above."""
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.float16):
+            output = self.model(images)
+            assert output.dtype == torch.float16
+            return nn.functional.cross_entropy(output, labels)
 
 
 class ScaledFused(Scaled):
@@ -206,7 +265,19 @@ class ScaledFused(Scaled):
 
 OTHER_MATHS = {
     style.__name__: style
-    for style in (Adam, AdamW, RmsProp, Adagrad, Nadam, Clipping, Bfloat16, Scaled, ScaledFused)
+    for style in (
+        Adam,
+        AdamW,
+        RmsProp,
+        Adagrad,
+        Nadam,
+        Clipping,
+        CosineScheduler,
+        Bfloat16,
+        Scaled,
+        Float16,
+        ScaledFused,
+    )
 }
 
 
@@ -242,3 +313,27 @@ def test_a_compiled_model_has_the_same_survivors(plain: ProximalStep) -> None:
     original = training.model
     training.model = torch.compile(original)  # type: ignore[assignment]
     assert torch.equal(training.run().alive, plain.alive)
+
+
+def test_half_precision_goes_through_the_compressor_to_a_slim_network() -> None:
+    training = Float16()
+    training.model = network()
+    example = batch(0)[0][:2]
+    compressor = hwprune.Compressor(
+        training.model,
+        example,
+        hwprune.load_profile("x86-avx2-ort"),
+        hwprune.Keep(0.5),
+        total_steps=STEPS,
+        measure=False,
+    )
+    training.optimizer = compressor.wrap(training.make_optimizer(training.model))
+    for index in range(STEPS + 3):  # the first three are skipped
+        training.step(*batch(index))
+    assert compressor.proximal.settled
+    result = compressor.finish([example])
+    training.model.eval()
+    with torch.no_grad():
+        assert torch.allclose(result.model(example), training.model(example), atol=1e-5)
+    before, after = (sum(p.numel() for p in model.parameters()) for model in (training.model, result.model))
+    assert after < 0.6 * before
