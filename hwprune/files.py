@@ -38,7 +38,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def told_as_os_error(what: str, path: Path) -> Iterator[None]:
-    """Within the context safetensors writes a file; what it makes of a full disk is an :class:`OSError` again.
+    """Within the context safetensors writes a file; what it makes of a full disk becomes an :class:`OSError`.
 
     Args:
         what: Is being written, for the message.
