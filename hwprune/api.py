@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
 
-from hwprune.compressor import Result
+from hwprune.branch_scope import BranchScope
+from hwprune.channel_scope import ChannelScope
+from hwprune.compressor import CHANNEL, Result
 from hwprune.device.predict import Prediction, predict_operators
 from hwprune.device.profile import DeviceProfile
 from hwprune.errors import InputError
@@ -15,12 +18,18 @@ from hwprune.graph.record import ExampleInputs
 from hwprune.graph.trace import trace_operators, with_densities
 from hwprune.notes import log_note
 from hwprune.operators import Operator
+from hwprune.plan import Plan
 from hwprune.runtime.base import is_here
 from hwprune.runtime.environment import versions
 from hwprune.runtime.local import localize
 from hwprune.runtime.onnx_graph import read_operators
 from hwprune.runtime.rows import with_zeros
+from hwprune.scope import Request
 from hwprune.surgery.artifact import load_slim
+from hwprune.targets import Keep
+
+#: Granularities whose groups have a latency of their own before anything is trained.
+PREVIEWED: dict[str, type[ChannelScope | BranchScope]] = {CHANNEL: ChannelScope, "branch": BranchScope}
 
 
 def predict(
@@ -53,6 +62,46 @@ def predict(
         needed = [*dense, *with_zeros(dense)] if profile.prices_zeros else dense
         profile = localize(profile, needed, notify=log_note)
     return predict_operators(operators, profile)
+
+
+def preview(
+    model: nn.Module,
+    example_inputs: ExampleInputs,
+    profile: DeviceProfile,
+    *,
+    granularity: str = CHANNEL,
+    keep: Sequence[str] = (),
+    measure: bool = True,
+    notify: Callable[[str], None] = log_note,
+) -> Plan:
+    """What could be pruned, before anything is trained: what leaves together, what stays and why.
+
+    Args:
+        model: Any network; not touched.
+        example_inputs: A tensor, a sequence of arguments or a mapping of keyword arguments.
+        profile: The device.
+        granularity: What leaves, a key of :data:`PREVIEWED`.
+        keep: Names of modules that must stay whole.
+        measure: Whether operators that nothing prices are measured on this machine.
+        notify: Called with one line for everything the user should know; logged by default.
+
+    Returns:
+        Widths, and the latency that each axis could free; none where an operator has no price.
+
+    Raises:
+        GraphError: If the forward pass fails or nothing can be pruned.
+        InputError: If an argument is wrong.
+    """
+    if granularity not in PREVIEWED:
+        raise InputError(
+            "nothing is known of such groups before they are trained",
+            where="granularity",
+            expected=f"one of {', '.join(PREVIEWED)}",
+            got=granularity,
+        )
+    request = Request(model, model, example_inputs, profile, Keep(1.0), keep, measure, notify)
+    scope = PREVIEWED[granularity](request)
+    return replace(scope.preview(), predicted_us=scope.dense_predicted_us)
 
 
 def _operators_of(

@@ -55,9 +55,16 @@ class PlanRow:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All axes of a network, in execution order."""
+    """All axes of a network, in execution order.
+
+    Attributes:
+        rows: One for each.
+        predicted_us: Predicted latency of the dense network in microseconds (an estimate), ``None`` where it
+            is unknown or was not asked for.
+    """
 
     rows: tuple[PlanRow, ...]
+    predicted_us: float | None = None
 
     def as_records(self) -> list[dict[str, object]]:
         """The rows as the report carries them."""

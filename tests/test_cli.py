@@ -121,6 +121,45 @@ def test_a_plan_says_what_is_tied_pinned_and_freed() -> None:
     assert "cut together with" in shown.output
 
 
+def test_a_plan_takes_oblong_images() -> None:
+    result = run("plan", "resnet8:1x8x16", "--json")
+    assert result.exit_code == 0, result.output
+    plan = json.loads(result.stdout)
+    assert plan["network"] == "resnet8:1x8x16"
+    assert any(layer["staircase"] for layer in plan["layers"])
+
+
+ANY_NETWORK = """
+import torch
+from torch import nn
+
+class Between(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.left = nn.Sequential(nn.Linear(5, 32), nn.ReLU(), nn.Linear(32, 4))
+        self.right, self.head = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, left, right):
+        return self.head(torch.special.bessel_j1(self.left(left) + self.right(right)))
+
+def between():
+    return Between(), {"left": torch.zeros(2, 5), "right": torch.zeros(2, 3)}
+"""
+
+
+def test_a_plan_of_any_network_has_widths_where_no_price_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "any_network.py").write_text(ANY_NETWORK)
+    monkeypatch.syspath_prepend(tmp_path)
+    shown = run("plan", "any_network:between")
+    assert shown.exit_code == 0, shown.output
+    assert "nothing prices special_bessel_j1" in shown.output
+    assert "so no latency is known" in shown.output
+    assert "left.0: 32 channels in steps of" in shown.output
+    assert "could free" not in shown.output
+
+
 def test_a_plan_of_branches_says_what_each_could_free() -> None:
     result = run("plan", "--granularity", "branch", "--json")
     assert result.exit_code == 0, result.output

@@ -42,6 +42,7 @@ CONTRACT = {
     "load_profile",
     "measure",
     "predict",
+    "preview",
     "save",
 }
 

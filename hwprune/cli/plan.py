@@ -8,20 +8,15 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from hwprune.branch_scope import BranchScope
-from hwprune.channel_scope import ChannelScope
+from hwprune.api import PREVIEWED, preview
 from hwprune.cli.common import json_option, profiles_option, told
-from hwprune.cli.profile_networks import make_networks
+from hwprune.cli.profile_networks import CLASSES, name_and_shape
 from hwprune.cli.progress import Lines
 from hwprune.compressor import CHANNEL
 from hwprune.device.library import load_profile
 from hwprune.plan import PlanRow
 from hwprune.runtime.environment import local_profile
-from hwprune.scope import Request
-from hwprune.targets import Keep
-
-#: Granularities whose groups have a latency of their own before anything is trained.
-PLANNED: dict[str, type[ChannelScope | BranchScope]] = {CHANNEL: ChannelScope, "branch": BranchScope}
+from hwprune.workloads import make_with_inputs
 
 
 @click.command("plan")
@@ -29,7 +24,7 @@ PLANNED: dict[str, type[ChannelScope | BranchScope]] = {CHANNEL: ChannelScope, "
 @click.option("--device", help="Profile name or folder; default: the one of this machine's CPU runtime.")
 @click.option(
     "--granularity",
-    type=click.Choice(tuple(PLANNED)),
+    type=click.Choice(tuple(PREVIEWED)),
     default=CHANNEL,
     show_default=True,
     help="What leaves.",
@@ -42,22 +37,22 @@ def plan_command(
 ) -> None:
     """Show what would leave together, what is pinned and why, and the latency that each of it could free.
 
-    Latencies are estimates from rows measured on this machine; nothing is trained.
+    MODEL is a built-in name or package.module:callable; a callable may return a network, or any network and
+    what it is called with (a tensor, a sequence or a mapping). Latencies are estimates from rows measured on
+    this machine; nothing is trained.
 
-    Example: hwprune plan resnet20:3x32x32
+    Example: hwprune plan resnet20:3x32x64
     """
-    ((name, found),) = make_networks([network]).items()
+    name, shape = name_and_shape(network, network)
+    model, inputs = make_with_inputs(name, shape, classes=CLASSES, seed=0)
     profile = load_profile(device, profiles) if device else local_profile(profiles)
     console = Console(stderr=as_json, highlight=False)
-    scope = PLANNED[granularity](
-        Request(found.model, found.model, found.example, profile, Keep(1.0), (), True, Lines(console).note)
-    )
-    plan = scope.preview()
+    plan = preview(model, inputs, profile, granularity=granularity, notify=Lines(console).note)
     if as_json:
         record = {
-            "network": name,
+            "network": network,
             "device": profile.name,
-            "predicted_us": scope.dense_predicted_us,
+            "predicted_us": plan.predicted_us,
             "layers": plan.as_records(),
         }
         click.echo(json.dumps(record, indent=2))
@@ -66,9 +61,11 @@ def plan_command(
         console.print(
             _branch_lines(row) if row.unit == "branches" else _axis_lines(row), markup=False, soft_wrap=True
         )
-    if scope.dense_predicted_us is not None:
-        predicted = f"{scope.dense_predicted_us:.1f} us predicted on {profile.name} (an estimate)"
-        console.print(f"{name}: {predicted}", soft_wrap=True)
+    if plan.predicted_us is None:
+        predicted = f"not every operator has a price on {profile.name}, so no latency is known"
+    else:
+        predicted = f"{plan.predicted_us:.1f} us predicted on {profile.name} (an estimate)"
+    console.print(f"{network}: {predicted}", soft_wrap=True)
 
 
 def _axis_lines(row: PlanRow) -> str:

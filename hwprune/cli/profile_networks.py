@@ -21,6 +21,8 @@ DEFAULT_NETWORKS = (
     "vgg16:1x28x28",
 )
 DEFAULT_SHAPE = "1x28x28"
+#: Logits of a network that is made only to be looked at or timed.
+CLASSES = 10
 networks_option = click.option(
     "--for",
     "networks",
@@ -40,19 +42,41 @@ def make_networks(specs: Sequence[str]) -> dict[str, Network]:
     """
     networks = {}
     for spec in specs:
-        name, separator, shape = spec.rpartition(":")
-        if not separator or not shape[:1].isdigit():
-            name, shape = spec, DEFAULT_SHAPE
-        try:
-            channels, height, width = (int(size) for size in shape.split("x"))
-        except ValueError as error:
-            raise InputError(
-                "the shape of the image is malformed", where=f"--for {spec}", expected="CxHxW", got=shape
-            ) from error
-        if min(channels, height, width) < 1 or height != width:
-            raise InputError(
-                "no such image", where=f"--for {spec}", expected="square, at least 1x1x1", got=shape
-            )
-        model = make_model(name, in_channels=channels, image_size=height, classes=10, seed=0)
-        networks[f"{name}:{shape}"] = Network(model, torch.zeros(2, channels, height, width))
+        name, shape = name_and_shape(spec, f"--for {spec}")
+        channels, height, _width = shape
+        model = make_model(name, in_channels=channels, image_size=height, classes=CLASSES, seed=0)
+        networks[f"{name}:{as_text(shape)}"] = Network(model, torch.zeros(2, *shape))
     return networks
+
+
+def name_and_shape(spec: str, where: str) -> tuple[str, tuple[int, int, int]]:
+    """The name and the shape of an image in ``MODEL[:CxHxW]``.
+
+    Args:
+        spec: What the user typed.
+        where: How, for messages.
+
+    Raises:
+        InputError: If the shape is malformed.
+    """
+    name, separator, text = spec.rpartition(":")
+    if not separator or not text[:1].isdigit():
+        name, text = spec, DEFAULT_SHAPE
+    try:
+        channels, height, width = (int(size) for size in text.split("x"))
+    except ValueError as error:
+        raise InputError(
+            "the shape of the image is malformed", where=where, expected="CxHxW", got=text
+        ) from error
+    if min(channels, height, width) < 1:
+        raise InputError("no such image", where=where, expected="at least 1x1x1", got=text)
+    return name, (channels, height, width)
+
+
+def as_text(shape: tuple[int, int, int]) -> str:
+    """The shape of an image as it is typed.
+
+    >>> as_text((3, 32, 64))
+    '3x32x64'
+    """
+    return "x".join(map(str, shape))

@@ -3,7 +3,7 @@
 from hwprune.workloads.batches import accuracy, batches_per_epoch, iterate_batches, spread
 from hwprune.workloads.data import Dataset
 from hwprune.workloads.outputs import check_outputs
-from hwprune.workloads.resolve import dataset_names, load_dataset, make_model, model_names
+from hwprune.workloads.resolve import dataset_names, load_dataset, make_model, make_with_inputs, model_names
 from hwprune.workloads.weights import load_weights
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "load_dataset",
     "load_weights",
     "make_model",
+    "make_with_inputs",
     "model_names",
     "spread",
 ]

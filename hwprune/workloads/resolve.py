@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,6 +13,9 @@ from hwprune.workloads.data import Dataset, ImageSize
 from hwprune.workloads.imports import call, import_callable
 from hwprune.workloads.models import MODELS, build
 from hwprune.workloads.sources import SOURCES
+
+#: A tensor, a sequence of arguments or a mapping of keyword arguments.
+ExampleInputs = Tensor | Sequence[Any] | Mapping[str, Any]
 
 
 def model_names() -> tuple[str, ...]:
@@ -74,18 +78,48 @@ def make_model(spec: str, *, in_channels: int, image_size: ImageSize, classes: i
     Raises:
         WorkloadError: If it cannot be found or made, or is no network.
     """
-    sizes = {"in_channels": in_channels, "image_size": image_size, "classes": classes}
+    return _network(_made(spec, (in_channels, image_size, image_size), classes, seed), spec)
+
+
+def make_with_inputs(
+    spec: str, shape: tuple[int, int, int], *, classes: int, seed: int
+) -> tuple[nn.Module, ExampleInputs]:
+    """Makes a freshly initialised network and what it is called with.
+
+    Args:
+        spec: See :func:`make_model`. A callable may return the network alone, which is called with two images
+            then, or a tuple of the network and its inputs: a tensor, a sequence of arguments or a mapping of
+            keyword arguments.
+        shape: Channels, height and width of an image; networks made for squares get its height.
+        classes: Number of logits.
+        seed: Seed of the initialisation.
+
+    Raises:
+        WorkloadError: If it cannot be found or made, or is no network.
+    """
+    result = _made(spec, shape, classes, seed)
+    if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Tensor | Sequence | Mapping):
+        return _network(result[0], spec), result[1]
+    return _network(result, spec), torch.zeros(2, *shape)
+
+
+def _made(spec: str, shape: tuple[int, int, int], classes: int, seed: int) -> Any:
+    """What the name stands for."""
+    sizes = {"in_channels": shape[0], "image_size": shape[1], "classes": classes}
     # Only the CPU's generator: torch.manual_seed would also reseed the accelerators'.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         if spec in MODELS:
-            return build(spec, in_channels, image_size, classes)
-        result = call(import_callable(spec, kind="model", known=model_names()), sizes, spec)
-    if not isinstance(result, nn.Module):
-        raise WorkloadError(
-            "the callable returned no network",
-            where=spec,
-            expected="a torch.nn.Module",
-            got=type(result).__name__,
-        )
-    return result
+            return build(spec, *sizes.values())
+        return call(import_callable(spec, kind="model", known=model_names()), sizes, spec)
+
+
+def _network(result: Any, spec: str) -> nn.Module:
+    if isinstance(result, nn.Module):
+        return result
+    raise WorkloadError(
+        "the callable returned no network",
+        where=spec,
+        expected="a torch.nn.Module",
+        got=type(result).__name__,
+    )

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from hwprune.errors import TrainingError, WorkloadError
-from hwprune.workloads import dataset_names, load_dataset, make_model, model_names
+from hwprune.workloads import dataset_names, load_dataset, make_model, make_with_inputs, model_names
 
 SIZES = {"in_channels": 2, "image_size": 6, "classes": 3, "seed": 0}
 _numbers = itertools.count()
@@ -40,6 +40,7 @@ def all_three(*, in_channels, image_size, classes): return nn.Linear(in_channels
 def anything(**sizes): return nn.Linear(sizes["image_size"], sizes["classes"])
 def nothing(): return nn.Linear(7, 5)
 def needs_more(in_channels, depth): return nn.Linear(in_channels, depth)
+def with_inputs(): return nn.Linear(7, 5), {"input": torch.zeros(3, 7)}
 def no_model(): return 3
 def fails(): raise ZeroDivisionError("by nothing")
 def exits(): sys.exit(4)
@@ -84,6 +85,17 @@ def test_a_callable_gets_the_keywords_it_takes(
     model = make_model(f"{user_module}:{attribute}", **SIZES)
     assert isinstance(model, nn.Linear)
     assert tuple(model.weight.shape) == shape
+
+
+def test_a_callable_may_return_what_its_network_is_called_with(user_module: str) -> None:
+    model, inputs = make_with_inputs(f"{user_module}:with_inputs", (2, 6, 8), classes=3, seed=0)
+    assert isinstance(inputs, dict)
+    assert model(**inputs).shape == (3, 5)
+    _model, images = make_with_inputs("resnet8", (2, 6, 8), classes=3, seed=0)
+    assert isinstance(images, torch.Tensor)
+    assert images.shape == (2, 2, 6, 8)
+    with pytest.raises(WorkloadError, match="no network"):
+        make_with_inputs(f"{user_module}:no_model", (2, 6, 8), classes=3, seed=0)
 
 
 def test_a_class_is_a_callable_and_is_seeded(user_module: str) -> None:
