@@ -2,9 +2,10 @@
 
     python tools/kill_resume.py --kills 50
 
-Four kinds of moments take turns: any time, while a file is being written, in surgery, and in export and
-timing. After every kill whatever stands under its own name must be whole; a run that ends must have exactly
-the weights of a run that nobody killed, and leave no temporary file.
+Kinds of moments take turns: any time, while any file is being written, in surgery, while the networks are
+exported, while they are timed, and while the results are written. After every kill whatever stands under
+its own name must be whole; a run that ends must have exactly the weights of a run that nobody killed, and
+leave no temporary file.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import hashlib
 import json
 import os
 import random
+import shlex
 import shutil
 import signal
 import subprocess
@@ -20,21 +22,39 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import cycle, islice
 from pathlib import Path
 
 import click
 import onnx
+import pandas as pd
+from bench_pages import machine_line, write_page
 
+import hwprune
 from hwprune.files import TEMPORARY_FILES
-from hwprune.output_folder import CHECKPOINTS, MARKER, MODEL_FILE, REPORT_FILE, SLIM_FOLDER
-from hwprune.surgery.structure import WEIGHTS_FILE
+from hwprune.output_folder import (
+    CHECKPOINTS,
+    HISTORY_FILE,
+    MARKER,
+    MODEL_FILE,
+    PAGE_FILE,
+    REPORT_FILE,
+    SLIM_FOLDER,
+)
+from hwprune.surgery.structure import STRUCTURE_FILE, WEIGHTS_FILE
 from hwprune.train.checkpoint import load_checkpoint
+from hwprune.workloads import make_model
 
 #: A target in groups: a latency is settled by measuring, which no two runs do alike.
-OPTIONS = ("--model", "lenet5", "--keep", "0.5", "--epochs", "3", "--batch-size", "128")
+COMMON = ("--keep", "0.5", "--epochs", "3", "--batch-size", "128")
+#: Name of a network to the options of its run; one has batch norm, and starts from a dense training.
+SETUPS = {"lenet5": (), "resnet8": ("--fine-tune-epochs", "2")}
+PHASES = {"dense", "prune"}
 POLL_SECONDS = 0.0005
+#: What ``hwprune prune`` calls the folder for its exports, wherever temporary files go.
+STAGING = "hwprune-*"
 
 
 @dataclass(frozen=True)
@@ -45,13 +65,17 @@ class Run:
         process: The process.
         folder: Its output folder.
         log: What it prints.
+        staging: Where it puts temporary files of its own.
         started: When, in seconds of the monotonic clock.
+        started_ns: When, in nanoseconds of the clock of the files.
     """
 
     process: subprocess.Popen[bytes]
     folder: Path
     log: Path
+    staging: Path
     started: float
+    started_ns: int
 
     @property
     def seconds(self) -> float:
@@ -62,32 +86,61 @@ class Run:
         """Whether the words were printed."""
         return words in self.log.read_text(errors="replace")
 
+    def exporting(self) -> bool:
+        """Whether a network is being exported for the report, or has been."""
+        return any(
+            any(self.staging.glob(f"{STAGING}/{pattern}")) for pattern in (".*.onnx.*.tmp", "dense.onnx")
+        ) and not self.says(TIMING)
 
-def start(folder: Path, log: Path) -> Run:
+    def writing_results(self) -> bool:
+        """Whether the first result is being put in place, or just was."""
+        if not self.says(TIMING):
+            return False  # nothing of this session: an earlier one may have left results
+        model = self.folder / MODEL_FILE
+        new = model.is_file() and model.stat().st_mtime_ns >= self.started_ns
+        return new or any(self.folder.glob(f".{MODEL_FILE}.*.tmp"))
+
+
+#: What the command prints before the surgery, and after both networks are exported.
+SURGERY, TIMING = "rebuilding the slim network", "timing dense and slim"
+
+
+def options_of(network: str) -> list[str]:
+    """Of the command."""
+    return ["--model", network, *COMMON, *SETUPS[network]]
+
+
+def start(root: Path, name: str, network: str) -> Run:
     """Starts the command, or goes on with it where there is something to go on with."""
+    folder, log, staging = root / name, root / "log", root / "staging"
+    shutil.rmtree(staging, ignore_errors=True)  # what a killed process could not remove
+    staging.mkdir()
     resume = ["--resume"] if (folder / MARKER).is_file() else []
-    command = [sys.executable, "-m", "hwprune", "prune", "--out", str(folder), *OPTIONS, *resume]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "hwprune", "prune", "--out", str(folder), *options_of(network), *resume]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "TMPDIR": str(staging)}
+    now = time.time_ns()
     with log.open("wb") as stream:
         process = subprocess.Popen(command, env=environment, stdout=stream, stderr=subprocess.STDOUT)
-    return Run(process, folder, log, time.monotonic())
+    return Run(process, folder, log, staging, time.monotonic(), now)
 
 
 def moments(whole_seconds: float, draw: random.Random) -> dict[str, Callable[[Run], bool]]:
     """Name to a condition at which to kill; each is drawn anew."""
-    at, later = draw.uniform(0, whole_seconds), draw.uniform(0, 0.3)
+    at, soon, later = draw.uniform(0, whole_seconds), draw.uniform(0, 0.05), draw.uniform(0, 0.3)
     reached: list[float] = []
 
-    def after(run: Run, words: str) -> bool:
-        if not reached and run.says(words):
+    def after(run: Run, seconds: float, holds: bool) -> bool:
+        if not reached and holds:
             reached.append(run.seconds)
-        return bool(reached) and run.seconds >= reached[0] + later
+        return bool(reached) and run.seconds >= reached[0] + seconds
 
     return {
         "any time": lambda run: run.seconds >= at,
         "writing": lambda run: run.seconds > at / 2 and any(run.folder.rglob(TEMPORARY_FILES)),
-        "surgery": lambda run: after(run, "rebuilding the slim network"),
-        "export and timing": lambda run: after(run, "timing dense and slim"),
+        "surgery": lambda run: after(run, later, run.says(SURGERY)),
+        "export": lambda run: after(run, later, run.exporting()),
+        "timing": lambda run: after(run, later, run.says(TIMING)),
+        "results": lambda run: after(run, soon, run.writing_results()),
     }
 
 
@@ -101,7 +154,7 @@ def kill_at(run: Run, due: Callable[[Run], bool]) -> bool:
     return False
 
 
-def check_whole(folder: Path) -> None:
+def check_whole(folder: Path, network: str) -> None:
     """Reads every file that stands under its own name; raises where one is not whole."""
     for path in folder.glob(f"{CHECKPOINTS}/*.safetensors"):
         if not path.name.startswith("."):
@@ -110,6 +163,14 @@ def check_whole(folder: Path) -> None:
         json.loads(path.read_text(encoding="utf-8"))
     if (folder / MODEL_FILE).is_file():
         onnx.checker.check_model(onnx.load(folder / MODEL_FILE))
+    if (folder / SLIM_FOLDER / STRUCTURE_FILE).is_file():  # written after the weights, whose hash it has
+        model = make_model(network, in_channels=1, image_size=8, classes=10, seed=0)
+        hwprune.load(folder / SLIM_FOLDER, model=model)
+    if (folder / HISTORY_FILE).is_file() and set(pd.read_csv(folder / HISTORY_FILE)["phase"]) != PHASES:
+        raise click.ClickException(f"{folder / HISTORY_FILE} is not whole")
+    page = folder / PAGE_FILE
+    if page.is_file() and not page.read_text(encoding="utf-8").endswith("</html>\n"):
+        raise click.ClickException(f"{page} is not whole")
 
 
 def finished(folder: Path) -> bool:
@@ -117,52 +178,84 @@ def finished(folder: Path) -> bool:
     return (folder / REPORT_FILE).is_file() and not (folder / CHECKPOINTS).exists()
 
 
-def weights_of(run: Run) -> str:
+def weights_of(run: Run, network: str) -> str:
     """Hash of the weights of a run that has ended; raises where it failed or left something lying about."""
     if run.process.returncode != 0 and not finished(run.folder):
         raise click.ClickException(f"the run failed:\n{run.log.read_text(errors='replace')}")
     left = [str(path) for path in run.folder.rglob(TEMPORARY_FILES)]
     if left:
         raise click.ClickException(f"temporary files are left: {', '.join(left)}")
-    check_whole(run.folder)
+    check_whole(run.folder, network)
     return hashlib.sha256((run.folder / SLIM_FOLDER / WEIGHTS_FILE).read_bytes()).hexdigest()
+
+
+def killed_run(
+    root: Path, name: str, network: str, dues: Iterable[tuple[str, Callable[[Run], bool]]]
+) -> tuple[Run, list[str]]:
+    """Kills a run at each of the moments, until it ends; what it was killed in."""
+    killed: list[str] = []
+    run = start(root, name, network)
+    for kind, due in dues:
+        if not kill_at(run, due):
+            break
+        killed.append(kind)
+        check_whole(run.folder, network)
+        if finished(run.folder):
+            break  # killed after its last step: there is nothing to resume
+        run = start(root, name, network)
+    run.process.wait()
+    return run, killed
 
 
 @click.command(help=__doc__)
 @click.option("--kills", default=50, show_default=True, help="How many in all.")
 @click.option("--per-run", default=5, show_default=True, help="Kills before a run is left to end.")
+@click.option("--network", type=click.Choice(sorted(SETUPS)), default="lenet5", show_default=True)
 @click.option("--seed", default=0, show_default=True)
-def main(kills: int, per_run: int, seed: int) -> None:
+@click.option("--out", type=click.Path(path_type=Path), help="Where the page goes; shown by default.")
+def main(kills: int, per_run: int, network: str, seed: int, out: Path | None) -> None:
     draw = random.Random(seed)
     root = Path(tempfile.mkdtemp(prefix="kill-resume-"))
-    run = start(root / "whole", root / "log")
-    run.process.wait()
-    whole_seconds, expected = run.seconds, weights_of(run)
+    whole = start(root, "whole", network)
+    whole.process.wait()
+    whole_seconds, expected = whole.seconds, weights_of(whole, network)
+    click.echo(f"hwprune prune {shlex.join(options_of(network))}")
     click.echo(f"uninterrupted: {whole_seconds:.1f} s, weights {expected[:16]}")
     counts: Counter[str] = Counter()
+    kinds = cycle(moments(whole_seconds, draw))
     runs = 0
     while counts.total() < kills:
-        folder, killed = root / f"run{runs}", 0
-        run = start(folder, root / "log")
-        while killed < per_run and counts.total() < kills:
-            kind, due = list(moments(whole_seconds, draw).items())[counts.total() % 4]
-            if not kill_at(run, due):
-                break
-            counts[kind] += 1
-            killed += 1
-            check_whole(folder)
-            if finished(folder):
-                break  # killed after its last step: there is nothing to resume
-            run = start(folder, root / "log")
-        run.process.wait()
-        actual = weights_of(run)
+        chosen = list(islice(kinds, min(per_run, kills - counts.total())))
+        dues = ((kind, moments(whole_seconds, draw)[kind]) for kind in chosen)
+        run, killed = killed_run(root, f"run{runs}", network, dues)
+        counts.update(killed)
+        actual = weights_of(run, network)
         if actual != expected:
-            raise click.ClickException(f"after {killed} kills: weights {actual}, expected {expected}")
+            raise click.ClickException(f"after {len(killed)} kills: weights {actual}, expected {expected}")
         runs += 1
-        click.echo(f"run {runs}: {killed} kills, {counts.total()} in all, the same weights")
-        shutil.rmtree(folder)
+        click.echo(f"run {runs}: {len(killed)} kills, {counts.total()} in all, the same weights")
+        shutil.rmtree(run.folder)
     shutil.rmtree(root)
-    click.echo("killed " + ", ".join(f"{count} x {kind}" for kind, count in counts.items()))
+    write_page(page_of(network, counts, runs), out)
+
+
+def page_of(network: str, counts: Mapping[str, int], runs: int) -> list[str]:
+    """What was done and found; only told where every run had the weights expected."""
+    return [
+        "# Killed and resumed",
+        "",
+        f"Written by `tools/kill_resume.py`: `hwprune prune {shlex.join(options_of(network))}` was killed",
+        f"{sum(counts.values())} times with SIGKILL in {runs} runs, and each went on with `--resume`. After",
+        "every kill the checkpoints, JSON files, ONNX file, slim network, history and page that stood there",
+        "were whole. Every run ended with the weights, bit for bit, of a run that was not killed, and left",
+        "no temporary file.",
+        "",
+        machine_line(),
+        "",
+        "| killed | times |",
+        "|---|---|",
+        *(f"| {kind} | {count} |" for kind, count in counts.items()),
+    ]
 
 
 if __name__ == "__main__":
