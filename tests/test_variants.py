@@ -24,7 +24,7 @@ from hwprune.variants import Grid
 from hwprune.variants_page import pareto_front
 
 # Survivors are fitted elsewhere: here it would take most of the time.
-QUICK = ["--epochs", "2", "--batch-size", "128", "--reconstruct", "0"]
+QUICK = ["--model", "lenet5", "--epochs", "2", "--batch-size", "128", "--reconstruct", "0"]
 
 
 def run(*arguments: object) -> Result:
@@ -350,6 +350,6 @@ def test_the_front_holds_what_nothing_beats() -> None:
 
 def test_the_slim_network_of_a_variant_loads(made: tuple[Path, list[object], list[str]]) -> None:
     out, _, _ = made
-    model = hwprune.workloads.make_model("resnet8", in_channels=1, image_size=8, classes=10, seed=3)
+    model = hwprune.workloads.make_model("lenet5", in_channels=1, image_size=8, classes=10, seed=3)
     slim = hwprune.load(out / entries(out)[0]["name"] / "slim", model=model)
     assert sum(p.numel() for p in slim.parameters()) == entries(out)[0]["slim"]["params"]
