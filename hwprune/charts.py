@@ -46,6 +46,23 @@ class Line:
     labels: Sequence[str] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Box:
+    """One box of a chart of what hangs together.
+
+    Attributes:
+        label: Its name.
+        detail: What there is to say about it, briefly.
+        value: Length of its bar; 0 for none.
+        strong: Whether it stands out.
+    """
+
+    label: str
+    detail: str
+    value: float = 0.0
+    strong: bool = True
+
+
 def available() -> bool:
     """Whether charts can be drawn."""
     return importlib.util.find_spec("matplotlib") is not None
@@ -121,6 +138,37 @@ def diagonal_chart(lines: Sequence[Line], *, x_label: str, y_label: str, title: 
         axes.set_ylabel(y_label)
         if len(lines) > 1:
             axes.legend(frameon=False, fontsize=8)
+    return drawn[0]
+
+
+def box_chart(boxes: Sequence[Box], links: Sequence[tuple[int, int]], *, value_label: str, title: str) -> str:
+    """Boxes under each other with lines between them and a bar beside each.
+
+    Args:
+        boxes: From top to bottom.
+        links: Pairs of ascending positions of boxes, each with a line.
+        value_label: What the bars are, with its unit.
+        title: Told to screen readers.
+    """
+    longest = max((box.value for box in boxes), default=0.0) or 1.0
+    with _axes(title, (9.0, 0.6 + 0.45 * len(boxes))) as (axes, drawn):
+        for first, second in links:
+            # Neighbours are joined straight down, all others around those between them.
+            bend = 0.0 if second - first == 1 else 1.0 / (second - first)
+            ends = {"xy": (0, second), "xytext": (0, first)}
+            arrow = {"arrowstyle": "-", "connectionstyle": f"arc3,rad={bend}", "color": _INK, "lw": 0.8}
+            axes.annotate("", **ends, arrowprops=arrow, zorder=1)
+        for place, box in enumerate(boxes):
+            colour = COLOURS[2] if box.strong else "#999999"
+            axes.plot([0], [place], "s", color=colour, markersize=10, zorder=2)
+            axes.text(0.25, place, f"{box.label}: {box.detail}", fontsize=8, va="center")
+            if box.value:
+                axes.barh(place, 2 * box.value / longest, left=6, height=0.5, color=COLOURS[0])
+                axes.text(8.1, place, f"{box.value:.1f}", fontsize=8, va="center")
+        axes.set_xlim(-1.5, 9)
+        axes.set_ylim(len(boxes) - 0.4, -1)
+        axes.text(6, -0.8, value_label, fontsize=8)
+        axes.set_axis_off()
     return drawn[0]
 
 

@@ -8,13 +8,17 @@ from pathlib import Path
 import click
 from rich.console import Console
 
+from hwprune import charts
 from hwprune.api import PREVIEWED, preview
 from hwprune.cli.common import json_option, profiles_option, told
 from hwprune.cli.profile_networks import CLASSES, name_and_shape
 from hwprune.cli.progress import Lines
 from hwprune.compressor import CHANNEL
 from hwprune.device.library import load_profile
+from hwprune.errors import MissingPackageError
+from hwprune.files import write_text
 from hwprune.plan import PlanRow
+from hwprune.plan_picture import coupling
 from hwprune.runtime.environment import local_profile
 from hwprune.workloads import make_with_inputs
 
@@ -29,11 +33,21 @@ from hwprune.workloads import make_with_inputs
     show_default=True,
     help="What leaves.",
 )
+@click.option(
+    "--picture",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Draw what hangs together into this SVG file (needs matplotlib, extra report).",
+)
 @profiles_option
 @json_option
 @told
 def plan_command(
-    network: str, device: str | None, granularity: str, profiles: Path | None, as_json: bool
+    network: str,
+    device: str | None,
+    granularity: str,
+    picture: Path | None,
+    profiles: Path | None,
+    as_json: bool,
 ) -> None:
     """Show what would leave together, what is pinned and why, and the latency that each of it could free.
 
@@ -43,11 +57,19 @@ def plan_command(
 
     Example: hwprune plan resnet20:3x32x64
     """
+    if picture is not None and not charts.available():
+        raise MissingPackageError(
+            "pictures need matplotlib",
+            where="--picture",
+            hint="install it with: pip install 'hwprune[report]'",
+        )
     name, shape = name_and_shape(network, network)
     model, inputs = make_with_inputs(name, shape, classes=CLASSES, seed=0)
     profile = load_profile(device, profiles) if device else local_profile(profiles)
     console = Console(stderr=as_json, highlight=False)
     plan = preview(model, inputs, profile, granularity=granularity, notify=Lines(console).note)
+    if picture is not None:
+        write_text(picture, coupling(plan, f"What hangs together in {network} on {profile.name}"))
     if as_json:
         record = {
             "network": network,
