@@ -58,7 +58,7 @@ def test_an_exported_network_is_judged(zoo):
 
 def test_a_wrong_cut_is_seen(zoo, monkeypatch):
     cut, networks, _page = zoo
-    model, inputs = cut.in_single_precision(networks.Entry("random", "5"))
+    model, inputs = networks.build(networks.Entry("random", "5"))
     free = [axis for axis in cut.find_axes(model, inputs) if axis.pinned is None]
     monkeypatch.setattr(cut, "zeroed", lambda *_: contextlib.nullcontext())
     wrong = cut.cut_half(model, free, inputs, fold=False)

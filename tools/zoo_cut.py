@@ -26,7 +26,7 @@ from hwprune.graph.coupling import find_axes
 from hwprune.runtime.base import get_runtime
 from hwprune.runtime.export import export
 from hwprune.surgery.fold import fold_constants
-from hwprune.surgery.outputs import compare, outputs_of, rounding_of
+from hwprune.surgery.outputs import compare, outputs_of
 from hwprune.surgery.prove import ProvenAxes, prove, randomised, zeroed
 from hwprune.surgery.random_inputs import with_random_inputs
 from hwprune.surgery.rebuild import rebuild
@@ -162,16 +162,10 @@ def _in_short(reason: str) -> str:
     return reason.split(" (in ")[0].split(" (outputs differ")[0]
 
 
-def in_single_precision(entry: Entry) -> tuple[nn.Module, Inputs]:
-    """A network and its inputs as users have them."""
-    model, inputs = build(entry)
-    return model.float(), in_precision(inputs, torch.float32)
-
-
 def judge_cut(entry: Entry) -> Outcome:
     """Whether the network can be cut in half exactly."""
     try:
-        found = examine(*in_single_precision(entry))
+        found = examine(*build(entry))
     except GraphError as error:
         return Outcome(entry.family, entry.name, "refused", reasons={error.what: 1})
     verdict = "WRONG" if found.cut.failure else "pruned" if found.cut.gone >= ENOUGH else "partly pinned"
@@ -191,12 +185,12 @@ def judge_cut(entry: Entry) -> Outcome:
 def judge_exported(entry: Entry) -> Outcome:
     """Whether the cut network computes the same in ONNX Runtime, where it can be exported."""
     try:
-        found = examine(*in_single_precision(entry))
+        found = examine(*build(entry))
     except GraphError:
         return Outcome(entry.family, entry.name, "not cut")
     if found.cut.slim is None or not found.free:
         return Outcome(entry.family, entry.name, "not cut")
-    slim, inputs = found.cut.slim, found.inputs
+    slim, inputs = found.cut.slim.float(), in_precision(found.inputs, torch.float32)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.onnx")
         try:
@@ -209,7 +203,7 @@ def judge_exported(entry: Entry) -> Outcome:
             return Outcome(
                 entry.family, entry.name, "no export", reasons={f"{error.got or error.what}"[:200]: 1}
             )
-    rounding = rounding_of(slim, inputs)
+    rounding = compare(found.cut.expected, outputs_of(slim, inputs)).relative
     difference = compare(found.cut.expected, actual).relative
     equal = difference <= max(RUNTIME_TOLERANCE, 10 * rounding)
     return Outcome(entry.family, entry.name, "equal" if equal else "WRONG", gone=found.cut.gone)

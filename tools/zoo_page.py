@@ -11,8 +11,9 @@ from zoo_cut import ENOUGH, RUNTIME_TOLERANCE, TOLERANCE, Outcome
 NOT_ASKED = "not asked"
 UNJUDGED = ("not built", "no answer", NOT_ASKED)
 HOW = f"""\
-Written by `tools/zoo.py`, whose head says how to run it. Every network has random weights in single precision
-and goes the way of a compression: axes are found, each is tried by itself before anything else (what does not
+Written by `tools/zoo.py`, whose head says how to run it. Every network has random weights in double precision
+(which decides for users, too, where single precision leaves a doubt) and goes the way of a compression: axes
+are found, each is tried by itself before anything else (what does not
 come out equal is kept), all that may shrink lose half of their channels together, biases take up constants,
 and the slim network is verified against the one whose channels are merely zero, as `finish` does it: on the
 example and on random inputs, in evaluation and with batch statistics. *WRONG* means that this verification
