@@ -12,6 +12,7 @@ any metric.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -172,10 +173,9 @@ class ProximalStep:
             return
         with torch.no_grad():
             norms = self._living_norms()
-            odd = self.groups.members_alive(norms.isfinite().logical_not_())
-            first = next((name for name, count in odd.items() if count), None)
-            if first is not None:
-                raise not_finite(f"layer {first}")
+            if not math.isfinite(float(norms.amax())):  # a flag for every single weight would be felt
+                odd = self.groups.members_alive(norms.isfinite().logical_not_())
+                raise not_finite(f"layer {next(name for name, count in odd.items() if count)}")
             self._bury(agree_(self.allowance.survivors(norms, self.alive)))
             self.groups.scale_(self.alive)
             self.settled = True
