@@ -105,7 +105,8 @@ def test_without_room_the_last_good_checkpoint_stays(folder: OutputFolder) -> No
 def test_a_run_without_room_tells_so_and_resumes(tmp_path: Path) -> None:
     with no_file_above(2**20):
         message = told_in_one_message(prune(tmp_path / "run"))
-    assert "cannot be written" in message
+    # The checkpoint, or the record of the kernels where their rows are still to be measured.
+    assert "cannot be written" in message or "not written to the end" in message
     assert not (tmp_path / "run" / "model.onnx").exists()
     assert prune(tmp_path / "run", "--resume").exit_code == 0
 

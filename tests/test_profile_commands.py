@@ -148,7 +148,6 @@ def test_an_interrupted_build_says_how_to_go_on(tmp_path: Path, monkeypatch: pyt
     ("arguments", "message"),
     [
         (["--for", "resnet20:1x2"], "malformed"),
-        (["--for", "resnet20:1x28x14"], "square"),
         (["--for", "resnet9"], "unknown model"),
     ],
 )

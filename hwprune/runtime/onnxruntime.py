@@ -114,6 +114,14 @@ class OnnxRuntime:
             for _ in range(runs):
                 session.run(feed)
             lines = Path(loaded.end_profiling()).read_text(encoding="utf-8").splitlines()
+        if not lines or lines[-1].strip() != "]":
+            raise RuntimeUnavailableError(
+                "ONNX Runtime's record of its kernels was not written to the end",
+                where=tempfile.gettempdir(),
+                expected="a JSON array",
+                got=f"{len(lines)} lines, the last of them cut off",
+                hint="make room there, or name another folder for temporary files in TMPDIR",
+            )
         samples: dict[str, list[float]] = {}
         for event in map(_event, filter(_is_kernel, lines)):
             value = event["name"].removesuffix(_KERNEL_SUFFIX).removesuffix(_BLOCKED_SUFFIX)

@@ -86,7 +86,6 @@ KEPT = {
     "one channel": (lambda x: x * x[:, 1:2], "fixed width|broadcast"),
     "selected channel": (lambda x: x * x[:, 1, None], "by number"),
     "overwritten": (lambda x: x.clone().fill_(1.0) + x, "constants"),
-    "number": (lambda x: x * float(x.sum((0, 2, 3))[0]), "by number"),
     "windows": (lambda x: x.unfold(1, 1, 1)[..., 0], "windows"),
     "two channel dimensions merged": (
         lambda x: x + torch.einsum("bchw,bdhw->bcd", x, x).reshape(2, -1)[:, :1, None, None],
