@@ -88,7 +88,9 @@ def test_direct_runs_start_from_the_dense_weights_of_the_one_run(tool, tmp_path,
     chain, commands = finished(tmp_path / "0-one-run", {1.5: 0.9, 3.0: 0.8}, 3), []
     weights = {"layer.weight": torch.arange(6.0).reshape(2, 3)}
     (chain / ".shared").mkdir()
-    save_checkpoint(chain / ".shared" / "dense-net-12.safetensors", {"model": weights, "history": []})
+    save_checkpoint(
+        chain / ".shared" / "dense-net-12.safetensors", {"trainer": {"model": weights}, "history": []}
+    )
 
     def command(words, **_options):
         commands.append(words)

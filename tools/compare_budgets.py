@@ -235,7 +235,7 @@ def dense_weights(chain: Path) -> Path:
     path = chain.with_name(f"{chain.name}-dense.safetensors")
     if not path.is_file():
         (training,) = (chain / SHARED_FOLDER).glob("dense-*.safetensors")
-        weights = load_checkpoint(training)["model"]
+        weights = load_checkpoint(training)["trainer"]["model"]
         with replacing(path) as temporary:
             save_file({name: tensor.contiguous() for name, tensor in weights.items()}, temporary)
     return path
