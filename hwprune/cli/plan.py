@@ -11,16 +11,16 @@ from rich.console import Console
 from hwprune import charts
 from hwprune.api import PREVIEWED, preview
 from hwprune.cli.common import json_option, profiles_option, told
-from hwprune.cli.profile_networks import CLASSES, name_and_shape
+from hwprune.cli.profile_networks import CLASSES, as_text, name_and_shape
 from hwprune.cli.progress import Lines
 from hwprune.compressor import CHANNEL
 from hwprune.device.library import load_profile
-from hwprune.errors import MissingPackageError
+from hwprune.errors import InputError, MissingPackageError
 from hwprune.files import write_text
 from hwprune.plan import PlanRow
 from hwprune.plan_picture import coupling
 from hwprune.runtime.environment import local_profile
-from hwprune.workloads import make_with_inputs
+from hwprune.workloads import make_with_inputs, model_names
 
 
 @click.command("plan")
@@ -63,8 +63,14 @@ def plan_command(
             where="--picture",
             hint="install it with: pip install 'hwprune[report]'",
         )
+    if picture is not None and not picture.absolute().parent.is_dir():
+        raise InputError(
+            "the folder of the file does not exist", where=picture, expected="an existing folder"
+        )
     name, shape = name_and_shape(network, network)
     model, inputs = make_with_inputs(name, shape, classes=CLASSES, seed=0)
+    if name in model_names():
+        network = f"{name}:{as_text(shape)}"
     profile = load_profile(device, profiles) if device else local_profile(profiles)
     console = Console(stderr=as_json, highlight=False)
     plan = preview(model, inputs, profile, granularity=granularity, notify=Lines(console).note)

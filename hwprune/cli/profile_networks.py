@@ -9,7 +9,7 @@ import torch
 
 from hwprune.errors import InputError
 from hwprune.sampled_networks import Network
-from hwprune.workloads import make_model
+from hwprune.workloads import image_size_of, make_model
 
 #: The networks that a profile covers and is checked on unless others are named.
 DEFAULT_NETWORKS = (
@@ -43,8 +43,10 @@ def make_networks(specs: Sequence[str]) -> dict[str, Network]:
     networks = {}
     for spec in specs:
         name, shape = name_and_shape(spec, f"--for {spec}")
-        channels, height, _width = shape
-        model = make_model(name, in_channels=channels, image_size=height, classes=CLASSES, seed=0)
+        channels, *size = shape
+        model = make_model(
+            name, in_channels=channels, image_size=image_size_of(*size), classes=CLASSES, seed=0
+        )
         networks[f"{name}:{as_text(shape)}"] = Network(model, torch.zeros(2, *shape))
     return networks
 

@@ -3,7 +3,14 @@
 from hwprune.workloads.batches import accuracy, batches_per_epoch, iterate_batches, spread
 from hwprune.workloads.data import Dataset
 from hwprune.workloads.outputs import check_outputs
-from hwprune.workloads.resolve import dataset_names, load_dataset, make_model, make_with_inputs, model_names
+from hwprune.workloads.resolve import (
+    dataset_names,
+    image_size_of,
+    load_dataset,
+    make_model,
+    make_with_inputs,
+    model_names,
+)
 from hwprune.workloads.weights import load_weights
 
 __all__ = [
@@ -12,6 +19,7 @@ __all__ = [
     "batches_per_epoch",
     "check_outputs",
     "dataset_names",
+    "image_size_of",
     "iterate_batches",
     "load_dataset",
     "load_weights",

@@ -78,7 +78,7 @@ def make_model(spec: str, *, in_channels: int, image_size: ImageSize, classes: i
     Raises:
         WorkloadError: If it cannot be found or made, or is no network.
     """
-    return _network(_made(spec, (in_channels, image_size, image_size), classes, seed), spec)
+    return _network(_made(spec, in_channels, image_size, classes, seed), spec)
 
 
 def make_with_inputs(
@@ -90,27 +90,33 @@ def make_with_inputs(
         spec: See :func:`make_model`. A callable may return the network alone, which is called with two images
             then, or a tuple of the network and its inputs: a tensor, a sequence of arguments or a mapping of
             keyword arguments.
-        shape: Channels, height and width of an image; networks made for squares get its height.
+        shape: Channels, height and width of an image.
         classes: Number of logits.
         seed: Seed of the initialisation.
 
     Raises:
         WorkloadError: If it cannot be found or made, or is no network.
     """
-    result = _made(spec, shape, classes, seed)
+    channels, *size = shape
+    result = _made(spec, channels, image_size_of(*size), classes, seed)
     if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Tensor | Sequence | Mapping):
         return _network(result[0], spec), result[1]
     return _network(result, spec), torch.zeros(2, *shape)
 
 
-def _made(spec: str, shape: tuple[int, int, int], classes: int, seed: int) -> Any:
+def image_size_of(height: int, width: int) -> ImageSize:
+    """What a network is told of the size of its images: one number where they are square."""
+    return height if height == width else (height, width)
+
+
+def _made(spec: str, in_channels: int, image_size: ImageSize, classes: int, seed: int) -> Any:
     """What the name stands for."""
-    sizes = {"in_channels": shape[0], "image_size": shape[1], "classes": classes}
     # Only the CPU's generator: torch.manual_seed would also reseed the accelerators'.
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         if spec in MODELS:
-            return build(spec, *sizes.values())
+            return build(spec, in_channels, image_size, classes)
+        sizes = {"in_channels": in_channels, "image_size": image_size, "classes": classes}
         return call(import_callable(spec, kind="model", known=model_names()), sizes, spec)
 
 
