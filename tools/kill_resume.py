@@ -42,6 +42,7 @@ from hwprune.output_folder import (
     PAGE_FILE,
     REPORT_FILE,
     SLIM_FOLDER,
+    STAGING,
 )
 from hwprune.surgery.structure import STRUCTURE_FILE, WEIGHTS_FILE
 from hwprune.train.checkpoint import load_checkpoint
@@ -53,8 +54,6 @@ COMMON = ("--keep", "0.5", "--epochs", "3", "--batch-size", "128")
 SETUPS = {"lenet5": (), "resnet8": ("--fine-tune-epochs", "2")}
 PHASES = {"dense", "prune"}
 POLL_SECONDS = 0.0005
-#: What ``hwprune prune`` calls the folder for its exports, wherever temporary files go.
-STAGING = "hwprune-*"
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,6 @@ class Run:
         process: The process.
         folder: Its output folder.
         log: What it prints.
-        staging: Where it puts temporary files of its own.
         started: When, in seconds of the monotonic clock.
         started_ns: When, in nanoseconds of the clock of the files.
     """
@@ -73,7 +71,6 @@ class Run:
     process: subprocess.Popen[bytes]
     folder: Path
     log: Path
-    staging: Path
     started: float
     started_ns: int
 
@@ -88,9 +85,10 @@ class Run:
 
     def exporting(self) -> bool:
         """Whether a network is being exported for the report, or has been."""
-        return any(
-            any(self.staging.glob(f"{STAGING}/{pattern}")) for pattern in (".*.onnx.*.tmp", "dense.onnx")
-        ) and not self.says(TIMING)
+        if not self.says(SURGERY):
+            return False  # an earlier session may have left models on their way
+        staged = [*(self.folder / STAGING).glob(".*.onnx.*.tmp"), *(self.folder / STAGING).glob("*.onnx")]
+        return bool(staged) and not self.says(TIMING)
 
     def writing_results(self) -> bool:
         """Whether the first result is being put in place, or just was."""
@@ -112,16 +110,16 @@ def options_of(network: str) -> list[str]:
 
 def start(root: Path, name: str, network: str) -> Run:
     """Starts the command, or goes on with it where there is something to go on with."""
-    folder, log, staging = root / name, root / "log", root / "staging"
-    shutil.rmtree(staging, ignore_errors=True)  # what a killed process could not remove
-    staging.mkdir()
+    folder, log, temporary = root / name, root / "log", root / "temporary"
+    shutil.rmtree(temporary, ignore_errors=True)  # what a killed process could not remove
+    temporary.mkdir()
     resume = ["--resume"] if (folder / MARKER).is_file() else []
     command = [sys.executable, "-m", "hwprune", "prune", "--out", str(folder), *options_of(network), *resume]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "TMPDIR": str(staging)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "TMPDIR": str(temporary)}
     now = time.time_ns()
     with log.open("wb") as stream:
         process = subprocess.Popen(command, env=environment, stdout=stream, stderr=subprocess.STDOUT)
-    return Run(process, folder, log, staging, time.monotonic(), now)
+    return Run(process, folder, log, time.monotonic(), now)
 
 
 def moments(whole_seconds: float, draw: random.Random) -> dict[str, Callable[[Run], bool]]:
@@ -182,7 +180,7 @@ def weights_of(run: Run, network: str) -> str:
     """Hash of the weights of a run that has ended; raises where it failed or left something lying about."""
     if run.process.returncode != 0 and not finished(run.folder):
         raise click.ClickException(f"the run failed:\n{run.log.read_text(errors='replace')}")
-    left = [str(path) for path in run.folder.rglob(TEMPORARY_FILES)]
+    left = [str(path) for path in (*run.folder.rglob(TEMPORARY_FILES), *run.folder.glob(STAGING))]
     if left:
         raise click.ClickException(f"temporary files are left: {', '.join(left)}")
     check_whole(run.folder, network)
