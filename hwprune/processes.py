@@ -23,8 +23,8 @@ Value = TypeVar("Value")
 Error = TypeVar("Error", bound=Exception)
 #: How long the others wait for what the first process measures; a network's rows can take an hour.
 PATIENCE = datetime.timedelta(hours=12)
-#: Noted on errors that the first process has sent to the others.
-TOLD_BY_FIRST = "The first of the processes tells this."
+#: Noted on errors that another process has sent, mostly the first.
+TOLD_BY_FIRST = "Another one of the processes tells this."
 #: What launchers tell their processes.
 _LAUNCHED = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
 
@@ -100,7 +100,7 @@ def from_first(compute: Callable[[], Value]) -> Value:
 
 
 def as_first(compute: Callable[[], Value]) -> Value:
-    """What ``compute`` gives in this process; all of them compute, and what fails in the first fails in all.
+    """What ``compute`` gives in this process; all of them compute, and what fails in one fails in all.
 
     For what comes out alike in every process, unless one lacks a file that the others have.
 
@@ -108,14 +108,19 @@ def as_first(compute: Callable[[], Value]) -> Value:
         compute: Called in every process.
 
     Raises:
-        Exception: What ``compute`` raises in the first process, which tells it; else what it raises in this.
+        Exception: What ``compute`` raises in the first process in which it fails, which tells it.
     """
     if process_count() == 1:
         return compute()
     mine = _Outcome.of(compute)
-    error = from_first(lambda: mine.error)
-    outcome: _Outcome[Value] = mine if error is None else _Outcome(None, error)
-    return outcome.get(ours=error is None)
+    errors = from_each(mine.error)
+    failed = next((rank for rank, error in enumerate(errors) if error is not None), None)
+    if failed is None or failed == process_rank():
+        return mine.get(ours=True)
+    error = errors[failed]
+    assert error is not None  # the first that failed
+    error.add_note(TOLD_BY_FIRST)
+    raise error
 
 
 def alike(error: Error) -> Error:
@@ -182,6 +187,12 @@ def joined() -> Iterator[None]:
     try:
         with _told_to_end():
             yield
+    except _ToldToEnd as error:
+        raise TrainingError(
+            "this process was told to end",
+            got="SIGTERM",
+            hint="where another one of this run has gone, start all of them again with --resume",
+        ) from error
     except RuntimeError as error:
         if not is_lost_process(error):
             raise
@@ -194,16 +205,16 @@ def joined() -> Iterator[None]:
         dist.destroy_process_group()
 
 
+class _ToldToEnd(BaseException):
+    """A launcher ends this process: nothing that handles the errors of networks may go on after it."""
+
+
 @contextmanager
 def _told_to_end() -> Iterator[None]:
-    """Within the context the signal that ends a process is an error, which somebody tells."""
+    """Within the context the signal that ends a process unwinds it, so that somebody can tell."""
 
     def end(_number: int, _frame: object) -> None:
-        raise TrainingError(
-            "this process was told to end",
-            got="SIGTERM",
-            hint="where another one of this run has gone, start all of them again with --resume",
-        )
+        raise _ToldToEnd
 
     before = signal.signal(signal.SIGTERM, end)
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from contextlib import nullcontext
 from importlib import import_module
 
 import pytest
@@ -28,18 +27,6 @@ def launched(patch: pytest.MonkeyPatch, rank: int) -> None:
 def test_outside_torchrun_an_error_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RANK", "3")  # some other launcher's
     assert not hasattr(alike(TrainingError("the loss is not finite")), "__notes__")
-
-
-@pytest.mark.parametrize(("rank", "lines"), [(0, 1), (1, 0)])
-def test_what_all_processes_raise_is_told_by_the_first(
-    rank: int, lines: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    launched(monkeypatch, rank)
-    for arguments in (["--keep", "0.5", "--keep", "0.4"], ["--speedup", "0.5"]):
-        monkeypatch.setattr(PRUNE, "joined", nullcontext)
-        result = CliRunner().invoke(main, ["prune", *arguments])
-        assert result.exit_code == 1
-        assert result.stderr.count("Error: ") == lines, result.stderr
 
 
 @pytest.mark.parametrize("note", [True, False])

@@ -16,12 +16,11 @@ from hwprune.cli.config import config_option
 from hwprune.cli.progress import observing
 from hwprune.cli.tensorboard import drawing
 from hwprune.cli.training import Training, telling_how_to_resume, training_options
-from hwprune.cli.variants import run_grid
+from hwprune.cli.variants import refuse_processes, run_grid
 from hwprune.device.library import load_profile
-from hwprune.errors import InputError
 from hwprune.output_folder import MODEL_FILE, SINGLE_FILE
 from hwprune.pipeline import Settings, compress
-from hwprune.processes import alike, as_first, joined
+from hwprune.processes import as_first, joined
 from hwprune.report import RunReport
 from hwprune.run_page import comparison_rows
 from hwprune.runtime.environment import local_profile
@@ -70,17 +69,19 @@ def prune(
     """
     if sum(map(bool, (training.speedups, training.latencies, training.fractions))) > 1:
         raise click.UsageError("give only one of --speedup, --latency-us and --keep")
-    several = _several(training)
-    if several and tensorboard is not None:
-        raise click.UsageError("--tensorboard draws the curves of one run: give one target")
     with joined():
+        several = len(as_first(training.targets)) > 1
+        if several and tensorboard is not None:
+            raise click.UsageError("--tensorboard draws the curves of one run: give one target")
         profile = as_first(lambda: load_profile(device, profiles) if device else local_profile(profiles))
         name = device or profile.name
         if several:
+            as_first(refuse_processes)
             run_grid(training.grid([model], data, {name: profile}), out, resume=resume, as_json=as_json)
             return
         console = Console(stderr=as_json, highlight=False)
-        settings = _settings(model, data, name, training, training.granularity or profile.granularity)
+        granularity = training.granularity or profile.granularity
+        settings = as_first(lambda: _settings(model, data, name, training, granularity))
         with (
             telling_how_to_resume(),
             observing(console) as lines,
@@ -95,23 +96,10 @@ def prune(
         _print_report(console, report, out)
 
 
-def _several(training: Training) -> bool:
-    """Whether there are several targets."""
-    try:
-        return len(training.targets()) > 1
-    except InputError as error:
-        raise alike(error) from None
-
-
 def _settings(model: str, data: str, device: str, training: Training, granularity: str) -> Settings:
     """What a run with one target is asked to do."""
-    (target,) = training.targets()
-    try:
-        recipe = training.recipe(data)
-        fine_tune = training.fine_tune(recipe, several=False)
-        distillation = training.distillation(fine_tune)
-    except InputError as error:
-        raise alike(error) from None
+    recipe, (target,) = training.recipe(data), training.targets()
+    fine_tune = training.fine_tune(recipe, several=False)
     return Settings(
         model,
         data,
@@ -123,7 +111,7 @@ def _settings(model: str, data: str, device: str, training: Training, granularit
         granularity,
         None if training.weights is None else str(training.weights),
         fine_tune,
-        distillation=distillation,
+        distillation=training.distillation(fine_tune),
         reconstruct=training.reconstruction(fine_tune, granularity),
     )
 

@@ -18,7 +18,7 @@ from hwprune.device.library import load_profile
 from hwprune.errors import InputError, TargetError
 from hwprune.executors.base import Executor
 from hwprune.executors.cluster import RayCluster
-from hwprune.processes import alike, launched_count
+from hwprune.processes import launched_count
 from hwprune.runtime.environment import local_profile
 from hwprune.variants import Grid, make_variants
 from hwprune.variants_page import VariantsFolder
@@ -103,6 +103,17 @@ def variants(
     run_grid(grid, out, resume=resume, as_json=as_json, executor=executor)
 
 
+def refuse_processes() -> None:
+    """Raises :class:`InputError` under ``torchrun``: its processes train one network together."""
+    if launched_count() > 1:
+        raise InputError(
+            "several networks cannot be made under torchrun",
+            expected="one target, or one process",
+            got=f"{launched_count()} processes",
+            hint="start a run for each target, or leave torchrun out",
+        )
+
+
 def run_grid(grid: Grid, out: Path, *, resume: bool, as_json: bool, executor: Executor | None = None) -> None:
     """Makes the variants and shows what became of them.
 
@@ -117,15 +128,7 @@ def run_grid(grid: Grid, out: Path, *, resume: bool, as_json: bool, executor: Ex
         TargetError: If one failed or misses its target.
         InputError: Under ``torchrun``.
     """
-    if launched_count() > 1:
-        raise alike(
-            InputError(
-                "several networks cannot be made under torchrun",
-                expected="one target, or one process",
-                got=f"{launched_count()} processes",
-                hint="start a run for each target, or leave torchrun out",
-            )
-        )
+    refuse_processes()
     console = Console(stderr=as_json, highlight=False)
     with telling_how_to_resume(), observing(console) as observer:
         folder = make_variants(grid, out, observer, resume=resume, executor=executor)
