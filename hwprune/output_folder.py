@@ -181,11 +181,12 @@ class OutputFolder:
     def staging(self) -> Iterator[Path]:
         """Yields a folder for models on their way, on the disk that they are going to stay on."""
         place = self.path / STAGING
-        place.mkdir()
+        place.mkdir(exist_ok=True)
         try:
             yield place
         finally:
-            shutil.rmtree(place)
+            # What a network file system still holds is removed by the next start.
+            shutil.rmtree(place, ignore_errors=True)
 
     def write_result(self, deployed: Path, single: Path, write_slim: Callable[[Path], None]) -> None:
         """Puts the exported model and the slim folder in place, no model where the folder cannot be written.

@@ -25,6 +25,8 @@ from hwprune.targets import Target, describe
 
 #: What variants hand to each other: dense trainings, and masked networks that others start from.
 SHARED_FOLDER = ".shared"
+#: Beginning of the names of dense trainings, and of the folders with their checkpoints.
+DENSE = "dense-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ class Variant:
         settings = self.settings
         key = [settings.model, settings.data, settings.train_images, settings.weights]
         digest = hashlib.sha256(json.dumps([*key, asdict(settings.recipe)]).encode()).hexdigest()[:16]
-        return f"dense-{settings.model.replace(':', '.').replace('/', '.')}-{digest}"
+        return f"{DENSE}{settings.model.replace(':', '.').replace('/', '.')}-{digest}"
 
     def finished(self, out: Path) -> bool:
         """Whether it is complete below ``out``."""
@@ -142,7 +144,7 @@ def begun_with(folder: Path) -> Mapping[str, Any] | None:
     Raises:
         ArtifactError: If its mark is damaged.
     """
-    if not (folder / MARKER).is_file():
+    if not is_marked(folder):
         return None
     settings = read_json(folder / MARKER, "hwprune prune").get("settings")
     return settings if isinstance(settings, dict) else {}

@@ -23,6 +23,7 @@ from hwprune.targets import Speedup, Target, describe
 from hwprune.train.distillation import Distillation
 from hwprune.train.loop import Recipe
 from hwprune.variant_tasks import (
+    DENSE,
     SHARED_FOLDER,
     DenseTask,
     Variant,
@@ -278,7 +279,9 @@ def _is_ours(out: Path) -> bool:
         # Browser extensions and web pages have manifests too.
         return isinstance(content, dict) and isinstance(content.get("variants"), list)
     return shared.is_dir() and all(
-        may_take(item) if item.is_dir() else item.match("*.safetensors") or item.match(TEMPORARY_FILES)
+        item.name.startswith(DENSE) or may_take(item)
+        if item.is_dir()
+        else item.match("*.safetensors") or item.match(TEMPORARY_FILES)
         for item in shared.iterdir()
     )
 
