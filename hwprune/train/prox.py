@@ -142,7 +142,11 @@ class ProximalStep:
         grouping = self._grouping
         if not grouping.count:
             return
-        factors = self._pull.factors(grouping, self._living_norms, strength)
+        try:
+            factors = self._pull.factors(grouping, self._living_norms, strength)
+        except InputError:
+            self._refuse_odd(self._living_norms())
+            raise
         members = agree_(self._mask_(grouping.to_members(factors, other=1.0)))
         self.groups.scale_(members)
         self._bury(members > 0)
@@ -173,13 +177,17 @@ class ProximalStep:
             return
         with torch.no_grad():
             norms = self._living_norms()
-            if not math.isfinite(float(norms.amax())):  # a flag for every single weight would be felt
-                odd = self.groups.members_alive(norms.isfinite().logical_not_())
-                raise not_finite(f"layer {next(name for name, count in odd.items() if count)}")
+            self._refuse_odd(norms)
             self._bury(agree_(self.allowance.survivors(norms, self.alive)))
             self.groups.scale_(self.alive)
             self.settled = True
             self.after_settling()
+
+    def _refuse_odd(self, norms: Tensor) -> None:
+        """Raises where a norm is not finite; a flag for every single weight would be felt otherwise."""
+        if not math.isfinite(float(norms.amax())):
+            odd = self.groups.members_alive(norms.isfinite().logical_not_())
+            raise not_finite(f"layer {next(name for name, count in odd.items() if count)}")
 
     def bury_zeros(self) -> None:
         """Takes members that are zero for dead: of a network that was pruned before."""
@@ -195,7 +203,7 @@ class ProximalStep:
         """Everything that a resumed training needs: tensors, numbers and names only."""
         state: dict[str, Any] = {
             "asked": self._asked(),
-            "members": self.groups.members_alive(torch.ones_like(self.alive)),
+            "members": self._members(),
             "alive": self.alive.clone(),
             "step": self.step,
             "settled": self.settled,
@@ -235,11 +243,15 @@ class ProximalStep:
             "settle_step": self.schedule.settle_step,
         }
 
+    def _members(self) -> dict[str, int]:
+        """How many there are of every layer, dead or alive."""
+        return dict(self.groups.members_alive(torch.ones_like(self.alive, device=self._device)))
+
     def _refuse_other_network(self, alive: Tensor, state: Mapping[str, Any]) -> None:
         expected, got = {"in all": self.alive.numel()}, {"in all": alive.numel()}
         # States of earlier versions know no names.
         if "members" in state:
-            expected |= self.groups.members_alive(torch.ones_like(self.alive))
+            expected |= self._members()
             got |= state["members"]
         name = next((name for name in expected | got if expected.get(name) != got.get(name)), None)
         if name is not None:
