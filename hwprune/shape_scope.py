@@ -10,7 +10,8 @@ from hwprune.closed_loop import Turn
 from hwprune.errors import TargetError, VerificationError
 from hwprune.graph.axes import BoolArray, ChannelAxis
 from hwprune.graph.coupling import find_axes
-from hwprune.graph.record import ExampleInputs
+from hwprune.graph.record import ExampleInputs, record
+from hwprune.graph.steering import refuse_steered
 from hwprune.graph.trace import trace_operators
 from hwprune.graph.twin import copy_of
 from hwprune.groups.shape import ShapeGroups
@@ -60,6 +61,8 @@ class ShapeScope:
         self._request = request
         self.groups = ShapeGroups(request.model, request.keep)
         self.allowance = self.groups.allowance(target.count_of)
+        # Channels that nothing reads are followed in the end, when a refusal would cost the training.
+        refuse_steered(request.model, record(request.model, request.example_inputs))
         operators = trace_operators(request.model, request.example_inputs)
         self.profile = request.localized(operators)
         self.dense_predicted_us = request.dense_us(operators, self.profile)

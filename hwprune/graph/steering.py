@@ -13,6 +13,8 @@ from hwprune.graph.record import Recording
 
 #: ATen base names of the operators that hand a number of a tensor to Python.
 ASKING = frozenset({"_local_scalar_dense", "equal"})
+#: Those whose result is as large as the values say: a layer may be left out where it is empty.
+SIZING = frozenset({"nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecutive"})
 #: Base names of operators that read the shape of their argument, not its values.
 SHAPE_ONLY = frozenset(
     {
@@ -26,8 +28,8 @@ def refuse_steered(model: nn.Module, recording: Recording) -> None:
     """Raises where other inputs may run something else than what was recorded.
 
     Numbers that follow from shapes, parameters and buffers alone are the same whatever comes in, and are
-    allowed. So are questions about the inputs themselves (is anything padded?), as long as every parameter
-    takes part in the recording: then they choose between no two layers.
+    allowed. So are questions about the inputs themselves (is anything padded?) and results whose size depends
+    on values, as long as every parameter takes part in the recording: then they choose between no two layers.
 
     Args:
         model: The network.
@@ -44,10 +46,10 @@ def refuse_steered(model: nn.Module, recording: Recording) -> None:
         base = call.op.split(".")[1]
         depends = base not in SHAPE_ONLY and any(value.index in from_inputs for value in call.inputs)
         learned = any(value.index in weighted or value.name in parameters for value in call.inputs)
-        if depends and base in ASKING:
-            if learned:
-                raise _steered(model, call.module, "a value that it computes from them")
-            asked_of_inputs = call.module if asked_of_inputs is None else asked_of_inputs
+        if depends and base in ASKING and learned:
+            raise _steered(model, call.module, "a value that it computes from them")
+        if depends and base in ASKING | SIZING and asked_of_inputs is None:
+            asked_of_inputs = call.module
         made = {value.index for value in call.outputs}
         from_inputs |= made if depends else set()
         weighted |= made if learned else set()

@@ -56,6 +56,11 @@ def test_a_choice_by_the_inputs_is_refused_where_it_leaves_a_layer_out() -> None
         find_axes(Asking(lambda _net, images, _hidden: images.mean() > -1), IMAGES)
 
 
+def test_a_layer_that_is_left_out_where_nothing_is_selected_is_refused() -> None:
+    with pytest.raises(GraphError, match=r"first\.bias takes no part"):
+        find_axes(Asking(lambda _net, _images, hidden: len((hidden > 1e6).nonzero())), IMAGES)
+
+
 def test_a_question_about_the_inputs_that_chooses_nothing_is_allowed() -> None:
     class Checking(nn.Sequential):
         def forward(self, images: Tensor) -> Tensor:
