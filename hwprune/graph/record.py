@@ -143,11 +143,11 @@ def _layout(tensor: Tensor) -> tuple[Any, ...]:
 
 @contextmanager
 def _tracked_modules(
-    model: nn.Module, stack: list[str], ran: set[str], raised: dict[BaseException, str]
+    model: nn.Module, stack: list[str], ran: set[str], raised: dict[int, str]
 ) -> Iterator[None]:
     """Keeps the dotted name of the running module on top of ``stack``, and all of them in ``ran``.
 
-    What a module raises is put into ``raised``, with the name of the innermost one.
+    What a module raises is put into ``raised``, by its ``id``, with the name of the innermost one.
     """
     handles = []
     for name, module in model.named_modules():
@@ -159,7 +159,7 @@ def _tracked_modules(
         def leave(_module: nn.Module, _args: Any, _output: Any) -> None:
             error = sys.exception()
             if error is not None:
-                raised.setdefault(error, stack[-1])
+                raised.setdefault(id(error), stack[-1])
             stack.pop()
 
         handles.append(module.register_forward_pre_hook(enter))
@@ -249,7 +249,7 @@ def record(model: nn.Module, example_inputs: ExampleInputs) -> Recording:
     """
     names = {id(tensor): name for name, tensor in model.named_buffers()}
     names |= {id(tensor): name for name, tensor in model.named_parameters()}
-    stack, ran, raised = [""], set[str](), dict[BaseException, str]()
+    stack, ran, raised = [""], set[str](), dict[int, str]()
     example_inputs = beside(model, example_inputs)
     recorder = _Recorder(names, stack)
     leaves = [leaf for leaf in tree_flatten(example_inputs)[0] if isinstance(leaf, Tensor)]
@@ -260,7 +260,7 @@ def record(model: nn.Module, example_inputs: ExampleInputs) -> Recording:
     except Exception as error:
         raise GraphError(
             "the forward pass of the model fails on the example inputs",
-            where=f"{type(model).__name__}.{raised.get(error, '')}".rstrip("."),
+            where=f"{type(model).__name__}.{raised.get(id(error), '')}".rstrip("."),
             expected="a forward pass without error",
             got=f"{type(error).__name__}: {error}",
             hint="call the model with the example inputs by hand and mend what it raises",

@@ -49,10 +49,10 @@ def with_random_inputs(model: nn.Module, batches: Sequence[ExampleInputs]) -> li
         model: Called in evaluation mode; its mode is left as it was.
         batches: The first of them is the example, see :func:`random_inputs`.
     """
-    drawn = random_inputs(batches[0])
     try:
+        drawn = random_inputs(batches[0])
         with evaluation_mode(model):
             taken = all(bool(output.isfinite().all()) for output in outputs_of(model, drawn))
-    except Exception:  # the user's forward pass, which may refuse what it was not made for
-        taken = False
+    except Exception:  # tensors that cannot be drawn, or a forward pass that refuses what it was not made for
+        return list(batches)
     return [*batches, drawn] if taken else list(batches)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torch import nn
@@ -36,3 +38,16 @@ def test_the_innermost_module_that_raises_is_named() -> None:
     net = nn.Sequential(nn.Linear(3, 2), nn.Sequential(nn.ReLU(), nn.Linear(5, 2)))
     with pytest.raises(GraphError, match=r"\(in Sequential\.1\.1\)"):
         record(net, torch.zeros(2, 3))
+
+
+def test_an_error_that_cannot_be_hashed_is_told_all_the_same() -> None:
+    @dataclass
+    class Odd(Exception):  # noqa: N818
+        number: int
+
+    class Raising(nn.Module):
+        def forward(self, _images: torch.Tensor) -> torch.Tensor:
+            raise Odd(3)
+
+    with pytest.raises(GraphError, match=r"\(in Sequential\.0\).*Odd"):
+        record(nn.Sequential(Raising()), torch.zeros(2, 3))

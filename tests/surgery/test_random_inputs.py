@@ -37,6 +37,11 @@ def test_random_inputs_are_left_out_where_the_network_does_not_take_them() -> No
     assert len(with_random_inputs(Root(), [IMAGES])) == 1
 
 
+def test_numbers_that_cannot_be_drawn_leave_the_given_inputs() -> None:
+    last = torch.full((1, 2), torch.iinfo(torch.int64).max)
+    assert len(with_random_inputs(nn.Identity(), [last])) == 1
+
+
 def test_finishing_verifies_on_random_inputs(monkeypatch: pytest.MonkeyPatch) -> None:
     """A mistake that the example, which is zero everywhere, does not show."""
     torch.manual_seed(0)
