@@ -28,6 +28,17 @@ RUNTIME_TOLERANCE = 1e-4
 OWN_ROUNDING = 10.0
 
 
+def _at_batch(inputs: ExampleInputs, batch: int) -> ExampleInputs:
+    """As many examples as a file with a fixed batch size takes; what has another number of rows has none."""
+    sizes = [leaf.shape[0] for leaf in tree_flatten(inputs)[0] if isinstance(leaf, Tensor) and leaf.ndim]
+
+    def cut(leaf: Any) -> Any:
+        return leaf[:batch] if isinstance(leaf, Tensor) and leaf.ndim and leaf.shape[0] == sizes[0] else leaf
+
+    fewer: ExampleInputs = tree_map(cut, inputs)
+    return fewer
+
+
 def verify_exported(masked: nn.Module, path: Path, inputs: ExampleInputs, profile: DeviceProfile) -> float:
     """Largest absolute difference between an exported slim network and the masked one.
 
@@ -44,9 +55,9 @@ def verify_exported(masked: nn.Module, path: Path, inputs: ExampleInputs, profil
     """
     spec = profile.runtime.model_copy(update={"precision": "fp32"})
     session = get_runtime(spec.kind).open(path, spec)
-    # A file with a fixed batch size is fed as many images as it takes.
-    batch = session.inputs[0].shape[0] if session.inputs else None
-    inputs = tree_map(lambda leaf: leaf[:batch] if isinstance(leaf, Tensor) and leaf.ndim else leaf, inputs)
+    first = session.inputs[0].shape if session.inputs else ()
+    if first and first[0] is not None:
+        inputs = _at_batch(inputs, first[0])
     given = [leaf for leaf in tree_flatten(inputs)[0] if isinstance(leaf, Tensor)]
     if len(given) != len(session.inputs):
         raise GraphError(
