@@ -224,12 +224,7 @@ def settle_on_device(
     """
     tried: list[_Tried] = []
     while len(tried) < MAX_TURNS:
-        try:
-            found = _untried(budget, choose, tried)
-        except TargetError:
-            if not tried:
-                raise
-            break  # corrected out of reach: training is not lost for that, the report tells of the miss
+        found = _untried(budget, choose, tried)
         if found is None:
             break
         limit, widths = found
@@ -274,7 +269,13 @@ def _untried(
             limit = (low + high) / 2
         if np.isinf(limit):  # the same network is expected to be the slowest that meets the target
             break
-        widths = choose(budget.with_limit(limit))
+        try:
+            widths = choose(budget.with_limit(limit))
+        except TargetError:
+            if not tried:
+                raise
+            low = limit  # corrected out of reach: training is not lost for that, the report tells of a miss
+            continue
         same = next((each for each in tried if np.array_equal(each.widths, widths)), None)
         if same is None:
             return limit, widths

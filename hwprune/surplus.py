@@ -45,6 +45,8 @@ def _reason(record: Mapping[str, Any]) -> str:
     part = chosen["measured_us"] / chosen["allowed_us"]
     if part * (1 + UNMENTIONED) > 1:
         return f"when it was chosen, it took {part:.0%} of what was allowed"
+    if all(turn["measured_us"] <= turn["allowed_us"] for turn in turns):
+        return "what was left when the survivors were chosen is that fast"
     if len(turns) >= MAX_TURNS:
         return f"the {MAX_TURNS} turns on the device were used up"
-    return "no network was found between it and those that are too slow"
+    return "no network that is safely fast enough was found between it and those that are too slow"

@@ -124,6 +124,26 @@ def test_a_correction_out_of_reach_leaves_the_last_network_that_was_measured() -
     assert widths[0] == int(limit // 8) * 8
 
 
+def test_what_lies_between_a_correction_out_of_reach_and_a_network_too_slow_is_measured() -> None:
+    def fast_from_16(budget: LatencyBudget) -> Widths:
+        if budget.limit < 14:
+            raise TargetError("out of reach")
+        return np.array([16 if budget.limit < 24 else int(budget.limit // 8) * 8])
+
+    class Steep(Device):
+        """Slower than predicted, the more so the wider."""
+
+        def measure(self, networks: Any) -> Any:
+            found = super().measure(networks)
+            return found | {"slim": timing(16.0 if found["slim"].median_us <= 16 else 100.0)}
+
+    budget = LatencyBudget(lambda widths: np.asarray(widths).sum(-1).astype(float), 32.0)
+    device: Any = Steep(0.0)
+    widths, _, turns = settle_on_device(device, budget, lambda dense_us: dense_us / 2, fast_from_16)
+    assert turns[0].measured_us > turns[0].allowed_us
+    assert widths[0] == 16
+
+
 def test_a_first_budget_out_of_reach_is_an_error() -> None:
     with pytest.raises(TargetError):
         settle(offset_us=0.0, first_limit=4.0)
