@@ -180,6 +180,8 @@ class Trainer:
         assert self.proximal is not None  # asked of wrapped trainings only
         kept = most = kept_bytes(self.proximal, self._model)
         for step in (START, START + WARMUP + 1, SETTLE):
+            if step == SETTLE:
+                self._bury()
             before = kept_bytes(self.proximal, self._model)
             self.proximal.step = step - 1
             with LiveBytes() as live:
@@ -188,6 +190,14 @@ class Trainer:
         assert self.proximal.settled
         floats = 4 * sum(parameter.numel() for parameter in self._model.parameters())
         return kept / floats, most / floats
+
+    def _bury(self) -> None:
+        """Kills the half that has to go, as a ramp has by its end."""
+        assert self.proximal is not None  # asked of wrapped trainings only
+        norms = self.proximal.groups.member_norms()
+        with torch.no_grad():
+            self.proximal.groups.scale_(norms > norms.median())
+        self.proximal.bury_zeros()
 
 
 def _wait(images: Tensor) -> None:

@@ -152,7 +152,7 @@ def layer_adaptive_scores_(norms: Tensor) -> Tensor:
     above = 0.0
     for least in _band_ends(norms):
         above += _score_band_(norms, least, above)
-    return norms.neg_()
+    return norms.abs_()
 
 
 def _score_band_(norms: Tensor, least: float, above: float) -> float:
@@ -166,7 +166,9 @@ def _score_band_(norms: Tensor, least: float, above: float) -> float:
     Returns:
         The energy of those scored now.
     """
-    places = torch.nonzero(norms >= least).flatten()
+    strong = norms >= least
+    # The dead, of which there are many, score 0 as they are.
+    places = torch.nonzero(strong.logical_and_(norms > 0) if least == 0 else strong).flatten()
     ordered, order = norms[places].sort(descending=True, stable=True)
     energy = ordered.double().square_()
     band = float(energy.sum())
