@@ -8,10 +8,12 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from hwprune.runtime import stopwatch
+from hwprune.runtime import local, stopwatch
 
 #: Tests look at what is done with a latency, not at its last per cent.
 PATIENCE_SECONDS = 0.5
+#: Nor at whether rows are as close together as predictions want them.
+SPLITTING_SECONDS = 3.0
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -25,7 +27,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def impatient() -> Iterator[None]:
-    """Ends a measurement early whose median does not become certain."""
+    """Ends a measurement early whose median does not become certain, and the search for steps of rows."""
     with pytest.MonkeyPatch.context() as patches:
         patches.setattr(stopwatch, "MOST_SECONDS", PATIENCE_SECONDS)
+        patches.setattr(local, "SPLITTING_SECONDS", SPLITTING_SECONDS)
         yield

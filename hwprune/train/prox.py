@@ -245,7 +245,8 @@ class ProximalStep:
 
     def _members(self) -> dict[str, int]:
         """How many there are of every layer, dead or alive."""
-        return dict(self.groups.members_alive(torch.ones_like(self.alive, device=self._device)))
+        # Flags on the CPU go with weights on any device, wherever they were moved.
+        return dict(self.groups.members_alive(torch.ones_like(self.alive, device="cpu")))
 
     def _refuse_other_network(self, alive: Tensor, state: Mapping[str, Any]) -> None:
         expected, got = {"in all": self.alive.numel()}, {"in all": alive.numel()}

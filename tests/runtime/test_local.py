@@ -106,6 +106,7 @@ def test_rows_on_the_spot_have_a_deadline_and_show_how_far_they_are(
         return (Row(replace(operators[0], name="", out_channels=len(seconds), in_channels=1), HERE_US),)
 
     clock = itertools.count(0.0, 20.0)
+    monkeypatch.setattr(local, "SPLITTING_SECONDS", 45.0)
     monkeypatch.setattr(local, "measure_rows", measure)
     monkeypatch.setattr(local, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
