@@ -260,6 +260,10 @@ def _surface(rows: tuple[Row, ...], matrix: bool, steps: Steps) -> Surface:
     in_knots = sorted({row.operator.in_channels for row in rows}) if matrix else [1]
     out_knots = sorted({row.operator.out_channels for row in rows})
     columns = bracket(out_knots, outer)
+    if rows[0].operator.depthwise and columns.low[1] < 0 and columns.low.size > 2:
+        # A single channel is no depthwise convolution and is not measured; it takes no longer than two.
+        for found in (columns.low, columns.high, columns.fraction):
+            found[1] = found[2]
     values = np.full((len(in_knots) + 1, len(out_knots) + 1), np.nan)
     in_position = {knot: position for position, knot in enumerate(in_knots)}
     out_position = {knot: position for position, knot in enumerate(out_knots)}

@@ -161,3 +161,14 @@ def test_widths_that_the_divisor_does_not_divide_have_rows_of_their_own() -> Non
     )
     assert found.tolist() == [5.0, 20.0, 5.0, 26.0]
     assert LatencyTable(tuple(rows)).latency_us(replace(CONV, in_channels=11), steps) == pytest.approx(22.0)
+
+
+def test_one_channel_of_a_depthwise_convolution_is_priced_as_two() -> None:
+    def depthwise(channels: int, latency: float = 1.0) -> Row:
+        return Row(Operator("conv", channels, channels, 8, 8, 3, 3, padding=1, groups=channels), latency)
+
+    # No row of a single channel, which would be another operator.
+    table = LatencyTable((depthwise(2, 5.0), depthwise(8, 11.0), depthwise(16, 19.0)))
+    wide = depthwise(16).operator
+    widths = np.array([1, 2, 5, 16])
+    assert table.latencies_us(wide, widths, widths, Steps(align=1)).tolist() == [5.0, 5.0, 8.0, 19.0]
