@@ -3,7 +3,11 @@
 Tests marked ``gpu`` are skipped where there is none.
 """
 
-from collections.abc import Iterator
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -14,6 +18,28 @@ from hwprune.runtime import local, stopwatch
 PATIENCE_SECONDS = 0.5
 #: Nor at whether rows are as close together as predictions want them.
 SPLITTING_SECONDS = 3.0
+
+
+#: Programs that are no part of the package.
+TOOLS = Path(__file__).parent.parent / "tools"
+
+
+@pytest.fixture(scope="module")
+def load_tool() -> Iterator[Callable[[str], ModuleType]]:
+    """Imports a program under ``tools/`` by its name, anew at every call, until the module of tests ends."""
+    with pytest.MonkeyPatch.context() as patches:
+        patches.syspath_prepend(str(TOOLS))
+
+        def load(name: str) -> ModuleType:
+            specification = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
+            assert specification is not None
+            assert specification.loader is not None
+            module = importlib.util.module_from_spec(specification)
+            patches.setitem(sys.modules, name, module)
+            specification.loader.exec_module(module)
+            return module
+
+        yield load
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

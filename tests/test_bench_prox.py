@@ -1,22 +1,11 @@
 """What the benchmark of one proximal step says of the figures that are wanted."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
-
-TOOLS = Path(__file__).parent.parent / "tools"
 
 
 @pytest.fixture
-def bench(monkeypatch):
-    monkeypatch.syspath_prepend(str(TOOLS))
-    specification = importlib.util.spec_from_file_location("bench_prox", TOOLS / "bench_prox.py")
-    module = importlib.util.module_from_spec(specification)
-    monkeypatch.setitem(sys.modules, "bench_prox", module)
-    specification.loader.exec_module(module)
-    return module
+def bench(load_tool):
+    return load_tool("bench_prox")
 
 
 def seconds(sgd, warm, cold):

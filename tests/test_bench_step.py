@@ -1,27 +1,12 @@
 """What the benchmark of training steps says about memory."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
-TOOLS = Path(__file__).parent.parent / "tools"
-
 
 @pytest.fixture(scope="module")
-def bench():
-    sys.path.insert(0, str(TOOLS))
-    try:
-        specification = importlib.util.spec_from_file_location("bench_step", TOOLS / "bench_step.py")
-        module = importlib.util.module_from_spec(specification)
-        sys.modules["bench_step"] = module
-        specification.loader.exec_module(module)
-        yield module
-    finally:
-        sys.path.remove(str(TOOLS))
-        sys.modules.pop("bench_step", None)
+def bench(load_tool):
+    return load_tool("bench_step")
 
 
 def test_the_peak_counts_what_lives_and_what_views_keep_alive(bench):

@@ -1,11 +1,8 @@
 """The comparison of one run at several targets with runs of their own: what it reads and counts."""
 
-import importlib.util
 import json
 import subprocess
-import sys
 from contextlib import nullcontext
-from pathlib import Path
 
 import click
 import pytest
@@ -14,17 +11,10 @@ from safetensors.torch import load_file
 
 from hwprune.train.checkpoint import save_checkpoint
 
-TOOLS = Path(__file__).parent.parent / "tools"
-
 
 @pytest.fixture
-def tool(monkeypatch):
-    monkeypatch.syspath_prepend(str(TOOLS))
-    spec = importlib.util.spec_from_file_location("compare_budgets", TOOLS / "compare_budgets.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "compare_budgets", module)
-    spec.loader.exec_module(module)
-    return module
+def tool(load_tool):
+    return load_tool("compare_budgets")
 
 
 def network(folder, accuracy, target, seconds, *, met=False):

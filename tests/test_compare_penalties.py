@@ -1,9 +1,5 @@
 """The comparison of penalties: what it plans, resumes and writes; the trainings are replaced."""
 
-import importlib.util
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from click.testing import CliRunner
@@ -11,17 +7,10 @@ from click.testing import CliRunner
 from hwprune.penalties import penalty_names
 from hwprune.workloads import Dataset
 
-TOOLS = Path(__file__).parent.parent / "tools"
-
 
 @pytest.fixture
-def tool(monkeypatch):
-    monkeypatch.syspath_prepend(str(TOOLS))
-    spec = importlib.util.spec_from_file_location("compare_penalties", TOOLS / "compare_penalties.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "compare_penalties", module)
-    spec.loader.exec_module(module)
-    return module
+def tool(load_tool):
+    return load_tool("compare_penalties")
 
 
 def small_dataset():

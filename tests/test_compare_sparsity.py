@@ -1,10 +1,7 @@
 """The comparison of sparse networks on a tiny task: what it trains, resumes and writes."""
 
 import copy
-import importlib.util
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -15,26 +12,15 @@ from hwprune.groups.block import BlockGroups
 from hwprune.penalties import nm_mask, sr_ste_gradient
 from hwprune.workloads import Dataset
 
-TOOLS = Path(__file__).parent.parent / "tools"
 
-
-def load(name, monkeypatch):
-    monkeypatch.syspath_prepend(str(TOOLS))
-    spec = importlib.util.spec_from_file_location(name, TOOLS / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, name, module)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def sr_ste(load_tool):
+    return load_tool("sr_ste")
 
 
 @pytest.fixture
-def sr_ste(monkeypatch):
-    return load("sr_ste", monkeypatch)
-
-
-@pytest.fixture
-def runs(monkeypatch):
-    module = load("sparsity_runs", monkeypatch)
+def runs(load_tool, monkeypatch):
+    module = load_tool("sparsity_runs")
     generator = torch.Generator().manual_seed(0)
     images, labels = torch.randn(40, 1, 8, 8, generator=generator), torch.arange(40) % 4
     small = Dataset("small", images, labels, images, labels, 4)
@@ -47,8 +33,8 @@ def runs(monkeypatch):
 
 
 @pytest.fixture
-def tool(runs, monkeypatch):
-    return load("compare_sparsity", monkeypatch)
+def tool(runs, load_tool):
+    return load_tool("compare_sparsity")
 
 
 def run_of(runs, pattern, method, network="lenet300", start="random"):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -21,20 +19,10 @@ from hwprune.targets import Speedup
 from hwprune.train.loop import Recipe
 from hwprune.workloads import Dataset
 
-TOOLS = Path(__file__).parent.parent / "tools"
-
 
 @pytest.fixture(scope="module")
-def tool() -> Iterator[ModuleType]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(TOOLS)
-        specification = importlib.util.spec_from_file_location("int8_table", TOOLS / "int8_table.py")
-        assert specification is not None
-        assert specification.loader is not None
-        module = importlib.util.module_from_spec(specification)
-        patch.setitem(sys.modules, "int8_table", module)
-        specification.loader.exec_module(module)
-        yield module
+def tool(load_tool: Callable[[str], ModuleType]) -> ModuleType:
+    return load_tool("int8_table")
 
 
 def test_the_page_has_a_row_for_every_network(
