@@ -1,11 +1,10 @@
 """The built-in models and data sets that the command line can name."""
 
 from hwprune.workloads.batches import accuracy, batches_per_epoch, iterate_batches, spread
-from hwprune.workloads.data import Dataset
+from hwprune.workloads.data import Dataset, image_size_of
 from hwprune.workloads.outputs import check_outputs
 from hwprune.workloads.resolve import (
     dataset_names,
-    image_size_of,
     load_dataset,
     make_model,
     make_with_inputs,

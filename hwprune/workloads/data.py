@@ -65,7 +65,7 @@ class Dataset:
     def image_size(self) -> ImageSize:
         """Height and width in pixels; one number where they are the same."""
         _, height, width = self.image_shape
-        return height if height == width else (height, width)
+        return image_size_of(height, width)
 
     def first(self, count: int | None) -> Dataset:
         """The same data set with only the first ``count`` training images; all of them for ``None``.
@@ -83,6 +83,11 @@ class Dataset:
                 got=count,
             )
         return replace(self, train_images=self.train_images[:count], train_labels=self.train_labels[:count])
+
+
+def image_size_of(height: int, width: int) -> ImageSize:
+    """What a network is told of the size of its images: one number where they are square."""
+    return height if height == width else (height, width)
 
 
 def rows_and_columns(size: ImageSize) -> tuple[int, int]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from hwprune.errors import WorkloadError
-from hwprune.workloads.data import Dataset, ImageSize
+from hwprune.workloads.data import Dataset, ImageSize, image_size_of
 from hwprune.workloads.imports import call, import_callable
 from hwprune.workloads.models import MODELS, build
 from hwprune.workloads.sources import SOURCES
@@ -102,11 +102,6 @@ def make_with_inputs(
     if isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], Tensor | Sequence | Mapping):
         return _network(result[0], spec), result[1]
     return _network(result, spec), torch.zeros(2, *shape)
-
-
-def image_size_of(height: int, width: int) -> ImageSize:
-    """What a network is told of the size of its images: one number where they are square."""
-    return height if height == width else (height, width)
 
 
 def _made(spec: str, in_channels: int, image_size: ImageSize, classes: int, seed: int) -> Any:
