@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import tree_leaves
 
 from hwprune.device.profile import DeviceProfile, RuntimeSpec
 from hwprune.errors import GraphError, VerificationError
@@ -17,6 +17,7 @@ from hwprune.graph.trace import trace_operators
 from hwprune.operators import Operator, multiply_accumulates
 from hwprune.quantization import accuracy_in_runtime, quantize_on
 from hwprune.runtime.base import get_runtime
+from hwprune.runtime.export import at_batch
 from hwprune.runtime.timing import Timing
 from hwprune.surgery.outputs import compare, outputs_of, rounding_of
 from hwprune.workloads import Dataset, accuracy
@@ -26,17 +27,6 @@ from hwprune.workloads import Dataset, accuracy
 RUNTIME_TOLERANCE = 1e-4
 #: Where PyTorch's own single precision is further off, so may the runtime's be, by this factor.
 OWN_ROUNDING = 10.0
-
-
-def _at_batch(inputs: ExampleInputs, batch: int) -> ExampleInputs:
-    """As many examples as a file with a fixed batch size takes; what has another number of rows has none."""
-    sizes = [leaf.shape[0] for leaf in tree_flatten(inputs)[0] if isinstance(leaf, Tensor) and leaf.ndim]
-
-    def cut(leaf: Any) -> Any:
-        return leaf[:batch] if isinstance(leaf, Tensor) and leaf.ndim and leaf.shape[0] == sizes[0] else leaf
-
-    fewer: ExampleInputs = tree_map(cut, inputs)
-    return fewer
 
 
 def verify_exported(masked: nn.Module, path: Path, inputs: ExampleInputs, profile: DeviceProfile) -> float:
@@ -57,8 +47,8 @@ def verify_exported(masked: nn.Module, path: Path, inputs: ExampleInputs, profil
     session = get_runtime(spec.kind).open(path, spec)
     first = session.inputs[0].shape if session.inputs else ()
     if first and first[0] is not None:
-        inputs = _at_batch(inputs, first[0])
-    given = [leaf for leaf in tree_flatten(inputs)[0] if isinstance(leaf, Tensor)]
+        inputs = at_batch(inputs, first[0])
+    given = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
     if len(given) != len(session.inputs):
         raise GraphError(
             "the exported network takes other inputs than the network",

@@ -9,12 +9,12 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import onnx
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from hwprune.errors import GraphError, InputError
 from hwprune.files import replacing
@@ -22,6 +22,7 @@ from hwprune.graph.record import ExampleInputs
 from hwprune.graph.twin import copy_of
 from hwprune.runtime.fold_zeros import fold_zeros
 
+Inputs = TypeVar("Inputs")
 #: The operator set that is written.
 OPSET = 18
 
@@ -68,12 +69,12 @@ def export(
     args, kwargs = _as_arguments(example_inputs)
     try:
         # A batch of 1 would be taken for a constant.
-        proto, note = _to_proto(twin, *_at_batch((args, kwargs), None, least=2), dynamic=True), ""
+        proto, note = _to_proto(twin, *at_batch((args, kwargs), None, least=2), dynamic=True), ""
         if not _open_batch(proto):
             raise GraphError("the forward pass takes the batch size for a constant")
     except Exception as error:
         try:
-            proto = _to_proto(twin, *_at_batch((args, kwargs), batch), dynamic=False)
+            proto = _to_proto(twin, *at_batch((args, kwargs), batch), dynamic=False)
         except Exception as second:
             raise GraphError(
                 "the network cannot be exported to ONNX",
@@ -125,23 +126,25 @@ def _to_proto(
     return proto
 
 
-def _at_batch(
-    arguments: tuple[tuple[Any, ...], dict[str, Any]], batch: int | None, least: int = 1
-) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Arguments whose tensors hold as many examples as asked for, or their own number and some at least."""
-    args, kwargs = arguments
-    sizes = [
-        value.shape[0] for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.ndim
-    ]
-    given = sizes[0] if sizes else 0  # what has another number of rows has no batch
+def at_batch(inputs: Inputs, batch: int | None, least: int = 1) -> Inputs:
+    """Inputs whose tensors hold as many examples as asked for, or their own number and some at least.
 
-    def sized(value: Any) -> Any:
-        if not isinstance(value, Tensor) or not value.ndim or value.shape[0] != given or not given:
+    Args:
+        inputs: Tensors in any containers; what has another number of rows than the first has no batch.
+        batch: Examples; ``None`` for their own number.
+        least: How many of those at least.
+    """
+    sizes = [leaf.shape[0] for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor) and leaf.ndim]
+    given = sizes[0] if sizes else 0
+
+    def sized(value: Tensor) -> Tensor:
+        if not value.ndim or value.shape[0] != given or not given:
             return value
         wanted = batch or max(given, least)
         return value.repeat(-(-wanted // given), *[1] * (value.ndim - 1))[:wanted]
 
-    return tuple(map(sized, args)), {name: sized(value) for name, value in kwargs.items()}
+    made: Inputs = tree_map_only(Tensor, sized, inputs)
+    return made
 
 
 def _open_batch(proto: onnx.ModelProto) -> bool:
