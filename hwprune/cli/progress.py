@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from hwprune.phases import epoch_line, phase_line
 from hwprune.processes import is_first
-from hwprune.runtime.sampling import rows_line
+from hwprune.runtime.sampling import telling_rows
 
 #: Seconds between two lines about the rows of a table.
 ROWS_INTERVAL = 30.0
@@ -23,7 +22,7 @@ class Lines:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._next_rows = time.monotonic() + ROWS_INTERVAL
+        self._tell_rows = telling_rows(self.note, ROWS_INTERVAL)
 
     def note(self, line: str) -> None:
         """Something the user should know."""
@@ -42,9 +41,7 @@ class Lines:
 
     def rows(self, done: int, total: int) -> None:
         """Rows of a table make a line now and then."""
-        if time.monotonic() >= self._next_rows:
-            self.note(rows_line(done, total))
-            self._next_rows = time.monotonic() + ROWS_INTERVAL
+        self._tell_rows(done, total)
 
     def tasks(self, done: int, total: int) -> None:
         """Tasks make no lines of their own."""

@@ -22,7 +22,7 @@ from hwprune.operators import Operator
 from hwprune.runtime.base import runtime_for
 from hwprune.runtime.environment import environment, same_hardware
 from hwprune.runtime.rows import measure_rows, measure_with_zeros, working_set
-from hwprune.runtime.sampling import rows_line
+from hwprune.runtime.sampling import telling_rows
 from hwprune.runtime.staircase import PROBES, find_steps
 
 #: Intervals between widths are split for so long; then what is left of them is taken for straight.
@@ -112,15 +112,7 @@ def _measured(
     notify: Callable[[str], None],
 ) -> tuple[Row, ...]:
     """Rows for operators that the table lacks, with and without weights of zero."""
-    next_line = time.monotonic() + ROWS_INTERVAL
-
-    def tell(done: int, total: int) -> None:
-        nonlocal next_line
-        if time.monotonic() >= next_line:
-            notify(rows_line(done, total))
-            next_line = time.monotonic() + ROWS_INTERVAL
-
-    seconds = max(deadline - time.monotonic(), 0.0)
+    tell, seconds = telling_rows(notify, ROWS_INTERVAL), max(deadline - time.monotonic(), 0.0)
     whole = [operator for operator in missing if operator.density == 1]
     zeros = [operator for operator in missing if operator.density < 1]
     return (

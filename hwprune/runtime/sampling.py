@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -23,9 +24,22 @@ from hwprune.runtime.undisturbed import binned_median, undisturbed_runs
 Progress = Callable[[int, int], None]
 
 
-def rows_line(done: int, total: int) -> str:
-    """How far a table has come, in words; splitting intervals makes more rows needed."""
-    return f"{done} rows measured, {total - done} more known to be needed so far"
+def telling_rows(notify: Callable[[str], None], every: float) -> Progress:
+    """A progress that tells how far a table has come; splitting intervals makes more rows needed.
+
+    Args:
+        notify: Called with a line.
+        every: Seconds between two lines, and before the first.
+    """
+    next_line = time.monotonic() + every
+
+    def tell(done: int, total: int) -> None:
+        nonlocal next_line
+        if time.monotonic() >= next_line:
+            notify(f"{done} rows measured, {total - done} more known to be needed so far")
+            next_line = time.monotonic() + every
+
+    return tell
 
 
 class TimeOperators(Protocol):

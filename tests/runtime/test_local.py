@@ -16,7 +16,7 @@ from hwprune.device.profile import DeviceProfile
 from hwprune.device.rows import Row
 from hwprune.notes import log_note
 from hwprune.operators import Operator
-from hwprune.runtime import local
+from hwprune.runtime import local, sampling
 from hwprune.runtime.base import runtime_for
 from hwprune.runtime.environment import environment
 from hwprune.targets import Keep
@@ -108,7 +108,8 @@ def test_rows_on_the_spot_have_a_deadline_and_show_how_far_they_are(
     clock = itertools.count(0.0, 20.0)
     monkeypatch.setattr(local, "SPLITTING_SECONDS", 45.0)
     monkeypatch.setattr(local, "measure_rows", measure)
-    monkeypatch.setattr(local, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    for module in (local, sampling):
+        monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     lines: list[str] = []
     template = load_profile("x86-avx512-ort")
