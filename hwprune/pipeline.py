@@ -20,7 +20,7 @@ from hwprune.delivery import as_deployed, describe_network, verify_exported
 from hwprune.device.profile import DeviceProfile
 from hwprune.output_folder import OutputFolder, is_marked, nothing_to_resume
 from hwprune.phases import Observer, for_device, run_phase
-from hwprune.processes import as_first, from_first, on_first
+from hwprune.processes import from_first, in_all, on_first
 from hwprune.report import RunReport, write_report
 from hwprune.runtime.bench import THIS_MACHINE, Bench
 from hwprune.runtime.environment import versions
@@ -209,8 +209,8 @@ class _Job:
 
     @classmethod
     def prepare(cls, settings: Settings, profile: DeviceProfile, observer: Observer, bench: Bench) -> _Job:
-        dataset = as_first(lambda: load_dataset(settings.data).first(settings.train_images))
-        dense, pruned = as_first(lambda: (_new_model(settings, dataset), _new_model(settings, dataset)))
+        dataset = in_all(lambda: load_dataset(settings.data).first(settings.train_images))
+        dense, pruned = in_all(lambda: (_new_model(settings, dataset), _new_model(settings, dataset)))
         recipe = settings.pruning_recipe
         rehearse(dense, dataset, recipe)
         total_steps = recipe.epochs * batches_per_epoch(dataset, recipe.batch_size)

@@ -24,7 +24,7 @@ Error = TypeVar("Error", bound=Exception)
 #: How long the others wait for what the first process measures; a network's rows can take an hour.
 PATIENCE = datetime.timedelta(hours=12)
 #: Noted on errors that another process has sent, mostly the first.
-TOLD_BY_FIRST = "Another one of the processes tells this."
+TOLD_ELSEWHERE = "Another one of the processes tells this."
 #: What launchers tell their processes.
 _LAUNCHED = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}
 
@@ -43,15 +43,10 @@ class _Outcome(Generic[Value]):
         except Exception as error:  # raised in every process, or the others would wait for ever
             return cls(None, error)
 
-    def get(self, *, ours: bool = False) -> Value:
-        """The value.
-
-        Args:
-            ours: Whether this process computed it, and the first does not know of an error.
-        """
+    def get(self) -> Value:
         if self.error is not None:
-            if not ours and not is_first():
-                self.error.add_note(TOLD_BY_FIRST)
+            if not is_first():
+                self.error.add_note(TOLD_ELSEWHERE)
             raise self.error
         return cast("Value", self.value)
 
@@ -99,7 +94,7 @@ def from_first(compute: Callable[[], Value]) -> Value:
     return outcome[0].get()
 
 
-def as_first(compute: Callable[[], Value]) -> Value:
+def in_all(compute: Callable[[], Value]) -> Value:
     """What ``compute`` gives in this process; all of them compute, and what fails in one fails in all.
 
     For what comes out alike in every process, unless one lacks a file that the others have.
@@ -115,18 +110,19 @@ def as_first(compute: Callable[[], Value]) -> Value:
     mine = _Outcome.of(compute)
     errors = from_each(mine.error)
     failed = next((rank for rank, error in enumerate(errors) if error is not None), None)
-    if failed is None or failed == process_rank():
-        return mine.get(ours=True)
-    error = errors[failed]
-    assert error is not None  # the first that failed
-    error.add_note(TOLD_BY_FIRST)
+    if failed is None:
+        return cast("Value", mine.value)
+    error = mine.error if failed == process_rank() else errors[failed]
+    assert error is not None  # of the first that failed
+    if failed != process_rank():
+        error.add_note(TOLD_ELSEWHERE)
     raise error
 
 
 def alike(error: Error) -> Error:
     """Marks an error that every process that ``torchrun`` started raises: the first of them tells it."""
     if launched_count() > 1 and os.environ["RANK"] != "0":
-        error.add_note(TOLD_BY_FIRST)
+        error.add_note(TOLD_ELSEWHERE)
     return error
 
 

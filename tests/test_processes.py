@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from hwprune.cli import main
 from hwprune.errors import TrainingError
-from hwprune.processes import TOLD_BY_FIRST, alike, as_first, joined
+from hwprune.processes import TOLD_ELSEWHERE, alike, in_all, joined
 
 PRUNE = import_module("hwprune.cli.prune")  # the package has a command of that name
 
@@ -33,7 +33,7 @@ def test_outside_torchrun_an_error_is_told(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_full_disk_of_the_first_process_is_told_once(note: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     error = OSError(28, "No space left on device", "model.onnx")
     if note:
-        error.add_note(TOLD_BY_FIRST)
+        error.add_note(TOLD_ELSEWHERE)
 
     def full(*_arguments: object) -> None:
         raise error
@@ -45,9 +45,9 @@ def test_a_full_disk_of_the_first_process_is_told_once(note: bool, monkeypatch: 
 
 
 def test_one_process_computes_for_itself() -> None:
-    assert as_first(lambda: 3) == 3
+    assert in_all(lambda: 3) == 3
     with pytest.raises(ZeroDivisionError):
-        as_first(lambda: 1 // 0)
+        in_all(lambda: 1 // 0)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import click
 
 from hwprune.errors import HwpruneError
 from hwprune.interruption import tell_interruption
-from hwprune.processes import TOLD_BY_FIRST
+from hwprune.processes import TOLD_ELSEWHERE
 
 Arguments = ParamSpec("Arguments")
 
@@ -26,7 +26,7 @@ def told(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
         try:
             command(*args, **kwargs)
         except (HwpruneError, OSError) as error:
-            if TOLD_BY_FIRST not in getattr(error, "__notes__", ()):
+            if TOLD_ELSEWHERE not in getattr(error, "__notes__", ()):
                 click.echo(f"Error: {_in_words(error)}", err=True)
             sys.exit(1)
         except KeyboardInterrupt:  # of a command that keeps nothing to go on from

@@ -20,7 +20,7 @@ from hwprune.cli.variants import refuse_processes, run_grid
 from hwprune.device.library import load_profile
 from hwprune.output_folder import MODEL_FILE, SINGLE_FILE
 from hwprune.pipeline import Settings, compress
-from hwprune.processes import as_first, joined
+from hwprune.processes import in_all, joined
 from hwprune.report import RunReport
 from hwprune.run_page import comparison_rows
 from hwprune.runtime.environment import local_profile
@@ -70,18 +70,18 @@ def prune(
     if sum(map(bool, (training.speedups, training.latencies, training.fractions))) > 1:
         raise click.UsageError("give only one of --speedup, --latency-us and --keep")
     with joined():
-        several = len(as_first(training.targets)) > 1
+        several = len(in_all(training.targets)) > 1
         if several and tensorboard is not None:
             raise click.UsageError("--tensorboard draws the curves of one run: give one target")
-        profile = as_first(lambda: load_profile(device, profiles) if device else local_profile(profiles))
+        profile = in_all(lambda: load_profile(device, profiles) if device else local_profile(profiles))
         name = device or profile.name
         if several:
-            as_first(refuse_processes)
+            in_all(refuse_processes)
             run_grid(training.grid([model], data, {name: profile}), out, resume=resume, as_json=as_json)
             return
         console = Console(stderr=as_json, highlight=False)
         granularity = training.granularity or profile.granularity
-        settings = as_first(lambda: _settings(model, data, name, training, granularity))
+        settings = in_all(lambda: _settings(model, data, name, training, granularity))
         with (
             telling_how_to_resume(),
             observing(console) as lines,
