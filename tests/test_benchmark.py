@@ -1,5 +1,6 @@
 """The benchmark against peers: how it lands on a latency, resumes and reports."""
 
+import dataclasses
 import importlib
 import sys
 from pathlib import Path
@@ -14,7 +15,17 @@ from hwprune.errors import HwpruneError
 from hwprune.runtime.timing import Timing
 
 FOLDER = Path(__file__).parent.parent / "tools" / "benchmark"
-MODULES = ("contenders", "environments", "journal", "latency", "page", "task", "worker")
+MODULES = (
+    "ablate",
+    "ablation_page",
+    "contenders",
+    "environments",
+    "journal",
+    "latency",
+    "page",
+    "task",
+    "worker",
+)
 
 
 @pytest.fixture
@@ -153,3 +164,71 @@ def test_a_worker_trains_scores_and_exports(tools, tmp_path):
     assert (tmp_path / f"{run.key}.onnx").is_file()
     job = tools["worker"].job_of(tools["journal"].Run(small_task(tools), "hwprune", 0, 2.0), tmp_path)
     assert tools["task"].score(job.dense, job.dataset) == outcome.accuracy
+
+
+def test_every_part_of_the_ablation_changes_one_thing(tools):
+    ablate = tools["ablate"]
+    for name, part in ablate.PARTS.items():
+        origin = ablate.PARTS[ablate.WHOLE if part.trained else "scratch"]
+        changed = [
+            field.name
+            for field in dataclasses.fields(part)
+            if field.name != "what" and getattr(part, field.name) != getattr(origin, field.name)
+        ]
+        allowed = {"bare": ["fit", "distil"], "plain-quarter": ["pull", "penalty"]}.get(name)
+        assert changed == allowed or (allowed is None and len(changed) <= 1), name
+
+
+@pytest.mark.parametrize(
+    ("name", "settled"), [("whole", 1), ("pull-quarter", 25), ("pull-half", 50), ("plain-quarter", 25)]
+)
+def test_a_part_settles_when_it_says(tools, name, settled):
+    assert tools["ablate"].PARTS[name].schedule(100).settle_step == settled
+
+
+def test_from_random_weights_the_schedule_is_the_default(tools):
+    assert tools["ablate"].PARTS["scratch"].schedule(100) is None
+
+
+def test_the_ablation_compares_the_same_seeds(tools):
+    journal, page = tools["journal"], tools["ablation_page"]
+    scores = {("whole", 0): 0.90, ("whole", 1): 0.80, ("bare", 1): 0.79, ("dense", 0): 0.95}
+    outcomes = {
+        journal.Run(small_task(tools), name, seed, 1.0 if name == "dense" else 2.0): journal.Outcome(
+            accuracy, 5.0, 1, 100, 2000
+        )
+        for (name, seed), accuracy in scores.items()
+    }
+    lines = page.as_markdown(outcomes, "whole", {"whole": "all of it", "bare": "nothing"}).splitlines()
+    table = [line for line in lines if line.startswith(("| whole", "| bare"))]
+    assert table == [
+        "| whole | 2 | 85.00 (7.07) | - | 5 | 100 | 2,000 |",
+        "| bare | 1 | 79.00 (-) | -1.00 (-) | 5 | 100 | 2,000 |",
+    ]
+    assert "- `bare`: nothing" in lines
+
+
+@pytest.mark.slow
+@pytest.mark.fashion_mnist
+def test_the_ablation_runs_and_goes_on(tools, tmp_path):
+    arguments = [
+        "--out",
+        "page.md",
+        "--work",
+        str(tmp_path / "work"),
+        "--network",
+        "lenet5",
+        "--images",
+        "64",
+    ]
+    arguments += ["--epochs", "1", "--left", "1", "--seeds", "1", "--speedup", "2", "--jobs", "1"]
+    arguments[1] = str(tmp_path / "page.md")
+    command = tools["ablate"].main
+    for parts in (["count"], ["count", "pull-half"]):
+        result = CliRunner().invoke(
+            command, [*arguments, *(word for part in parts for word in ("--part", part))]
+        )
+        assert result.exit_code == 0, result.output
+        assert "dense" not in result.output or parts == ["count"]
+    page = (tmp_path / "page.md").read_text()
+    assert all(f"| {part} | 1 |" in page for part in parts)
