@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from hwprune.closed_loop import DeviceLoop
@@ -15,6 +16,8 @@ from hwprune.graph.record import ExampleInputs
 from hwprune.graph.trace import trace_operators
 from hwprune.groups.channel import ChannelGroups
 from hwprune.groups.costs import Widths
+from hwprune.groups.order import ranking
+from hwprune.groups.widths import Ranking
 from hwprune.plan import Plan, Staircase, axis_aligns, make_plan, pin
 from hwprune.processes import from_first
 from hwprune.scope import Finished, Request
@@ -22,6 +25,7 @@ from hwprune.surgery.fold import fold_constants
 from hwprune.surgery.prove import prove
 from hwprune.surgery.rebuild import rebuild
 from hwprune.surgery.verify import verify
+from hwprune.train.elimination import eliminate
 from hwprune.width_scope import WidthScope
 
 
@@ -68,6 +72,22 @@ class ChannelScope(WidthScope[ChannelGroups]):
             request.bench,
         )
         super().__init__(request, predictor, loop, operators)
+
+    def rank_on(self, inputs: ExampleInputs) -> None:
+        """Lets channels survive by what the layers that read them lose, not by their norms.
+
+        Args:
+            inputs: What the network is called with, some hundreds; held in memory until the survivors are
+                chosen.
+        """
+
+        def rank(norms: Tensor, alive: Tensor) -> Ranking:
+            flags = torch.split(alive, self.groups.widths.tolist())
+            orders = eliminate(self._request.model, self.groups.axes, self.groups.aligns, flags, inputs)
+            self.allowance.rank = self.allowance.by_norm  # the inputs are of no more use
+            return ranking(self.groups, norms, alive, orders)
+
+        self.allowance.rank = rank
 
     def preview(self) -> Plan:
         """The plan before training: what may shrink, what cannot and why, and what it would free."""

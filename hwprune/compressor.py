@@ -48,6 +48,8 @@ from hwprune.train.reconstruction import Reconstruction
 from hwprune.train.schedule import StrengthSchedule
 
 CHANNEL = "channel"
+#: Penalties that say themselves that groups go by their norms.
+BY_NORM = ("magnitude", "hard-threshold")
 #: Granularities that make the network smaller, each in its way; all others stay masks.
 SHRINKING: dict[str, Callable[[Request], Scope]] = {
     CHANNEL: ChannelScope,
@@ -155,6 +157,7 @@ class Compressor:
             model, self._unsharded, example_inputs, profile, target, keep, measure, notify, bench
         )
         self._scope, self._notify = _make_scope(granularity, request), notify
+        self._by_norm = penalty in BY_NORM
         self._shrinks = isinstance(granularity, str) and granularity in SHRINKING
         self.proximal = ProximalStep(
             self._scope.groups,
@@ -188,10 +191,12 @@ class Compressor:
         return self.proximal.attach(optimizer)
 
     def reconstruct_on(self, inputs: ExampleInputs) -> None:
-        """Fits the survivors, once they are fixed, to what the network computes as it is now.
+        """Lets survive what the network would miss most, and fits it to what the network computes now.
 
-        For networks that are trained already: call it before the first step. What it gives back of what the
-        groups took that leave, layer by layer and without labels, need not be learned again; see
+        For networks that are trained already: call it before the first step. Channels stay whose loss the
+        layers that read them could make up for least (:mod:`hwprune.train.elimination`), with ``magnitude``
+        and ``hard-threshold`` those with the largest norms. What the fit then gives back of what the others
+        took, layer by layer and without labels, need not be learned again; see
         :class:`~hwprune.train.reconstruction.Reconstruction`.
 
         Args:
@@ -218,6 +223,8 @@ class Compressor:
                 expected=f"granularity {', '.join(SHRINKING)}",
             )
         reconstruction, notify = Reconstruction(self.model, inputs), self._notify
+        if isinstance(self._scope, ChannelScope) and not self._by_norm:
+            self._scope.rank_on(reconstruction.inputs)
 
         def fit() -> None:
             self.proximal.after_settling = lambda: None  # what it holds is of no more use

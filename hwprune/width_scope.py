@@ -20,10 +20,10 @@ from hwprune.groups.costs import (
     LatencyBudget,
     Widths,
     check_count,
-    fit,
     limit_within_reach,
     smallest,
 )
+from hwprune.groups.least_loss import fit
 from hwprune.groups.widths import WidthAllowance, WidthGroups
 from hwprune.operators import Operator
 from hwprune.processes import from_first
@@ -119,7 +119,7 @@ class WidthScope(Generic[Kind]):
         dense_us, least_us = float(predict(dense)), float(predict(smallest(self._aligns, dense, fewest)))
         return limit_within_reach(allowed_us(dense_us), dense_us, least_us, NARROWEST[fewest])
 
-    def _settle(self, allowance: WidthAllowance, scores: list[FloatArray], living: Widths) -> Widths:
+    def _settle(self, allowance: WidthAllowance, losses: Sequence[FloatArray], living: Widths) -> Widths:
         """Chooses the survivors; for a latency target, in a closed loop with the device."""
         budget, target = allowance.budget, self._request.target
         if (
@@ -127,10 +127,10 @@ class WidthScope(Generic[Kind]):
             or not isinstance(budget, LatencyBudget)
             or not isinstance(target, Speedup | LatencyUs)
         ):
-            return allowance.fitted(scores, living)
+            return allowance.fitted(losses, living)
 
         def choose(limited: LatencyBudget) -> Widths:
-            return fit(limited, scores, living, self._aligns, self.groups.fewest)
+            return fit(limited, losses, living, self._aligns, self.groups.fewest)
 
         loop = self._loop
         widths, allowance.limit, turns = from_first(

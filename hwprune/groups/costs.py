@@ -1,14 +1,14 @@
 """What groups cost and what may be spent: budgets in microseconds or in groups.
 
 A budget prices every axis at its current width and says how much is still too much. The envelope works on
-that linearisation, refreshed as groups die; :func:`fit` then settles the rest exactly, on the budget's own
-terms instead of the linearised ones.
+that linearisation, refreshed as groups die; :mod:`hwprune.groups.least_loss` then settles the rest exactly,
+on the budget's own terms instead of the linearised ones.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol, Self
 
@@ -185,79 +185,3 @@ def check_count(budget: CountBudget, aligns: Widths, dense: Widths, fewest: int 
             got=f"{budget.limit:.0f} groups",
             hint="keep more, or start from another network",
         )
-
-
-def fit(
-    budget: Budget, scores: Sequence[FloatArray], widths: Widths, aligns: Widths, fewest: int = 1
-) -> Widths:
-    """Chooses widths within the budget, greedily: least loss per cost saved first.
-
-    What a layer passes on is about the product of what its layers keep, so the loss of a group is its part of
-    what its axis *still* has, in squares: the gradient of the sum of their logarithms. The last groups of a
-    narrow axis are dear, however little each had of the dense one, and no layer becomes a bottleneck while
-    there is something cheaper elsewhere.
-
-    Args:
-        budget: The budget.
-        scores: Per axis, the importance of its living groups from strongest to weakest.
-        widths: Shape ``(axes,)``: living members per axis.
-        aligns: Shape ``(axes,)``: members per group.
-        fewest: Groups that every axis keeps, the strongest ones.
-
-    Returns:
-        Widths of shape ``(axes,)`` with ``budget.used <= budget.limit``. Groups taken out too
-        many are put back, dearest first, as long as they fit.
-
-    Raises:
-        TargetError: If the budget is exceeded at the fewest groups.
-    """
-    current = widths.copy()
-    losses = [_losses(values) for values in scores]
-    removed: list[tuple[float, int]] = []
-    used = float(budget.used(current))
-    while used > budget.limit:
-        groups = np.ceil(current / aligns).astype(np.int64)
-        shrinkable = groups > fewest
-        if not shrinkable.any():
-            raise TargetError(
-                "the groups that live exceed the budget when as few are left as there can be",
-                expected=f"a budget of at least {used:.4g}",
-                got=f"{budget.limit:.4g}",
-                hint="ask for less, or start from another network",
-            )
-        prices = price(budget, current, aligns, fewest).per_axis
-        weakest = np.array(
-            [losses[axis][count - 1] if count else 0.0 for axis, count in enumerate(groups.tolist())]
-        )
-        axis = int(np.argmin(np.where(shrinkable, weakest / prices, np.inf)))
-        removed.append((float(weakest[axis]), axis))
-        current = narrower(current, aligns, 1, fewest)[axis]
-        used = float(budget.used(current))
-    return _put_back(budget, current, widths, aligns, removed)
-
-
-def _losses(scores: FloatArray) -> FloatArray:
-    """What is lost with the weakest group of one axis, for every number of groups left, from 1 on.
-
-    >>> _losses(np.array([2.0, 1.0, 1.0])).tolist()
-    [6.0, 1.2, 1.0]
-    """
-    squares = scores**2
-    kept = np.maximum(np.cumsum(squares), np.finfo(np.float64).tiny)
-    return np.asarray(squares * (squares.sum() / kept), dtype=np.float64)
-
-
-def _put_back(
-    budget: Budget,
-    current: Widths,
-    widths: Widths,
-    aligns: Widths,
-    removed: Sequence[tuple[float, int]],
-) -> Widths:
-    """Widens axes again, dearest removed group first, while the budget holds."""
-    for _loss, axis in sorted(removed, key=lambda entry: -entry[0]):
-        wider = current.copy()
-        wider[axis] = min(current[axis] + aligns[axis], widths[axis])
-        if float(budget.used(wider)) <= budget.limit:
-            current = wider
-    return current

@@ -3,17 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from hwprune.groups.base import Bundles, Grouping, GroupSet, Terms
-from hwprune.groups.costs import Budget, FloatArray, Widths, fit, price
+from hwprune.groups.costs import Budget, FloatArray, Widths, price
+from hwprune.groups.least_loss import fit
 
-#: From the allowance, the shares of the living groups per axis from strongest to weakest, and the living
-#: widths, to the widths that stay.
-ChooseWidths = Callable[["WidthAllowance", list[FloatArray], Widths], Widths]
+#: From the allowance, what is lost per axis with every number of groups left, and the living widths, to the
+#: widths that stay.
+ChooseWidths = Callable[["WidthAllowance", Sequence[FloatArray], Widths], Widths]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ranking:
+    """How much is lost with which members.
+
+    Attributes:
+        strengths: Shape ``(members,)``: of the members of an axis the strongest ones stay.
+        losses: Per axis, shape ``(living groups + 1,)``: what is lost when so many of its groups are left.
+    """
+
+    strengths: Tensor
+    losses: Sequence[FloatArray]
+
+
+def losses_of_shares(shares: FloatArray) -> FloatArray:
+    """What is lost of one axis with every number of groups left, by their norms.
+
+    What a layer passes on is about the product of what its layers keep, so the loss of a group is its part of
+    what its axis *still* has, in squares: the gradient of the sum of their logarithms. The last groups of a
+    narrow axis are dear, however little each had of the dense one.
+
+    Args:
+        shares: Of the living groups, from strongest to weakest.
+
+    Returns:
+        One more than there are groups; 0 at the end.
+
+    >>> losses_of_shares(np.array([2.0, 1.0, 1.0])).tolist()
+    [8.2, 2.2, 1.0, 0.0]
+    """
+    squares = shares**2
+    kept = np.maximum(np.cumsum(squares), np.finfo(np.float64).tiny)
+    steps = squares * (squares.sum() / kept)
+    return np.concatenate([np.cumsum(steps[::-1])[::-1], [0.0]])
 
 
 class WidthGroups(GroupSet, Protocol):
@@ -54,12 +92,15 @@ class WidthAllowance:
     Attributes:
         budget: What the network may cost.
         aligns: Shape ``(axes,)``: members that leave together.
+        rank: From norms and flags, both of shape ``(members,)``, to what is lost with whom; by norm where
+            nothing better was put in its place.
     """
 
     def __init__(self, groups: WidthGroups, budget: Budget, choose: ChooseWidths | None = None) -> None:
         self.groups, self.budget = groups, budget
         self.record: Sequence[Mapping[str, float]] = ()
         self.aligns: Widths = torch.tensor(groups.aligns).numpy()
+        self.rank: Callable[[Tensor, Tensor], Ranking] = self.by_norm
         self._choose = choose or WidthAllowance.fitted
 
     @property
@@ -84,9 +125,19 @@ class WidthAllowance:
 
     def survivors(self, norms: Tensor, alive: Tensor) -> Tensor:
         """The strongest living members of every axis, as many as were chosen."""
-        scores = self.groups.ranked_shares(norms, alive)
-        return self.groups.strongest(norms, alive, self._choose(self, scores, self.groups.widths_of(alive)))
+        ranking = self.rank(norms, alive)
+        widths = self._choose(self, ranking.losses, self.groups.widths_of(alive))
+        return self.groups.strongest(ranking.strengths, alive, widths)
 
-    def fitted(self, scores: list[FloatArray], living: Widths) -> Widths:
-        """Widths that fit the budget, chosen greedily among the living groups."""
-        return fit(self.budget, scores, living, self.aligns, self.groups.fewest)
+    def fitted(self, losses: Sequence[FloatArray], living: Widths) -> Widths:
+        """Widths that fit the budget, with the least loss among the living groups."""
+        return fit(self.budget, losses, living, self.aligns, self.groups.fewest)
+
+    def by_norm(self, norms: Tensor, alive: Tensor) -> Ranking:
+        """Groups with large norms stay.
+
+        Args:
+            norms: Shape ``(members,)``; zero for dead members.
+            alive: Shape ``(members,)``, boolean.
+        """
+        return Ranking(norms, [losses_of_shares(each) for each in self.groups.ranked_shares(norms, alive)])

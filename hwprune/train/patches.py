@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +12,9 @@ from torch import Tensor, nn
 #: Layers whose outputs are a matrix product of patches of the input with the weights. No subclasses: they may
 #: compute anything.
 PLAIN_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
+#: Samples of its inputs that equations for a layer are made of, where it has that many: so many times as many
+#: as it has weights per output, within these bounds.
+SAMPLES_PER_WEIGHT, LEAST_SAMPLES, MOST_SAMPLES = 4, 8192, 16384
 #: Numbers that are unfolded at a time.
 _CHUNK = 1 << 24
 
@@ -31,6 +36,23 @@ def by_position(layer: nn.Module, output: Tensor) -> Tensor:
     if isinstance(layer, nn.Linear):
         return output.reshape(output.shape[0], -1, output.shape[-1]).transpose(1, 2)
     return output.flatten(2)
+
+
+def drawn_positions(layer: nn.Module, output: Tensor) -> Tensor:
+    """Positions of a plain layer's output drawn at random, the same ones for equal shapes.
+
+    Args:
+        layer: A plain layer.
+        output: What it computed for some inputs.
+
+    Returns:
+        Ascending, as many as give every input its part of the samples that the layer should have.
+    """
+    inputs, _, positions = by_position(layer, output).shape
+    samples = min(max(SAMPLES_PER_WEIGHT * rows_of(layer).shape[1], LEAST_SAMPLES), MOST_SAMPLES)
+    generator = torch.Generator().manual_seed(positions)
+    drawn = torch.randperm(positions, generator=generator)[: math.ceil(samples / inputs)]
+    return drawn.sort().values.to(output.device)
 
 
 def arriving(layer: nn.Module, inputs: Tensor) -> Tensor:
@@ -65,6 +87,13 @@ def patches(layer: nn.Module, inputs: Tensor, positions: Tensor) -> Iterator[Ten
         padded = padded.unsqueeze(2) if padded.dim() == 3 else padded
         columns = nn.functional.unfold(padded, kernel, dilation, 0, stride)
         yield columns[:, :, positions].transpose(1, 2).flatten(0, 1)
+
+
+def only_input(arguments: tuple[Any, ...], named: Mapping[str, Any]) -> Tensor:
+    """The input of a layer that was called with it by place or by name."""
+    (found,) = (*arguments, *named.values())
+    assert isinstance(found, Tensor)  # plain layers take nothing else
+    return found
 
 
 def _pair(value: tuple[int, ...]) -> tuple[int, int]:

@@ -9,9 +9,7 @@ two forward passes, one before and one after, and no labels.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,11 +21,16 @@ from hwprune.errors import GraphError
 from hwprune.graph.record import ExampleInputs, call_observed
 from hwprune.groups.shards import is_sharded
 from hwprune.processes import agree_
-from hwprune.train.patches import arriving, by_position, is_plain, patches, rows_of
+from hwprune.train.patches import (
+    arriving,
+    by_position,
+    drawn_positions,
+    is_plain,
+    only_input,
+    patches,
+    rows_of,
+)
 
-#: Samples of its output that a layer is fitted to, where it has that many: so many times as many as it has
-#: weights per output, within these bounds.
-SAMPLES_PER_WEIGHT, LEAST_SAMPLES, MOST_SAMPLES = 4, 8192, 16384
 #: How firmly weights are held where they are, as fractions of the mean square of what each is multiplied by.
 RIDGES = (1e-3, 1e-2, 1e-1)
 #: The part of the inputs on which one of :data:`RIDGES` is chosen: a fit that only repeats its samples loses.
@@ -82,6 +85,11 @@ class Reconstruction:
                 got=str(error).strip().splitlines()[0],
             ) from error
 
+    @property
+    def inputs(self) -> ExampleInputs:
+        """What the network is called with: as many as fit in memory."""
+        return self._inputs
+
     def fit(self, model: nn.Module) -> dict[str, float]:
         """Fits the survivors of a network to what it computed before.
 
@@ -104,7 +112,7 @@ class Reconstruction:
         layers = {name: layer for name, layer in _fittable(model).items() if name in self._targets}
         handles = [
             layer.register_forward_pre_hook(
-                lambda layer, arguments, named, name=name: fit(name, layer, _only_input(arguments, named)),
+                lambda layer, arguments, named, name=name: fit(name, layer, only_input(arguments, named)),
                 with_kwargs=True,
             )
             for name, layer in layers.items()
@@ -173,14 +181,9 @@ def _fittable(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _sampled(layer: nn.Module, output: Tensor) -> _Targets:
-    """A layer's output at positions drawn at random, the same ones for equal shapes."""
-    outputs = by_position(layer, output)
-    inputs, _, positions = outputs.shape
-    samples = min(max(SAMPLES_PER_WEIGHT * rows_of(layer).shape[1], LEAST_SAMPLES), MOST_SAMPLES)
-    generator = torch.Generator().manual_seed(positions)
-    drawn = torch.randperm(positions, generator=generator)[: math.ceil(samples / inputs)].sort().values
-    drawn = drawn.to(output.device)
-    return _Targets(drawn, outputs[:, :, drawn].transpose(1, 2).flatten(0, 1).float())
+    """A layer's output at some positions."""
+    drawn = drawn_positions(layer, output)
+    return _Targets(drawn, by_position(layer, output)[:, :, drawn].transpose(1, 2).flatten(0, 1).float())
 
 
 class _Equations:
@@ -248,13 +251,6 @@ def _fit_layer(layer: nn.Module, inputs: Tensor, targets: _Targets) -> float | N
     if best is not start:
         _write(layer, outputs, columns, best.float())
     return unseen.left(best)
-
-
-def _only_input(arguments: tuple[Any, ...], named: Mapping[str, Any]) -> Tensor:
-    """The input of a layer that was called with it by place or by name."""
-    (found,) = (*arguments, *named.values())
-    assert isinstance(found, Tensor)  # plain layers take nothing else
-    return found
 
 
 def _write(layer: nn.Module, outputs: Tensor, columns: Tensor, fitted: Tensor) -> None:

@@ -8,11 +8,12 @@ from hwprune.groups.costs import (
     CountBudget,
     LatencyBudget,
     check_count,
-    fit,
     limit_within_reach,
     narrower,
     price,
 )
+from hwprune.groups.least_loss import fit
+from hwprune.groups.widths import losses_of_shares
 
 ALIGNS = np.array([8, 8])
 DENSE = np.array([32, 64])
@@ -24,13 +25,13 @@ def staircase(widths):
     return blocks[..., 0] * 5 + blocks[..., 0] * blocks[..., 1]
 
 
-def scores():
-    return [np.linspace(1, 0.1, 4), np.linspace(1, 0.1, 8)]
+def losses():
+    return [losses_of_shares(np.linspace(1, 0.1, groups)) for groups in (4, 8)]
 
 
 def test_fit_meets_the_budget_and_wastes_less_than_one_step():
     budget = LatencyBudget(staircase, 15.0)
-    widths = fit(budget, scores(), DENSE, ALIGNS)
+    widths = fit(budget, losses(), DENSE, ALIGNS)
     assert budget.used(widths) <= 15.0
     wider = [np.minimum(widths + ALIGNS * np.eye(2, dtype=int)[axis], DENSE) for axis in range(2)]
     for candidate, axis in zip(wider, range(2), strict=True):
@@ -49,13 +50,13 @@ def test_excess_is_what_the_network_is_over_its_budget():
 
 @pytest.mark.parametrize("limit", [2, 3, 7, 12])
 def test_a_count_is_met_exactly(limit):
-    widths = fit(CountBudget(ALIGNS, limit), scores(), DENSE, ALIGNS)
+    widths = fit(CountBudget(ALIGNS, limit), losses(), DENSE, ALIGNS)
     assert np.ceil(widths / ALIGNS).sum() == limit
 
 
 def test_weakest_groups_leave_first_at_equal_cost():
     strong, weak = np.array([1.0, 0.9, 0.8, 0.7]), np.full(8, 0.01)
-    widths = fit(CountBudget(ALIGNS, 5), [strong, weak], DENSE, ALIGNS)
+    widths = fit(CountBudget(ALIGNS, 5), [losses_of_shares(strong), losses_of_shares(weak)], DENSE, ALIGNS)
     assert widths.tolist() == [32, 8]
 
 
@@ -64,12 +65,12 @@ def test_no_layer_becomes_a_bottleneck_while_another_has_much_left():
     # Equal groups; those of the first axis save three times as much. What is left goes by shares, 2 to 6,
     # where losses that do not grow would leave 1 to 8.
     budget = LatencyBudget(lambda widths: np.asarray(widths) @ np.array([3.0, 1.0]), 12.0)
-    assert fit(budget, [np.ones(8), np.ones(8)], dense, ones).tolist() == [2, 6]
+    assert fit(budget, [losses_of_shares(np.ones(8))] * 2, dense, ones).tolist() == [2, 6]
 
 
 def test_an_unreachable_budget_says_what_can_be_reached():
     with pytest.raises(TargetError, match="at least"):
-        fit(CountBudget(ALIGNS, 1), scores(), DENSE, ALIGNS)
+        fit(CountBudget(ALIGNS, 1), losses(), DENSE, ALIGNS)
 
 
 @pytest.mark.parametrize("least_us", [48.5, 33.3, 7.77, 98.0, 99.9])
