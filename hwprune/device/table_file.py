@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
 import sys
 from collections.abc import Mapping
@@ -44,6 +43,8 @@ COLUMNS: dict[str, bool] = {
 #: Columns of sizes along the columns of a map, for tables in which some differ from those along its rows.
 _ALONG_COLUMNS = ("stride_w", "padding_w", "dilation_w")
 FUSED = ("", "add")
+#: No size and no count is larger; what is interpolated takes memory for every width up to the largest.
+MOST = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,12 +154,12 @@ class _Line:
         return ProfileError(what, where=where, expected=expected, got=repr(self.cells[column]))
 
     def integer(self, column: str, least: int) -> int:
-        expected = f"an integer of at least {least}"
+        expected = f"an integer of at least {least} and at most {MOST}"
         try:
             value = int(self.cells[column])
         except ValueError as error:
             raise self.error("a table row is malformed", column, expected) from error
-        if value < least:
+        if not least <= value <= MOST:
             raise self.error("a table row is malformed", column, expected)
         return value
 
@@ -190,7 +191,7 @@ def _lines(path: Path) -> list[_Line]:
     ]
     if not numbered:
         raise ProfileError("the latency table is empty", where=path, expected=f"columns {', '.join(COLUMNS)}")
-    parsed = list(csv.reader(line for _, line in numbered))
+    parsed = [line.split(",") for _, line in numbered]  # nothing that may stand in a cell needs quotes
     names = [name.strip() for name in parsed[0]]
     _check_columns(path, numbered[0][0], names)
     lines = []

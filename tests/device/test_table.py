@@ -44,6 +44,10 @@ BROKEN = {
     "missing cell": (",50,3.00\n", ",50\n", "wrong number of cells"),
     "channels below one": (",8,8,8,8,1,fp32,", ",0,8,8,8,1,fp32,", "at least 1"),
 }
+    "channels without end": (",8,8,8,8,1,fp32,", f",{10**12},8,8,8,1,fp32,", "at most 1048576"),
+    "digits without end": (",8,8,8,8,1,fp32,", f",{'1' * 5000},8,8,8,1,fp32,", "at most 1048576"),
+    "quotes": ("\nconv,", '\n"conv,', "unknown kind of operator"),
+    "a long cell": ("\nconv,", f"\n{'c' * 200_000},", "unknown kind of operator"),
 
 
 @pytest.mark.parametrize("name", BROKEN)
