@@ -43,6 +43,7 @@ def devices(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "here-openvino").mkdir()
     content = (shipped_folder() / "x86-avx512-ort" / "profile.toml").read_text()
     content = content.replace('"x86-avx512-ort"', '"here-openvino"').replace('"onnxruntime"', '"openvino"')
+    content = content.replace('"CPUExecutionProvider"', '""')
     (folder / "here-openvino" / "profile.toml").write_text(content)
     return folder
 

@@ -8,20 +8,12 @@ import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from platformdirs import user_data_path
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from hwprune.device.profile import (
-    PROFILE_FILE,
-    DeviceProfile,
-    Hardware,
-    LatencySpec,
-    Provenance,
-    Rule,
-    RuntimeSpec,
-)
+from hwprune.device.profile import PROFILE_FILE, DeviceProfile
+from hwprune.device.profile_errors import TOP_LEVEL, told, unknown_key, where
 from hwprune.errors import ProfileError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -105,23 +97,26 @@ def read_profile(folder: Path) -> DeviceProfile:
 
     Raises:
         ProfileError: If it is not TOML, or a key is missing, unknown or of the wrong kind; the message names
-            file, key, what was expected and what stands there.
+            file, line, key, what was expected and what stands there.
     """
     path = folder / PROFILE_FILE
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        text = path.read_text(encoding="utf-8")
+        content = tomllib.loads(text)
+    except ValueError as error:  # of the text, of TOML, and of an integer with thousands of digits
         raise ProfileError("the profile is not TOML", where=path, got=error) from error
     except OSError as error:
         raise ProfileError("the profile cannot be read", where=path, got=error) from error
+    if strangers := [key for key in content if key not in TOP_LEVEL]:
+        raise unknown_key(path, text, strangers[:1], content[strangers[0]])
     try:
         profile = DeviceProfile.model_validate({**content, "folder": folder.resolve()})
     except ValidationError as error:
-        raise _told(path, content, error) from error
+        raise told(path, text, content, error) from error
     if not is_name(profile.name) or profile.name != folder.resolve().name:
         raise ProfileError(
             "the profile's name is not that of its folder",
-            where=f"{path}, key name",
+            where=where(path, text, ("name",)),
             expected=folder.resolve().name,
             got=profile.name,
         )
@@ -129,14 +124,14 @@ def read_profile(folder: Path) -> DeviceProfile:
     if table is not None and not (folder / table).is_file():
         raise ProfileError(
             "the latency table is missing",
-            where=f"{path}, key latency.table",
+            where=where(path, text, ("latency", "table")),
             expected=f"the file {table} beside the profile",
             hint="measure it with: hwprune profile build, or leave the key out for a template",
         )
     if table is not None and Path(table).name != table:
         raise ProfileError(
             "the latency table lies outside of the profile's folder",
-            where=f"{path}, key latency.table",
+            where=where(path, text, ("latency", "table")),
             expected="a file name",
             got=table,
         )
@@ -150,42 +145,3 @@ def is_name(text: str) -> bool:
     (True, False)
     """
     return _NAME.fullmatch(text) is not None
-
-
-def _told(path: Path, content: dict[str, Any], error: ValidationError) -> ProfileError:
-    """The first validation error in the words of a user."""
-    first = error.errors()[0]
-    location = [str(part) for part in first["loc"]]
-    key = ".".join(location)
-    got: object = first["input"]
-    hint = None
-    if first["type"] == "extra_forbidden":
-        known = _known_keys(location[:-1])
-        close = difflib.get_close_matches(location[-1], known, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"the keys here are {', '.join(known)}"
-        return ProfileError("unknown key in the profile", where=f"{path}, key {key}", got=got, hint=hint)
-    if first["type"] == "missing":
-        unknown = [other["loc"][-1] for other in error.errors() if other["type"] == "extra_forbidden"]
-        close = difflib.get_close_matches(location[-1], [str(name) for name in unknown], n=1)
-        hint = f"{close[0]!r} looks like a misspelling of it" if close else None
-        return ProfileError("a key of the profile is missing", where=f"{path}, key {key}", hint=hint)
-    return ProfileError(
-        "a value of the profile is wrong", where=f"{path}, key {key}", expected=first["msg"], got=repr(got)
-    )
-
-
-_SECTIONS: dict[str, type[BaseModel]] = {
-    "hardware": Hardware,
-    "runtime": RuntimeSpec,
-    "rule": Rule,
-    "latency": LatencySpec,
-    "provenance": Provenance,
-}
-
-
-def _known_keys(location: list[str]) -> list[str]:
-    """The keys of the section at ``location``, as the file spells them."""
-    if not location:
-        return ["schema", "name", *_SECTIONS]
-    section = _SECTIONS.get(location[0])
-    return list(section.model_fields) if section else []

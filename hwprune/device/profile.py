@@ -6,13 +6,17 @@ a table is a template: it states rules for a device that nobody has measured yet
 
 from __future__ import annotations
 
+import difflib
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from hwprune.device.kinds import KINDS
+from hwprune.device.runtimes import PROVIDERS, REGISTRY
 from hwprune.device.steps import Steps
 from hwprune.device.table import LatencyTable
 from hwprune.errors import ProfileError
@@ -25,7 +29,15 @@ PROFILE_FILE = "profile.toml"
 class _Section(BaseModel):
     """A table of the file: unknown keys are errors, nothing changes after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _one_of(value: str, known: Sequence[str]) -> str:
+    """The value, which must be known; the error says what is, and what it looks like."""
+    if value in known:
+        return value
+    close = difflib.get_close_matches(value, known, n=1)
+    raise ValueError(f"one of {', '.join(known)}" + (f" (did you mean {close[0]!r}?)" if close else ""))
 
 
 class Hardware(_Section):
@@ -46,6 +58,20 @@ class RuntimeSpec(_Section):
     precision: Literal["fp32", "fp16", "bf16", "int8"] = "fp32"
     threads: int = Field(default=1, ge=1)
     batch: int = Field(default=1, ge=1)
+
+    @field_validator("kind")
+    @classmethod
+    def _there_is(cls, kind: str) -> str:
+        return _one_of(kind, sorted(REGISTRY))
+
+    @field_validator("provider")
+    @classmethod
+    def _of_the_kind(cls, provider: str, info: ValidationInfo) -> str:
+        kind = info.data.get("kind", "")  # not there where it is wrong itself
+        known = PROVIDERS.get(kind, ())
+        if provider and provider not in known:
+            raise ValueError(f"a provider of {kind}: {', '.join(known) or 'there are none to choose from'}")
+        return provider
 
 
 class Rule(_Section):
@@ -75,12 +101,29 @@ class Rule(_Section):
     m: int | None = Field(default=None, ge=1)
     axis: Literal["input", "output"] | None = None
 
+    @field_validator("op")
+    @classmethod
+    def _known(cls, op: str) -> str:
+        return _one_of(op, ("*", *KINDS))
+
+    @field_validator("period")
+    @classmethod
+    def _of_whole_steps(cls, period: int | None, info: ValidationInfo) -> int | None:
+        align = info.data.get("align", 1)
+        if period is not None and period % align:
+            raise ValueError(f"a multiple of align = {align}")
+        return period
+
+    @field_validator("divisor")
+    @classmethod
+    def _of_a_step(cls, divisor: int, info: ValidationInfo) -> int:
+        align = info.data.get("align", divisor)
+        if align % divisor:
+            raise ValueError(f"a divisor of align = {align}")
+        return divisor
+
     @model_validator(mode="after")
     def _consistent(self) -> Rule:
-        if self.period is not None and self.period % self.align:
-            raise ValueError(f"a period that is a multiple of align = {self.align}")
-        if self.align % self.divisor:
-            raise ValueError(f"a divisor that divides align = {self.align}")
         of_blocks = {"n": self.n, "m": self.m}
         if self.granularity != "block" and any(value is not None for value in of_blocks.values()):
             raise ValueError("n and m with granularity block only")

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hwprune.device.profile import RuntimeSpec
+from hwprune.device.runtimes import REGISTRY as REGISTRY
 from hwprune.errors import InputError, RuntimeUnavailableError
 
 Array = npt.NDArray[Any]
@@ -132,16 +133,6 @@ class Runtime(Protocol):
         ...
 
 
-#: Runtime kind to the module and class that implement it, and the package and extra they need. The module
-#: is imported when the runtime is asked for, so that an absent package is no obstacle to the others.
-REGISTRY = {
-    "mnn": ("hwprune.runtime.mnn", "Mnn", "MNN", "hwprune[mnn]"),
-    "mnn-sparse": ("hwprune.runtime.mnn", "MnnSparse", "MNN", "hwprune[mnn]"),
-    "ncnn": ("hwprune.runtime.ncnn", "Ncnn", "ncnn", "hwprune[ncnn]"),
-    "onnxruntime": ("hwprune.runtime.onnxruntime", "OnnxRuntime", "onnxruntime", "hwprune"),
-    "openvino": ("hwprune.runtime.openvino", "OpenVino", "openvino", "hwprune[openvino]"),
-    "torch": ("hwprune.runtime.torch_eager", "TorchEager", "torch", "hwprune"),
-}
 #: Runtime kind to the precisions that it runs here; single precision alone where nothing is said.
 PRECISIONS = {"onnxruntime": ("fp32", "int8"), "openvino": ("fp32", "int8")}
 

@@ -1,0 +1,16 @@
+"""Which inference runtimes there are, as names alone: what profiles may say, and what implements it."""
+
+from __future__ import annotations
+
+#: Runtime kind to the module and class that implement it, and the package and extra they need. The module
+#: is imported when the runtime is asked for, so that an absent package is no obstacle to the others.
+REGISTRY = {
+    "mnn": ("hwprune.runtime.mnn", "Mnn", "MNN", "hwprune[mnn]"),
+    "mnn-sparse": ("hwprune.runtime.mnn", "MnnSparse", "MNN", "hwprune[mnn]"),
+    "ncnn": ("hwprune.runtime.ncnn", "Ncnn", "ncnn", "hwprune[ncnn]"),
+    "onnxruntime": ("hwprune.runtime.onnxruntime", "OnnxRuntime", "onnxruntime", "hwprune"),
+    "openvino": ("hwprune.runtime.openvino", "OpenVino", "openvino", "hwprune[openvino]"),
+    "torch": ("hwprune.runtime.torch_eager", "TorchEager", "torch", "hwprune"),
+}
+#: Runtime kind to the providers that a profile may name; none where nothing is said.
+PROVIDERS = {"onnxruntime": ("CPUExecutionProvider",)}

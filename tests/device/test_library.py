@@ -1,0 +1,116 @@
+"""What is said of a profile's file that is wrong: file, line, key, expected and got."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hwprune.device.library import load_profile, read_profile
+from hwprune.device.runtimes import REGISTRY
+from hwprune.errors import ProfileError
+
+CONTENT = """\
+schema = 1
+name = "mine"
+
+[hardware]
+vendor = "any"
+model = ""
+isa = ""
+cores = 1
+
+[runtime]
+kind = "onnxruntime"
+provider = "CPUExecutionProvider"
+
+[[rule]]
+op = "conv"
+granularity = "channel"
+align = 8
+
+[[rule]]
+op = "linear"
+granularity = "channel"
+
+[latency]
+
+[provenance]
+source = "template"
+"""
+
+#: What is changed, to the line it stands in and parts of what is said of it.
+BROKEN = {
+    "runtime": ('"onnxruntime"', '"onnxruntme"', 11, ("key runtime.kind", "did you mean 'onnxruntime'")),
+    "provider": (
+        '"CPUExec',
+        '"GPUExec',
+        12,
+        ("key runtime.provider", "expected a provider of onnxruntime: CPU", "got 'GPUExecution"),
+    ),
+    "provider of a runtime that has none": (
+        '"onnxruntime"',
+        '"mnn"',
+        12,
+        ("key runtime.provider", "a provider of mnn: there are none"),
+    ),
+    "operator": ('"linear"', '"conv2d"', 20, ("key rule.1.op", "did you mean 'conv'", "got 'conv2d'")),
+    "infinite": (
+        "[latency]",
+        "[latency]\ncalibration = inf",
+        24,
+        ("key latency.calibration", "finite", "inf"),
+    ),
+    "too small": ("cores = 1", "cores = 0", 8, ("key hardware.cores): expected at least 1, got 0",)),
+    "period": ("align = 8", "align = 8\nperiod = 12", 18, ("expected a multiple of align = 8, got 12",)),
+    "divisor": ("align = 8", "align = 8\ndivisor = 3", 18, ("expected a divisor of align = 8, got 3",)),
+    "blocks": (
+        'op = "linear"\ngranularity = "channel"',
+        'op = "linear"\ngranularity = "block"',
+        19,
+        ("expected n and m with n < m", "got op = 'linear', granularity = 'block'"),
+    ),
+    "choice": ('"template"', '"guessed"', 26, ("'measured', 'estimated' or 'template', got 'guessed'",)),
+    "missing key": ('isa = ""\n', "", 4, ("expected isa besides", "got only vendor, model, cores")),
+    "misspelt key": ("isa =", "iso =", 4, ("'iso' looks like a misspelling",)),
+    "unknown key": ("align = 8", "align = 8\nalinged = 1", 18, ("expected one of op, ", "mean 'align'")),
+    "folder": (
+        'name = "mine"',
+        'name = "mine"\nfolder = "/"',
+        3,
+        ("expected one of schema, name", "got folder"),
+    ),
+    "section": ("[latency]", "", None, ("expected [latency] besides", "got only schema, name, hardware")),
+    "sections": ("[hardware]", "[[hardware]]", 4, ("expected a section [hardware]",)),
+    "name": ('"mine"', '"yours"', 2, ("key name): expected mine, got yours",)),
+    "table": ("[latency]", '[latency]\ntable = "none.csv"', 24, ("key latency.table", "none.csv beside")),
+    "digits": ("cores = 1", f"cores = {'1' * 5000}", None, ("is not TOML",)),
+}
+
+
+def write(folder: Path, content: str) -> Path:
+    profile = folder / "mine"
+    profile.mkdir()
+    (profile / "profile.toml").write_text(content)
+    return profile
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_is_wrong_is_told_with_line_key_expected_and_got(tmp_path: Path, name: str) -> None:
+    old, new, line, parts = BROKEN[name]
+    assert CONTENT.count(old) == 1
+    folder = write(tmp_path, CONTENT.replace(old, new))
+    with pytest.raises(ProfileError) as caught:
+        read_profile(folder)
+    told = str(caught.value)
+    assert f"profile.toml{'' if line is None else f', line {line},'}" in told
+    for part in parts:
+        assert part in told, told
+    assert "Value error" not in told
+    assert "Input should" not in told
+
+
+@pytest.mark.parametrize("kind", sorted(REGISTRY))
+def test_every_runtime_may_stand_in_a_profile(tmp_path: Path, kind: str) -> None:
+    content = CONTENT.replace('"onnxruntime"', f'"{kind}"').replace('provider = "CPUExecutionProvider"\n', "")
+    assert load_profile(write(tmp_path, content)).runtime.kind == kind
