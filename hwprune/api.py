@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from hwprune.branch_scope import BranchScope
 from hwprune.channel_scope import ChannelScope
 from hwprune.compressor import CHANNEL, Result
+from hwprune.device.commands import NAMELESS
 from hwprune.device.predict import Prediction, predict_operators
 from hwprune.device.profile import DeviceProfile
 from hwprune.errors import InputError
@@ -57,6 +58,8 @@ def predict(
         ProfileError: If the profile is a template and its runtime is not on this machine.
     """
     operators = _operators_of(model, profile, example_inputs)
+    if profile.network is None and isinstance(example_inputs, Tensor) and example_inputs.ndim == 4:
+        profile = profile.wanted_for(f"{NAMELESS}:{'x'.join(map(str, example_inputs.shape[1:]))}")
     if profile.table is None and is_here(profile.runtime):
         dense = tuple(replace(operator, density=1.0) for operator in operators)
         needed = [*dense, *with_zeros(dense)] if profile.prices_zeros else dense

@@ -218,10 +218,11 @@ class _Job:
         if settings.fine_tune is not None:
             pull = needs_pull(settings.granularity, settings.penalty)
             schedule = StrengthSchedule.from_trained(total_steps, pull=pull)
+        shape = "x".join(map(str, dataset.test_images.shape[1:]))
         compressor = Compressor(
             pruned,
             dataset.test_images[:2],
-            profile,
+            profile.wanted_for(f"{settings.model}:{shape}"),
             settings.target,
             total_steps=total_steps,
             granularity=settings.granularity,

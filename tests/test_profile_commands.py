@@ -107,13 +107,41 @@ def test_a_network_that_is_not_covered_is_told(built: tuple[Path, str]) -> None:
     uncovered = run("profile", "check", built[0], "--for", "lenet5")
     assert uncovered.exit_code == 1
     assert "does not cover lenet5" in uncovered.stderr
+    assert "not all of them for conv 1->" in uncovered.stderr
+    assert "kernel 5x5" in uncovered.stderr
+    command = f"hwprune profile build --runtime onnxruntime --for lenet5:1x28x28 --out {built[0]}"
+    assert f"Add them with: {command}\n" in uncovered.stderr
 
 
-def test_a_profile_of_another_machine_is_not_compared(built: tuple[Path, str], tmp_path: Path) -> None:
-    copy = tmp_path / "mine"
-    shutil.copytree(built[0], copy)
-    file = copy / "profile.toml"
-    file.write_text(re.sub("(?m)^model = .*$", 'model = "Another CPU"', file.read_text()))
+@pytest.mark.parametrize(("undisturbed_us", "measured_us"), [(2.0, 50.0), (1.5, 40.0)])
+def test_networks_are_compared_by_what_the_rows_count_and_at_the_batch_of_the_profile(
+    undisturbed_us: float, measured_us: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = Network(small_network(1), torch.zeros(2, 1, 12, 12))
+    rows = [
+        Row(replace(operator, name=""), 2.0, undisturbed_us=undisturbed_us)
+        for operator in trace_operators(network.model, network.example)
+    ]
+    shipped = hwprune.load_profile("x86-avx512-ort")
+    spec = shipped.runtime.model_copy(update={"batch": 3})
+    profile = shipped.model_copy(update={"rows": LatencyTable(tuple(rows), batch=3), "runtime": spec})
+    batches: list[object] = []
+    monkeypatch.setattr(
+        profile_check, "export", lambda *_arguments, **options: batches.append(options["batch"])
+    )
+    timing = hwprune.Timing(50.0, 49.0, 60.0, 9, undisturbed_us=40.0)
+    monkeypatch.setattr(profile_check, "measure", lambda *_arguments: timing)
+    (error,) = compare_networks(profile, [("small", network)], lambda error: None)
+    assert error.measured_us == measured_us
+    assert error.predicted_us == pytest.approx(len(rows) * undisturbed_us)
+    assert batches == [3]
+
+
+@pytest.mark.parametrize("option", ["--plot", "--markdown"])
+def test_a_folder_where_a_file_is_to_be_written_is_wrong_usage(tmp_path: Path, option: str) -> None:
+    checked = run("profile", "check", "x86-avx512-ort", option, tmp_path)
+    assert checked.exit_code == 2
+    assert "is a directory" in checked.stderr
     checked = run("profile", "check", copy)
     assert checked.exit_code == 1
     assert "another machine" in checked.stderr

@@ -73,7 +73,8 @@ def plan_command(
         network = f"{name}:{as_text(shape)}"
     profile = load_profile(device, profiles) if device else local_profile(profiles)
     console = Console(stderr=as_json, highlight=False)
-    plan = preview(model, inputs, profile, granularity=granularity, notify=Lines(console).note)
+    wanted = profile.wanted_for(network)
+    plan = preview(model, inputs, wanted, granularity=granularity, notify=Lines(console).note)
     if picture is not None:
         write_text(picture, coupling(plan, f"What hangs together in {network} on {profile.name}"))
     if as_json:

@@ -13,13 +13,19 @@ from rich.console import Console
 
 from hwprune import charts
 from hwprune.cli.common import SEED, json_option, profiles_option, told
-from hwprune.cli.profile_networks import DEFAULT_NETWORKS, make_networks, networks_option
+from hwprune.cli.profile_networks import (
+    DEFAULT_NETWORKS,
+    make_networks,
+    networks_option,
+)
+from hwprune.device.kinds import describe
 from hwprune.device.library import load_profile
 from hwprune.device.predict import table_of
 from hwprune.device.profile import DeviceProfile
 from hwprune.errors import InputError, MissingRowError, ProfileError
 from hwprune.files import write_text
 from hwprune.graph.trace import trace_operators
+from hwprune.operators import Operator
 from hwprune.profile_check import (
     ALIGNED,
     UNALIGNED,
@@ -32,6 +38,9 @@ from hwprune.profile_check import (
 from hwprune.profile_pictures import agreement
 from hwprune.runtime.environment import environment, same_hardware
 from hwprune.sampled_networks import LEAST_WIDTH, Network, at_random_widths
+
+#: Operators that a message names at most.
+_NAMED = 4
 
 
 @click.command("check")
@@ -169,17 +178,22 @@ def _covered(networks: dict[str, Network], profile: DeviceProfile, *, required: 
     Raises:
         MissingRowError: If there are none, or one is missing where all are required.
     """
-    table, covered = table_of(profile), {}
+    table, absent, covered = table_of(profile), dict[str, list[Operator]](), {}
     for name, network in networks.items():
         operators = trace_operators(network.model, network.example)
-        if all(table.covers_narrower(operator, profile.steps_for(operator)) for operator in operators):
+        absent[name] = [op for op in operators if not table.covers_narrower(op, profile.steps_for(op))]
+        if not absent[name]:
             covered[name] = network
-    absent = networks.keys() - covered.keys()
-    if not covered or (required and absent):
+    missing = {name: operators for name, operators in absent.items() if operators}
+    if not covered or (required and missing):
+        rows = dict.fromkeys(describe(operator) for operators in missing.values() for operator in operators)
+        others = f" and {len(rows) - _NAMED} others" if len(rows) > _NAMED else ""
         raise MissingRowError(
-            f"the table does not cover {', '.join(sorted(absent))}",
+            f"the table does not cover {', '.join(sorted(missing))}",
             where=profile.name,
-            hint="build a profile for it with: hwprune profile build --for MODEL:CxHxW --out DIR",
+            expected="rows for every operator, at its width and at all narrower ones",
+            got=f"not all of them for {'; '.join(list(rows)[:_NAMED])}{others}",
+            hint=f"add them with: {profile.build_command(list(missing))}",
         )
     return covered
 

@@ -10,6 +10,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from hwprune.device.commands import with_placeholders_told
 from hwprune.device.profile import DeviceProfile
 from hwprune.device.table import LatencyTable, Surface
 from hwprune.errors import ProfileError
@@ -59,7 +60,7 @@ def table_of(profile: DeviceProfile) -> LatencyTable:
             f"the profile {profile.name} is a template without a latency table",
             where=profile.folder,
             expected="measured rows",
-            hint=f"measure them on the device with: {profile.build_command()}",
+            hint=f"measure them on the device with: {with_placeholders_told(profile.build_command())}",
         )
     return profile.table
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import shlex
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from hwprune.device.commands import PLACEHOLDER
 from hwprune.device.kinds import KINDS
 from hwprune.device.runtimes import PROVIDERS, REGISTRY
 from hwprune.device.steps import Steps
@@ -172,6 +174,7 @@ class DeviceProfile(_Section):
     Attributes:
         folder: Where it was read from; ``None`` for one made in memory.
         rows: A table held in memory instead of in a file.
+        network: What missing rows are wanted for, for messages; see :meth:`wanted_for`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
@@ -185,6 +188,7 @@ class DeviceProfile(_Section):
     provenance: Provenance
     folder: Path | None = Field(default=None, exclude=True)
     rows: LatencyTable | None = Field(default=None, exclude=True)
+    network: str | None = Field(default=None, exclude=True)
 
     @property
     def rules(self) -> tuple[Rule, ...]:
@@ -216,16 +220,32 @@ class DeviceProfile(_Section):
             )
         return table
 
-    def build_command(self) -> str:
-        """The command that measures what the table lacks."""
+    def wanted_for(self, network: str) -> DeviceProfile:
+        """The profile, naming a network in the command that measures what the table lacks.
+
+        Args:
+            network: As ``hwprune profile build --for`` takes it.
+        """
+        return self.model_copy(update={"network": network})
+
+    def build_command(self, networks: Sequence[str] = ()) -> str:
+        """The command that measures what the table lacks.
+
+        Args:
+            networks: What it is to price; by default the network that the profile is wanted for.
+        """
         spec, defaults = self.runtime, RuntimeSpec(kind=self.runtime.kind)
         options = [
-            f" --{name} {getattr(spec, name)}"
+            word
             for name in ("precision", "threads", "batch")
             if getattr(spec, name) != getattr(defaults, name)
+            for word in (f"--{name}", str(getattr(spec, name)))
         ]
-        out = self.folder or self.name
-        return f"hwprune profile build --runtime {spec.kind}{''.join(options)} --for MODEL:CxHxW --out {out}"
+        covered = [word for name in networks or [self.network or PLACEHOLDER] for word in ("--for", name)]
+        out = str(self.folder or self.name)
+        return shlex.join(
+            ["hwprune", "profile", "build", "--runtime", spec.kind, *options, *covered, "--out", out]
+        )
 
     @property
     def prices_zeros(self) -> bool:

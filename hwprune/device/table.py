@@ -10,14 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from hwprune.device import table_file
+from hwprune.device.commands import BUILD_COMMAND, with_placeholders_told
 from hwprune.device.kinds import configuration, describe
 from hwprune.device.rows import Row
 from hwprune.device.steps import Bracket, FloatArray, IntArray, Steps, bracket
 from hwprune.errors import MissingRowError
 from hwprune.operators import Operator
-
-#: What measures missing rows of a table without a profile.
-BUILD_COMMAND = "hwprune profile build --for MODEL:CxHxW --out DIR"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -247,7 +245,7 @@ class LatencyTable:
             f"the latency table cannot price {describe(operator)}",
             where=where,
             got=got,
-            hint=f"measure what a model needs with: {self.command}",
+            hint=f"measure what the network needs with: {with_placeholders_told(self.command)}",
         )
 
 

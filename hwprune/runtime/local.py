@@ -62,7 +62,9 @@ def localize(
         why = "has no measured table" if shipped is None else "was measured on another machine"
         notify(Weighty(f"profile {profile.name} {why}{f' ({difference})' if difference else ''}"))
         local = for_this_machine(profile, operators, notify)
-        table = local.table or LatencyTable((), profile.runtime.batch, profile.runtime.precision)
+        table = local.table or LatencyTable(
+            (), profile.runtime.batch, profile.runtime.precision, command=profile.build_command()
+        )
     missing = _missing(operators, local, table)
     if not missing:
         return local

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import hwprune
 from hwprune.device.rows import Row
 from hwprune.device.steps import Steps
 from hwprune.device.table import LatencyTable
@@ -43,11 +44,11 @@ BROKEN = {
     "unknown column": ("median_us", "median_ms", "did you mean 'median_us'"),
     "missing cell": (",50,3.00\n", ",50\n", "wrong number of cells"),
     "channels below one": (",8,8,8,8,1,fp32,", ",0,8,8,8,1,fp32,", "at least 1"),
-}
     "channels without end": (",8,8,8,8,1,fp32,", f",{10**12},8,8,8,1,fp32,", "at most 1048576"),
     "digits without end": (",8,8,8,8,1,fp32,", f",{'1' * 5000},8,8,8,1,fp32,", "at most 1048576"),
     "quotes": ("\nconv,", '\n"conv,', "unknown kind of operator"),
     "a long cell": ("\nconv,", f"\n{'c' * 200_000},", "unknown kind of operator"),
+}
 
 
 @pytest.mark.parametrize("name", BROKEN)
@@ -93,15 +94,30 @@ def test_a_dense_table_has_no_column_for_densities(tmp_path: Path) -> None:
 
 
 def test_a_missing_row_names_itself_and_the_command_that_adds_it() -> None:
-    import hwprune
-
     profile = hwprune.load_profile("x86-avx2-ort")
-    assert profile.table is not None
-    with pytest.raises(MissingRowError) as caught:
-        profile.table.latency_us(replace(CONV, height=17, width=19, name="stem"))
-    told = str(caught.value)
-    assert "conv 16->16 on 17x19, kernel 3x3, padding 1 (in layer stem" in told
-    assert f"hwprune profile build --runtime onnxruntime --for MODEL:CxHxW --out {profile.folder}" in told
+
+    def told(profile: hwprune.DeviceProfile) -> str:
+        assert profile.table is not None
+        with pytest.raises(MissingRowError) as caught:
+            profile.table.latency_us(replace(CONV, height=17, width=19, name="stem"))
+        return str(caught.value)
+
+    command = "hwprune profile build --runtime onnxruntime --for"
+    assert "conv 16->16 on 17x19, kernel 3x3, padding 1 (in layer stem" in told(profile)
+    named = profile.wanted_for("resnet20:3x17x19")
+    assert told(named).endswith(f"{command} resnet20:3x17x19 --out {profile.folder}")
+    spelt = "(MODEL: a built-in name or package.module:callable; CxHxW: the shape of an image)"
+    assert told(profile).endswith(f"{command} MODEL:CxHxW --out {profile.folder} {spelt}")
+
+
+def test_the_command_that_adds_rows_has_the_options_of_the_profile() -> None:
+    profile = hwprune.load_profile("x86-avx2-ort")
+    spec = profile.runtime.model_copy(update={"precision": "int8", "threads": 2, "batch": 4})
+    changed = profile.model_copy(update={"runtime": spec, "folder": None, "name": "two words"})
+    assert changed.build_command(["a:1x2x3", "b:1x2x3"]) == (
+        "hwprune profile build --runtime onnxruntime --precision int8 --threads 2 --batch 4"
+        " --for a:1x2x3 --for b:1x2x3 --out 'two words'"
+    )
 
 
 def test_widths_off_the_steps_are_covered_only_where_the_other_kernel_was_measured() -> None:
