@@ -135,6 +135,8 @@ class Runtime(Protocol):
 
 #: Runtime kind to the precisions that it runs here; single precision alone where nothing is said.
 PRECISIONS = {"onnxruntime": ("fp32", "int8"), "openvino": ("fp32", "int8")}
+#: Runtime kinds without a batch dimension: images run one after the other.
+ONE_IMAGE = frozenset({"ncnn"})
 
 
 def runtime_for(spec: RuntimeSpec) -> Runtime:
@@ -172,6 +174,18 @@ def check_precision(spec: RuntimeSpec) -> None:
             expected=" or ".join(precisions),
             got=spec.precision,
             hint=f"for {spec.precision} there is {others}",
+        )
+
+
+def check_batch(spec: RuntimeSpec) -> None:
+    """Raises where single operators are to be timed at a batch size at which a runtime cannot run them.
+
+    Raises:
+        RuntimeUnavailableError: In that case.
+    """
+    if spec.kind in ONE_IMAGE and spec.batch != 1:
+        raise RuntimeUnavailableError(
+            f"{spec.kind} runs one image at a time", where="batch", expected=1, got=spec.batch
         )
 
 

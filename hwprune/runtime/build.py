@@ -12,19 +12,19 @@ from torch import Tensor, nn
 
 from hwprune.device.library import read_profile
 from hwprune.device.predict import predict_operators
-from hwprune.device.profile import PROFILE_FILE, DeviceProfile, LatencySpec, Provenance
+from hwprune.device.profile import PROFILE_FILE, DeviceProfile, LatencySpec, Provenance, RuntimeSpec
 from hwprune.device.profile_text import to_toml
 from hwprune.device.table import LatencyTable
 from hwprune.errors import ProfileError
 from hwprune.files import write_text
 from hwprune.graph.trace import trace_operators
 from hwprune.operators import Operator
-from hwprune.runtime.base import get_runtime
+from hwprune.runtime.base import check_batch, get_runtime, runtime_for
 from hwprune.runtime.environment import environment, same_hardware, versions
 from hwprune.runtime.local import for_this_machine
 from hwprune.runtime.partial import PartialBuild, partial_file
 from hwprune.runtime.processor import machine
-from hwprune.runtime.rows import measure_rows, measure_with_zeros, with_zeros, working_set
+from hwprune.runtime.rows import check_measurable, measure_rows, measure_with_zeros, with_zeros, working_set
 from hwprune.runtime.sampling import Progress
 from hwprune.runtime.staircase import PROBES
 from hwprune.runtime.steady import Watch, reference_kernel, thirds
@@ -76,10 +76,13 @@ def build_profile(
         The profile.
 
     Raises:
+        RuntimeUnavailableError: If the runtime is missing, or cannot run what the template says.
+        MissingRowError: If a network holds an operator that cannot be measured.
         ProfileError: If the machine is busy, or the folder holds a profile of another device.
         ArtifactError: If an unfinished build of something else is there.
     """
     traced = {name: trace_operators(*network) for name, network in request.networks.items()}
+    _check_possible(request.template.runtime, traced)
     partial = PartialBuild.open(partial_file(request.out), _settings(request), anew=request.anew)
     begun = bool(partial.seen_us)
     replacing = not partial.extends if begun else request.anew
@@ -107,6 +110,13 @@ def build_profile(
         finally:
             bench.save(now=True)
     return _written(_with_provenance(built, before, request, watch), request.out, watch, partial)
+
+
+def _check_possible(spec: RuntimeSpec, networks: Mapping[str, Sequence[Operator]]) -> None:
+    """Raises where a build could not end, before anything is measured and kept of it."""
+    runtime_for(spec)
+    check_batch(spec)
+    check_measurable([operator for operators in networks.values() for operator in operators], spec.kind)
 
 
 def measured_profile(out: Path, template: DeviceProfile) -> DeviceProfile | None:

@@ -17,7 +17,7 @@ from onnx import helper
 
 from hwprune.device.profile import RuntimeSpec
 from hwprune.errors import RuntimeUnavailableError
-from hwprune.runtime.base import Array, Effort, InputInfo
+from hwprune.runtime.base import Array, Effort, InputInfo, check_batch
 from hwprune.runtime.native import reason, run_converter, silenced
 from hwprune.runtime.onnx_values import read_values
 from hwprune.runtime.recording import Samples, without_recording
@@ -132,10 +132,7 @@ class Ncnn:
         Raises:
             RuntimeUnavailableError: If the batch has more than one image.
         """
-        if spec.batch != 1:
-            raise RuntimeUnavailableError(
-                "ncnn runs one image at a time", where="batch", expected=1, got=spec.batch
-            )
+        check_batch(spec)
         return without_recording(self._recorded, model, spec, feed, effort)
 
     def _recorded(

@@ -6,12 +6,14 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from hwprune.device.kinds import configuration, with_channels
+from hwprune.device.kinds import KINDS, configuration, with_channels
 from hwprune.device.profile import DeviceProfile
 from hwprune.device.rows import Row
 from hwprune.device.steps import Steps
+from hwprune.errors import MissingRowError
 from hwprune.operators import Operator
 from hwprune.runtime.knots import Curve, bisect, curves
+from hwprune.runtime.operator_models import check_known, is_known
 from hwprune.runtime.sampling import Progress, TimeOperators, bytes_of, measure_operators
 
 #: Gaps between the widths at which another kernel is measured.
@@ -55,6 +57,32 @@ def measure_with_zeros(
     return tuple(rows)
 
 
+def check_measurable(operators: Iterable[Operator], runtime: str) -> None:
+    """Raises where an operator cannot be measured, naming all of them: before minutes are spent on others.
+
+    Args:
+        operators: Of one or several networks.
+        runtime: The kind of the runtime.
+
+    Raises:
+        MissingRowError: In that case.
+    """
+    refused = [operator for operator in operators if not is_known(operator, runtime)]
+    if not refused:
+        return
+    kinds = list(dict.fromkeys(operator.kind for operator in refused))
+    if len(kinds) == 1 and len(refused) == 1:
+        check_known(refused[0], runtime)
+    layers = dict.fromkeys(operator.name for operator in refused if operator.name)
+    measurable = sorted(kind for kind in KINDS if is_known(Operator(kind, 1, 1), runtime))
+    raise MissingRowError(
+        f"operators of kind {', '.join(kinds)} cannot be measured in {runtime}",
+        where=f"layers {', '.join(layers)}" if layers else None,
+        expected=f"some of {', '.join(measurable)}",
+        hint="prune to a number of groups (--keep), or for another runtime",
+    )
+
+
 def measure_rows(
     operators: Sequence[Operator],
     profile: DeviceProfile,
@@ -84,6 +112,7 @@ def measure_rows(
         RuntimeUnavailableError: If the runtime is missing or refuses an operator.
         MissingRowError: If an operator is of a kind that cannot be measured.
     """
+    check_measurable(operators, profile.runtime.kind)
     search = _Search(operators, profile, progress, working_set, time_operators)
     deadline = None if seconds is None else time.monotonic() + seconds
     found = {

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,9 +16,10 @@ from torch import nn
 import hwprune
 from hwprune.device.profile import DeviceProfile, RuntimeSpec
 from hwprune.device.rows import Row
-from hwprune.errors import ArtifactError, ProfileError, RuntimeUnavailableError
+from hwprune.errors import ArtifactError, MissingRowError, ProfileError, RuntimeUnavailableError
 from hwprune.operators import Operator
 from hwprune.runtime import steady, workbench
+from hwprune.runtime.base import REGISTRY
 from hwprune.runtime.build import BuildRequest, build_profile
 from hwprune.runtime.interrupts import finishing
 from hwprune.runtime.partial import PartialBuild, partial_file
@@ -260,6 +263,50 @@ def test_an_interrupted_build_goes_on_with_what_it_measured(
     tables = [hwprune.load_profile(tmp_path / name).table for name in ("whole", "mine")]
     assert all(table is not None for table in tables)
     assert set(tables[0] or ()) == set(tables[1] or ())
+
+
+class Unpriced(nn.Module):
+    """Two operators that no table prices, behind one that does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 8, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.sin(torch.atan(self.conv(images)))
+
+
+def test_all_operators_that_cannot_be_measured_are_named_before_any_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine(monkeypatch)
+    with pytest.raises(MissingRowError) as caught:
+        build_profile(request(tmp_path / "mine", Unpriced()), lambda line: None)
+    assert {"sin", "atan"} <= set(re.findall(r"\w+", caught.value.what))
+    assert "cannot be measured in onnxruntime" in str(caught.value)
+    assert "expected some of add, average_pool" in str(caught.value)
+    assert machine.measured == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"kind": "mnn", "precision": "int8"}, "mnn does not run int8"),
+        ({"kind": "ncnn", "batch": 2}, "ncnn runs one image at a time"),
+    ],
+)
+def test_a_build_that_cannot_end_leaves_nothing(
+    change: dict[str, object], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(REGISTRY[str(change["kind"])][2])
+    Machine(monkeypatch)
+    asked = request(tmp_path / "mine")
+    runtime = asked.template.runtime.model_copy(update={**change, "provider": ""})
+    impossible = replace(asked, template=asked.template.model_copy(update={"runtime": runtime}))
+    with pytest.raises(RuntimeUnavailableError, match=message):
+        build_profile(impossible, lambda line: None)
+    assert list(tmp_path.iterdir()) == []  # the corrected command would be refused by an unfinished build
 
 
 def test_a_profile_is_extended_and_keeps_its_calibration(
