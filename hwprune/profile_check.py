@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hwprune.device.predict import predict_operators
+from hwprune.device.predict import predict_operators, table_of
 from hwprune.device.profile import DeviceProfile
 from hwprune.graph.trace import trace_operators
 from hwprune.runtime.export import export
@@ -28,7 +28,7 @@ class NetworkError:
     Attributes:
         name: The network.
         predicted_us: From the table, the calibration and the overhead of the profile.
-        measured_us: On this machine, undisturbed, as in the table.
+        measured_us: On this machine: what the rows of the table count, undisturbed or the median.
         noise: ``p90 / p10 - 1`` of the measurement.
         widths: ``aligned`` where the network has widths that the profile's rules allow, else ``unaligned``.
     """
@@ -62,15 +62,16 @@ def compare_networks(
     Raises:
         MissingRowError: If the table lacks an operator.
     """
-    errors = []
+    errors, of_medians = [], table_of(profile).of_medians
     with tempfile.TemporaryDirectory(prefix="hwprune-") as folder:
         for name, network in networks:
             predicted = predict_operators(trace_operators(network.model, network.example), profile)
             path = Path(folder) / "network.onnx"
-            export(network.model, path, network.example)
+            export(network.model, path, network.example, batch=profile.runtime.batch)
             timing = measure(path, profile)
+            measured_us = timing.median_us if of_medians else timing.undisturbed_us
             noise = timing.p90_us / timing.p10_us - 1
-            errors.append(NetworkError(name, predicted.total_us, timing.undisturbed_us, noise, widths))
+            errors.append(NetworkError(name, predicted.total_us, measured_us, noise, widths))
             done(errors[-1])
     return tuple(errors)
 

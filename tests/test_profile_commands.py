@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,15 @@ from click.testing import CliRunner, Result
 from torch import nn
 
 import hwprune
+from hwprune import profile_check
 from hwprune.cli import main, profile_build
+from hwprune.cli.profile_networks import check_command
 from hwprune.device.library import shipped_folder
 from hwprune.device.profile_text import to_toml
-from hwprune.profile_check import UNALIGNED, NetworkError, by_widths
+from hwprune.device.rows import Row
+from hwprune.device.table import LatencyTable
+from hwprune.graph.trace import trace_operators
+from hwprune.profile_check import UNALIGNED, NetworkError, by_widths, compare_networks
 from hwprune.runtime import steady
 from hwprune.sampled_networks import Network, at_random_widths
 
@@ -87,6 +93,7 @@ def test_a_built_profile_is_checked(built: tuple[Path, str], tmp_path: Path) -> 
     assert told.startswith("## mine\n")
     assert f"| aligned | {counts['aligned']} | {100 * record['widths']['aligned']['median']:.1f} % |" in told
     assert all(entry["name"] in told for entry in record["errors"])
+    assert f"`hwprune profile check mine --for {spec} --count 3 --seed 0`" in told
 
 
 def test_unaligned_widths_are_drawn_off_the_steps() -> None:
@@ -142,6 +149,13 @@ def test_a_folder_where_a_file_is_to_be_written_is_wrong_usage(tmp_path: Path, o
     checked = run("profile", "check", "x86-avx512-ort", option, tmp_path)
     assert checked.exit_code == 2
     assert "is a directory" in checked.stderr
+
+
+def test_a_profile_of_another_machine_is_not_compared(built: tuple[Path, str], tmp_path: Path) -> None:
+    copy = tmp_path / "mine"
+    shutil.copytree(built[0], copy)
+    file = copy / "profile.toml"
+    file.write_text(re.sub("(?m)^model = .*$", 'model = "Another CPU"', file.read_text()))
     checked = run("profile", "check", copy)
     assert checked.exit_code == 1
     assert "another machine" in checked.stderr
@@ -156,9 +170,9 @@ def test_a_template_is_valid_and_has_nothing_to_compare() -> None:
 
 
 def test_the_check_that_follows_a_build_is_of_its_networks() -> None:
-    assert profile_build.check_command(Path("mine"), []) == "hwprune profile check mine"
-    command = profile_build.check_command(Path("my devices/pi"), ["lenet5", "user:net:1x12x12"])
-    assert command == "hwprune profile check --for lenet5 --for user:net:1x12x12 'my devices/pi'"
+    assert check_command("mine", []) == "hwprune profile check mine"
+    command = check_command("my devices/pi", ["lenet5", "user:net:1x12x12"])
+    assert command == "hwprune profile check 'my devices/pi' --for lenet5 --for user:net:1x12x12"
 
 
 def test_an_interrupted_build_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,12 @@ from rich.console import Console
 
 from hwprune import charts
 from hwprune.cli.common import telling_how_to_go_on, told
-from hwprune.cli.profile_networks import DEFAULT_NETWORKS, make_networks, networks_option
+from hwprune.cli.profile_networks import (
+    DEFAULT_NETWORKS,
+    check_command,
+    make_networks,
+    networks_option,
+)
 from hwprune.cli.progress import observing
 from hwprune.device.library import is_name
 from hwprune.device.predict import table_of
@@ -75,7 +79,7 @@ def build(
     """Measure this machine and write a profile with its latency table.
 
     Leave the machine idle meanwhile: a reference kernel is timed after every measurement, which does not
-    count where the kernel took longer or shorter than at first. An interrupted build goes on with the same
+    count where the kernel took longer than usual. An interrupted build goes on with the same
     command. A profile that is there already gets what the networks need besides.
 
     Example: hwprune profile build --runtime onnxruntime --for resnet20:3x32x32 --out my-device
@@ -104,16 +108,10 @@ def build(
     console.print(
         f"{out}/: {len(table_of(built))} rows, calibration {built.latency.calibration:g}, "
         f"overhead {built.latency.overhead_us:g} us, noise {built.provenance.noise:.1%}\n"
-        f"next: {check_command(out, networks)}",
+        f"next: {check_command(str(out), networks)}",
         markup=False,
         soft_wrap=True,
     )
-
-
-def check_command(out: Path, networks: Sequence[str]) -> str:
-    """The command that checks a profile on the networks that it was asked for."""
-    asked = [word for name in networks for word in ("--for", name)]
-    return shlex.join(["hwprune", "profile", "check", *asked, str(out)])
 
 
 def _draw_staircases(built: DeviceProfile, out: Path, console: Console) -> None:

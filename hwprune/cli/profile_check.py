@@ -15,6 +15,7 @@ from hwprune import charts
 from hwprune.cli.common import SEED, json_option, profiles_option, told
 from hwprune.cli.profile_networks import (
     DEFAULT_NETWORKS,
+    check_command,
     make_networks,
     networks_option,
 )
@@ -52,10 +53,14 @@ _NAMED = 4
 )
 @click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of their widths.")
 @click.option(
-    "--plot", type=click.Path(path_type=Path), help="Draw predicted against measured into this SVG file."
+    "--plot",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Draw predicted against measured into this SVG file.",
 )
 @click.option(
-    "--markdown", type=click.Path(path_type=Path), help="Write the errors into this Markdown file, as tables."
+    "--markdown",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write the errors into this Markdown file, as tables.",
 )
 @json_option
 @told
@@ -86,6 +91,8 @@ def check(
             click.echo(json.dumps({"profile": checked.name, "template": True}, indent=2))
         return
     console.print(f"{checked.name} is valid: {len(checked.table)} rows")
+    if checked.table.of_medians:
+        console.print("its rows are medians, and networks are compared by theirs")
     same, difference = same_hardware(checked)
     if not same:
         raise ProfileError(
@@ -100,7 +107,9 @@ def check(
     if plot is not None:
         write_text(plot, agreement(errors))
     if markdown is not None:
-        about = _about(checked, f"hwprune profile check {checked.name} --count {count} --seed {seed}")
+        place = Path(folder).name if Path(folder).is_absolute() else folder  # it is read on other machines
+        command = check_command(place, networks, "--count", str(count), "--seed", str(seed))
+        about = _about(checked, command)
         write_text(markdown, markdown_page(checked.name, about, errors))
     if as_json:
         click.echo(json.dumps(_record(checked, seed, errors), indent=2))
@@ -115,6 +124,7 @@ def _record(checked: DeviceProfile, seed: int, errors: Sequence[NetworkError]) -
         "profile": checked.name,
         "environment": environment(),
         "seed": seed,
+        "compared": "median" if table_of(checked).of_medians else "undisturbed",
         **summarise(errors),
         "widths": by_widths(errors),
         "errors": [{**asdict(error), "error": error.error} for error in errors],
@@ -157,7 +167,8 @@ def _about(profile: DeviceProfile, command: str) -> str:
     return (
         f"{runtime.kind} {runtime.version}, {runtime.precision}, {threads}, batch {runtime.batch}; "
         f"{len(table)} rows of {profile.provenance.date}. `{command}` on {facts['cpu']} ({facts['isa']}), "
-        f"{facts['date']}: networks at random widths that the calibration has not seen."
+        f"{facts['date']}: networks at random widths that the calibration has not seen"
+        f"{', compared by medians, which is what the rows are' if table.of_medians else ''}."
     )
 
 

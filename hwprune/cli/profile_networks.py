@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 import click
@@ -49,6 +50,18 @@ def make_networks(specs: Sequence[str]) -> dict[str, Network]:
         )
         networks[f"{name}:{as_text(shape)}"] = Network(model, torch.zeros(2, *shape))
     return networks
+
+
+def check_command(profile: str, networks: Sequence[str], *options: str) -> str:
+    """The command that checks a profile on networks.
+
+    Args:
+        profile: Its name or folder.
+        networks: As the user typed them.
+        options: Further ones.
+    """
+    asked = [word for name in networks for word in ("--for", name)]
+    return shlex.join(["hwprune", "profile", "check", profile, *asked, *options])
 
 
 def name_and_shape(spec: str, where: str) -> tuple[str, tuple[int, int, int]]:

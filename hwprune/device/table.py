@@ -122,6 +122,11 @@ class LatencyTable:
         """The operators that have a row, without their names."""
         return frozenset(row.operator for row in self.rows)
 
+    @cached_property
+    def of_medians(self) -> bool:
+        """Whether rows count their medians: written before it was measured what they take undisturbed."""
+        return bool(self.rows) and all(row.undisturbed_us == row.median_us for row in self.rows)
+
     def merged(self, rows: Iterable[Row]) -> LatencyTable:
         """A table with ``rows`` added; where both have an operator the new row counts."""
         merged = {row.operator: row for row in self.rows}
