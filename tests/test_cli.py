@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from torch import nn
 
 import hwprune
 from hwprune.cli import main
-from hwprune.device.library import shipped_folder
+from hwprune.device.library import find_profiles, shipped_folder
 from hwprune.runtime.base import get_runtime
 from hwprune.workloads import load_dataset, make_model
 
@@ -388,6 +389,36 @@ def test_a_table_with_a_negative_time_is_told(tmp_path: Path) -> None:
     assert f"line {len(lines)}, column median_us" in result.stderr
     assert "a positive number of microseconds, got '-3.5'" in result.stderr
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", [profile.name for profile in find_profiles(shipped_folder())])
+def test_a_shipped_template_says_so_and_names_the_command_that_fills_it(name: str) -> None:
+    profile = hwprune.load_profile(shipped_folder() / name)
+    assert profile.provenance.source == ("template" if profile.table is None else "measured")
+    command = shlex.split(profile.provenance.command)
+    if not command:
+        assert profile.granularity == "shape"  # no table says what kernel positions cost
+        return
+    spec = profile.runtime
+    options = [f"--{key}" for key in ("precision", "threads") if f"--{key}" in command]
+    said = {option: command[command.index(option) + 1] for option in options}
+    assert command[:5] == ["hwprune", "profile", "build", "--runtime", spec.kind]
+    assert said == {
+        **({} if spec.precision == "fp32" else {"--precision": spec.precision}),
+        **({} if spec.threads == 1 else {"--threads": str(spec.threads)}),
+    }
+    assert Path(command[-1]).name == name
+
+
+def test_an_estimate_with_a_date_is_not_listed_as_measured(tmp_path: Path) -> None:
+    folder = broken_profile(tmp_path, 'source = "measured"', 'source = "estimated"')
+    shutil.move(folder, tmp_path / "guess")
+    file = tmp_path / "guess" / "profile.toml"
+    file.write_text(file.read_text().replace('"x86-avx2-ort"', '"guess"', 1))
+    listed = run("devices", "--profiles", tmp_path).output
+    assert "(estimated)" in listed
+    assert hwprune.load_profile(tmp_path / "guess").provenance.date
+    assert not any("guess" in line and "20" in line for line in listed.splitlines())
 
 
 def test_devices_lists_what_is_shipped() -> None:

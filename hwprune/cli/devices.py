@@ -12,7 +12,7 @@ from rich.table import Table
 
 from hwprune.cli.common import json_option, profiles_option, told
 from hwprune.device.library import find_profiles, load_profile
-from hwprune.device.profile import DeviceProfile
+from hwprune.device.profile import DeviceProfile, Provenance
 
 
 @click.command()
@@ -45,9 +45,16 @@ def devices(name: str | None, profiles: Path | None, as_json: bool) -> None:
             f"{runtime.kind}, {runtime.threads} thread{'s' if runtime.threads > 1 else ''}",
             runtime.precision,
             ", ".join(dict.fromkeys(rule.granularity for rule in profile.rules)),
-            profile.provenance.date or f"no ({profile.provenance.source})",
+            _measured(profile.provenance),
         )
     Console().print(table)
+
+
+def _measured(provenance: Provenance) -> str:
+    """When a table was measured, or what it is instead; an estimate has a date, too."""
+    if provenance.source != "measured":
+        return f"no ({provenance.source})"
+    return provenance.date or "yes"
 
 
 def profile_record(profile: DeviceProfile) -> dict[str, Any]:

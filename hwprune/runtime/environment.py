@@ -84,7 +84,7 @@ def local_profile(search: Path | None = None) -> DeviceProfile:
     return min(
         fitting,
         key=lambda profile: (
-            not same_hardware(profile)[0],
+            profile.latency.table is None or not same_hardware(profile)[0],
             profile.runtime.precision != "fp32",
             profile.runtime.threads,
             profile.name,

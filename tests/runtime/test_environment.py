@@ -25,6 +25,12 @@ def test_every_machine_has_a_profile_and_its_own_comes_first(
     assert environment.local_profile().name == name
 
 
+def test_a_template_is_not_taken_for_measured_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "processor", lambda: ("a CPU", "avx2"))
+    monkeypatch.setattr(environment, "same_hardware", lambda profile: (profile.table is None, ""))
+    assert environment.local_profile().name == "x86-avx2-ort"
+
+
 def test_the_profile_for_any_machine_is_a_template_whose_channels_leave() -> None:
     profile = load_profile("any-cpu-ort")
     assert profile.table is None
