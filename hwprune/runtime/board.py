@@ -54,11 +54,16 @@ def _mnn(path: Path, feed: Mapping[str, Any], threads: int) -> Callable[[], obje
     network.resizeSession(session)
     kinds = {"float32": MNN.Halide_Type_Float, "int32": MNN.Halide_Type_Int}
     layout = MNN.Tensor_DimensionType_Caffe
+    # MNN has no wider integers.
+    computed = {
+        name: value.astype("int32") if str(value.dtype) == "int64" else value for name, value in feed.items()
+    }
 
     def run() -> object:
-        for name, value in feed.items():
+        for name, value in computed.items():
             tensors[name].copyFrom(MNN.Tensor(value.shape, kinds[str(value.dtype)], value, layout))
-        network.runSession(session)
+        if code := network.runSession(session):  # it would be a very fast run
+            raise ValueError(f"MNN ends a run with its error code {code}")
         return [tensor.getNumpyData() for tensor in network.getSessionOutputAll(session).values()]
 
     return run
@@ -80,7 +85,11 @@ def _ncnn(path: Path, feed: Mapping[str, Any], threads: int) -> Callable[[], obj
             extractor = network.create_extractor()
             for position, value in enumerate(feed.values()):
                 extractor.input(f"in{position}", ncnn.Mat(value[image]))
-            outputs += [np.array(extractor.extract(name)[1]) for name in network.output_names()]
+            for name in network.output_names():
+                code, blob = extractor.extract(name)
+                if code:  # it would be a very fast run
+                    raise ValueError(f"ncnn ends a run with its error code {code} for {name}")
+                outputs.append(np.array(blob))
         return outputs
 
     return run

@@ -47,10 +47,11 @@ class MnnSession:
         path: A file of MNN.
         spec: Says how many threads.
         values: Inputs and outputs in the order of the network.
+        where: The file that was asked for, for errors.
     """
 
-    def __init__(self, path: Path, spec: RuntimeSpec, values: Values) -> None:
-        self.inputs = values.inputs
+    def __init__(self, path: Path, spec: RuntimeSpec, values: Values, where: Path) -> None:
+        self.inputs, self._where = values.inputs, where
         self._names = values.outputs
         options = {"backend": "CPU", "numThread": spec.threads, "precision": "high"}
         try:
@@ -58,7 +59,7 @@ class MnnSession:
                 self._network = MNN.Interpreter(str(path))
                 self._session = self._network.createSession(options)
         except Exception as error:  # the runtime raises the base class
-            raise RuntimeUnavailableError("MNN refuses the model", where=path, got=error) from error
+            raise RuntimeUnavailableError("MNN refuses the model", where=where, got=error) from error
         self._tensors = self._network.getSessionInputAll(self._session)
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._results: list[tuple[Any, Any]] = []
@@ -75,9 +76,13 @@ class MnnSession:
             self._tensors[item.name].copyFrom(MNN.Tensor(values.shape, kind, values, layout))
 
     def run(self, feed: Mapping[str, Array]) -> Sequence[Array]:
-        """Runs the model once."""
+        """Runs the model once.
+
+        Raises:
+            RuntimeUnavailableError: If MNN cannot.
+        """
         self.feed(feed)
-        self._network.runSession(self._session)
+        self._check(self._network.runSession(self._session))
         outputs = []
         for tensor, host in self._results:
             tensor.copyToHostTensor(host)
@@ -85,7 +90,11 @@ class MnnSession:
         return outputs
 
     def record(self) -> list[tuple[str, str, float]]:
-        """Runs the model once on what was fed: name, type and microseconds of every kernel, in order."""
+        """Runs the model once on what was fed: name, type and microseconds of every kernel, in order.
+
+        Raises:
+            RuntimeUnavailableError: If MNN cannot.
+        """
         kernels: list[tuple[str, str, float]] = []
         started = 0
 
@@ -99,8 +108,15 @@ class MnnSession:
             kernels.append((kernel.getName(), kernel.getType(), (ended - started) / 1e3))
             return True
 
-        self._network.runSessionWithCallBackInfo(self._session, before, after)
+        self._check(self._network.runSessionWithCallBackInfo(self._session, before, after))
         return kernels
+
+    def _check(self, code: int) -> None:
+        """Raises for a run that ended early: it would be a very fast one."""
+        if code:
+            raise RuntimeUnavailableError(
+                "MNN cannot run the model", where=self._where, got=f"its error code {code}"
+            )
 
     def _resize(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         with silenced():
@@ -143,13 +159,13 @@ class Mnn:
             RuntimeUnavailableError: If MNN refuses it.
         """
         if path.suffix == ENDING:
-            return MnnSession(path, spec, _stored_values(path))
+            return MnnSession(path, spec, _stored_values(path), path)
         with tempfile.TemporaryDirectory(prefix="hwprune-") as folder:
             target = Path(folder) / f"network{ENDING}"
             values = read_values(path)
             _check_types(values.inputs, path)
             self._convert(path, target)
-            return MnnSession(target, spec, values)
+            return MnnSession(target, spec, values, path)
 
     def convert(self, source: Path, target: Path) -> tuple[Path, ...]:
         """Writes an ONNX file as one of MNN, with an open batch size where the ONNX file has one.

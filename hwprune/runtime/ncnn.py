@@ -49,7 +49,8 @@ class NcnnSession:
         inputs: Sequence[InputInfo] | None = None,
         where: Path | None = None,
     ) -> None:
-        self._network = _load(structure, spec, where or structure)
+        self._where = where or structure
+        self._network = _load(structure, spec, self._where)
         self._names = list(self._network.input_names())
         self._results = list(self._network.output_names())
         self.inputs = tuple(
@@ -57,14 +58,36 @@ class NcnnSession:
         )
 
     def run(self, feed: Mapping[str, Array]) -> Sequence[Array]:
-        """Runs the network once for every image."""
+        """Runs the network once for every image.
+
+        Raises:
+            RuntimeUnavailableError: If ncnn cannot.
+        """
         batch = [np.ascontiguousarray(feed[item.name], dtype=np.float32) for item in self.inputs]
         images = [self._run(image) for image in zip(*batch, strict=True)]
         return [np.stack(values) for values in zip(*images, strict=True)]
 
     def _run(self, image: Sequence[Array]) -> list[Array]:
         extractor = self.extractor(image)
-        return [np.array(extractor.extract(name)[1]) for name in self._results]
+        return [np.array(self.extracted(extractor, name)) for name in self._results]
+
+    def extracted(self, extractor: Any, name: str, *options: int) -> Any:
+        """A blob of a run, computed where it is not there yet.
+
+        Args:
+            extractor: From :meth:`extractor`.
+            name: The blob.
+            options: How it is left.
+
+        Raises:
+            RuntimeUnavailableError: If ncnn cannot compute it, which would look like a very fast run.
+        """
+        code, blob = extractor.extract(name, *options)
+        if code:
+            raise RuntimeUnavailableError(
+                "ncnn cannot run the model", where=self._where, got=f"its error code {code} for {name}"
+            )
+        return blob
 
     def extractor(self, values: Sequence[Array]) -> Any:
         """A run that is about to begin.
@@ -164,7 +187,7 @@ def _record(session: NcnnSession, values: Sequence[Array], blobs: Sequence[str])
     durations = []
     for blob in blobs:
         start = time.perf_counter_ns()
-        extracted = extractor.extract(blob, _AS_IT_IS)
+        extracted = session.extracted(extractor, blob, _AS_IT_IS)
         durations.append((time.perf_counter_ns() - start) / 1e3)
         del extracted  # a layer that works in place copies a blob that somebody else holds
     return durations

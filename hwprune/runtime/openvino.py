@@ -43,15 +43,25 @@ class OpenVinoSession:
         )
 
     def run(self, feed: Mapping[str, Array]) -> Sequence[Array]:
-        """Runs the model once."""
+        """Runs the model once.
+
+        Raises:
+            RuntimeUnavailableError: If OpenVINO cannot.
+        """
         request = self._request(tuple(feed[item.name].shape for item in self.inputs))
-        results = request.infer([feed[item.name] for item in self.inputs])
+        results = _infer(request, [feed[item.name] for item in self.inputs], self._where)
         return [np.array(results[index]) for index in range(len(results))]
 
     def _request(self, shapes: tuple[tuple[int, ...], ...]) -> Any:
         if shapes not in self._requests:
             model = self._model.clone()
-            model.reshape(dict(zip((item.name for item in self.inputs), map(list, shapes), strict=True)))
+            names = (item.name for item in self.inputs)
+            try:
+                model.reshape(dict(zip(names, map(list, shapes), strict=True)))
+            except Exception as error:  # the runtime raises a dozen unrelated types
+                raise RuntimeUnavailableError(
+                    "OpenVINO refuses the sizes of the inputs", where=self._where, got=_told(error)
+                ) from error
             self._requests[shapes] = _compile(model, self._options, self._where).create_infer_request()
         return self._requests[shapes]
 
@@ -88,12 +98,12 @@ class OpenVino:
             inputs = [feed[item.any_name] for item in request.model_inputs]
             start = time.perf_counter()
             for _ in range(effort.warmup_runs):
-                request.infer(inputs)
+                _infer(request, inputs, where)
             per_run = (time.perf_counter() - start) / effort.warmup_runs
             runs = max(effort.runs(per_run) // _BLOCKS, effort.warmup_runs)
             before = _kernel_means(request)
             for _ in range(runs):
-                request.infer(inputs)
+                _infer(request, inputs, where)
             every = runs + effort.warmup_runs
             for kernel, mean in _kernel_means(request).items():
                 total = mean * every - before.get(kernel, mean) * effort.warmup_runs
@@ -138,6 +148,15 @@ def _compile(model: Any, options: Mapping[str, Any], where: object) -> Any:
     except Exception as error:  # likewise
         raise RuntimeUnavailableError(
             "OpenVINO cannot compile the model", where=where, got=_told(error)
+        ) from error
+
+
+def _infer(request: Any, inputs: Sequence[Array], where: object) -> Any:
+    try:
+        return request.infer(inputs)
+    except Exception as error:  # likewise
+        raise RuntimeUnavailableError(
+            "OpenVINO cannot run the model", where=where, got=_told(error)
         ) from error
 
 

@@ -25,6 +25,8 @@ from hwprune.runtime.undisturbed import undisturbed
 _TOLD_APART = (".onnx", ".xml")
 #: Files that run what they hold while they are loaded: programs of ``torch.export`` unpickle.
 _RUN_WHEN_LOADED = (".pt2",)
+#: Files that do not say how large their inputs are.
+_WITHOUT_SIZES = (".param",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +167,13 @@ def check_request(paths: Mapping[str, Path], runs: int | None) -> None:
                 where=path,
                 expected="an ONNX file",
                 hint="time the ONNX file that it was made from, with --device of a profile for torch",
+            )
+        if path.suffix in _WITHOUT_SIZES:
+            raise InputError(
+                "a file of ncnn does not say how large its inputs are, and latency depends on it",
+                where=path,
+                expected="an ONNX file",
+                hint="time the ONNX file that it was made from, with --device of a profile for ncnn",
             )
     if runs is not None and runs < 1:
         raise InputError("too few runs", expected="at least 1", got=runs)

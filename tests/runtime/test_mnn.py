@@ -5,16 +5,20 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
 
+import hwprune
 from hwprune.device.profile import RuntimeSpec
 from hwprune.errors import RuntimeUnavailableError
 from hwprune.operators import Operator
 from hwprune.runtime.base import get_runtime
+from hwprune.runtime.board import LOADERS
 from hwprune.runtime.operator_models import make_operator_model
 
 pytest.importorskip("MNN")
@@ -75,6 +79,43 @@ def test_sparse_kernels_compute_the_same_from_a_smaller_file(zeros: Path, tmp_pa
     for file in files.values():
         (actual,) = Mnn().open(file, spec).run(feed)
         np.testing.assert_allclose(actual, expected, atol=1e-4 * np.abs(expected).max())
+
+
+class Breaking:
+    """A network of MNN whose runs end early."""
+
+    def __init__(self, network: Any) -> None:
+        self._network = network
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._network, name)
+
+    def runSession(self, session: object) -> int:  # noqa: N802 - MNN's name
+        return 3
+
+    def runSessionWithCallBackInfo(self, *_arguments: object) -> int:  # noqa: N802
+        return 3
+
+
+def test_a_run_that_ends_early_is_no_fast_one(zeros: Path) -> None:
+    session = Mnn().open(zeros, RuntimeSpec(kind="mnn"))
+    session._network = Breaking(session._network)
+    feed = {"x0": np.zeros((1, 128, 8, 8), dtype=np.float32)}
+    for run in (lambda: session.run(feed), session.record):
+        with pytest.raises(RuntimeUnavailableError, match=r"cannot run the model .*zeros.*error code 3"):
+            run()
+
+
+def test_wide_integers_are_fed_on_another_machine_too(tmp_path: Path) -> None:
+    embedding = torch.nn.Embedding(5, 4)
+    hwprune.export(embedding, tmp_path / "network.onnx", torch.zeros(2, 3, dtype=torch.int64))
+    (file,) = Mnn().convert(tmp_path / "network.onnx", tmp_path / "network.mnn")
+    (name,) = (item.name for item in Mnn().open(file, RuntimeSpec(kind="mnn")).inputs)
+    load, _ = LOADERS["mnn"]
+    ids = np.array([[0, 4, 2]])
+    outputs = load(file, {name: ids}, 1)()
+    assert isinstance(outputs, list)
+    np.testing.assert_allclose(outputs[0], embedding.weight.detach().numpy()[ids], atol=1e-6)
 
 
 def test_a_file_that_is_none_of_mnn_is_refused(tmp_path: Path) -> None:

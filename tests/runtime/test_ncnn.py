@@ -10,11 +10,12 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from hwprune.device.profile import RuntimeSpec
-from hwprune.errors import RuntimeUnavailableError
+from hwprune.errors import InputError, RuntimeUnavailableError
 from hwprune.operators import Operator
 from hwprune.runtime.base import get_runtime
 from hwprune.runtime.operator_models import make_operator_model
 from hwprune.runtime.sampling import measure_operators
+from hwprune.runtime.timing import check_request
 
 pytest.importorskip("ncnn")
 pytest.importorskip("pnnx")
@@ -67,6 +68,23 @@ def test_images_of_a_batch_run_one_after_the_other(tmp_path: Path) -> None:
 def test_operators_are_timed_for_one_image_only() -> None:
     with pytest.raises(RuntimeUnavailableError, match="one image at a time"):
         measure_operators(OPERATORS, RuntimeSpec(kind="ncnn", batch=2))
+
+
+def test_a_blob_that_cannot_be_computed_is_no_fast_run(tmp_path: Path) -> None:
+    path = tmp_path / "operators.onnx"
+    model = make_operator_model(OPERATORS[3:], batch=1)
+    path.write_bytes(model.content)
+    session = Ncnn().open(path, RuntimeSpec(kind="ncnn"))
+    session._results = ["nowhere"]
+    feed = {item.name: value for item, value in zip(session.inputs, model.feed.values(), strict=True)}
+    with pytest.raises(RuntimeUnavailableError, match=r"cannot run the model .*error code -1 for nowhere"):
+        session.run(feed)
+
+
+def test_a_file_without_the_sizes_of_its_inputs_is_not_timed(tmp_path: Path) -> None:
+    (tmp_path / "model.ncnn.param").write_text("")
+    with pytest.raises(InputError, match="does not say how large its inputs are"):
+        check_request({"network": tmp_path / "model.ncnn.param"}, None)
 
 
 def test_weights_that_are_missing_are_an_error_in_words(tmp_path: Path) -> None:
