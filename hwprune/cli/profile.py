@@ -6,12 +6,13 @@ import click
 
 from hwprune.cli.profile_build import build
 from hwprune.cli.profile_check import check
+from hwprune.cli.profile_compare import compare
 
 
 @click.group()
 def profile() -> None:
-    """Make a device profile on this machine, or check one."""
+    """Make a device profile on this machine, check one, or compare two."""
 
 
-for command in (build, check):
+for command in (build, check, compare):
     profile.add_command(command)
