@@ -25,6 +25,7 @@ from hwprune.device.table import LatencyTable
 from hwprune.graph.trace import trace_operators
 from hwprune.profile_check import UNALIGNED, NetworkError, by_widths, compare_networks
 from hwprune.runtime import steady
+from hwprune.runtime.build import BuildRequest
 from hwprune.sampled_networks import Network, at_random_widths
 
 
@@ -184,6 +185,31 @@ def test_an_interrupted_build_says_how_to_go_on(tmp_path: Path, monkeypatch: pyt
     result = run("profile", "build", "--anew", "--out", tmp_path / "mine")
     assert result.exit_code == 130
     assert "Go on with: hwprune profile build --out mine" in result.stderr
+
+
+@pytest.mark.parametrize(("threads", "count"), [("all", 6), ("2", 2)])
+def test_all_cores_may_be_asked_for(
+    threads: str, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class AskedError(Exception):
+        pass
+
+    def asked(request: BuildRequest, *_arguments: object) -> None:
+        assert request.template.runtime.threads == count
+        raise AskedError
+
+    monkeypatch.setattr(profile_build, "build_profile", asked)
+    facts = {**profile_build.environment(), "cores": 6}
+    monkeypatch.setattr(profile_build, "environment", lambda: facts)
+    result = run("profile", "build", "--threads", threads, "--for", "lenet5", "--out", tmp_path / "mine")
+    assert isinstance(result.exception, AskedError), result.output
+
+
+@pytest.mark.parametrize("threads", ["0", "some"])
+def test_no_number_of_threads_is_wrong_usage(threads: str, tmp_path: Path) -> None:
+    result = run("profile", "build", "--threads", threads, "--out", tmp_path / "mine")
+    assert result.exit_code == 2
+    assert "--threads" in result.stderr
 
 
 @pytest.mark.parametrize(

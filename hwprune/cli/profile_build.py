@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
@@ -50,6 +51,14 @@ CALIBRATION_NETWORKS, CALIBRATION_SEED = 12, 1_000_003
 _ZERO_RULES = (Rule(op="conv", granularity="weight"), Rule(op="linear", granularity="weight"))
 
 
+class Threads(click.IntRange):
+    """A number of threads, or ``all`` for as many as this machine has cores."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number."""
+        return super().convert(int(environment()["cores"]) if value == "all" else value, param, ctx)
+
+
 @click.command("build")
 @click.option("--runtime", type=click.Choice(sorted(REGISTRY)), default="onnxruntime", show_default=True)
 @click.option(
@@ -59,7 +68,9 @@ _ZERO_RULES = (Rule(op="conv", granularity="weight"), Rule(op="linear", granular
     show_default=True,
     help="int8: operators and networks are quantised (ONNX Runtime, OpenVINO).",
 )
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True)
+@click.option(
+    "--threads", type=Threads(min=1), default=1, show_default=True, help="A number, or all cores: all."
+)
 @click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Images per run.")
 @networks_option
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The profile's folder and name.")
