@@ -140,11 +140,13 @@ class TracedOperator:
         operator: The operator by itself, nothing fused.
         inputs: Names of the activations it reads (not of weights).
         output: Name of the activation it writes.
+        bias: Whether all that it does is to add a number to every channel.
     """
 
     operator: Operator
     inputs: tuple[str, ...]
     output: str
+    bias: bool = False
 
 
 def fuse(trace: Sequence[TracedOperator], outputs: Sequence[str] = ()) -> tuple[Operator, ...]:
@@ -188,7 +190,7 @@ def fuse(trace: Sequence[TracedOperator], outputs: Sequence[str] = ()) -> tuple[
         candidates = [value for value in inputs if value in open_writers and readers[value] == 1]
         if candidates:
             position, state = open_writers[candidates[0]]
-            absorbed = _absorb(merged[position], state, operator, len(inputs))
+            absorbed = _absorb(merged[position], state, traced)
             if absorbed is not None:
                 merged[position], state = absorbed
                 del open_writers[candidates[0]]
@@ -206,9 +208,12 @@ def _alias(readers: Counter[str], aliases: dict[str, str], source: str, output: 
     readers[source] += readers[output] - 1
 
 
-def _absorb(writer: Operator, state: str, operator: Operator, arity: int) -> tuple[Operator, str] | None:
-    """The writer with ``operator`` merged into it and its new state, or ``None`` where it stays apart."""
+def _absorb(writer: Operator, state: str, traced: TracedOperator) -> tuple[Operator, str] | None:
+    """The writer with an operator merged into it and its new state, or ``None`` where it stays apart."""
+    operator, arity = traced.operator, len(traced.inputs)
     if operator.kind == "batch_norm" and state == "plain":
+        return writer, "plain"
+    if traced.bias and state == "plain" and writer.kind == "linear":
         return writer, "plain"
     if operator.kind in ACTIVATION_KINDS and state in ("plain", "summed"):
         return writer, "activated"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from hwprune.activations import of_one
 from hwprune.operators import Operator
 
 Sizes = Sequence[int]
@@ -36,14 +37,10 @@ def matrix_product(
     if left_computed and right_computed:
         rows = math.prod(left[:-1])
         # Two plain matrices have no images apart that their rows could belong to.
-        return Operator("matmul", shared, columns, height=rows if len(left) == 2 else _of_one(rows, batch))
+        return Operator("matmul", shared, columns, height=rows if len(left) == 2 else of_one(rows, batch))
     if left_computed:
         weights, rows, out_channels = right, math.prod(left[:-1]), columns
     else:
         weights, rows, out_channels = left, math.prod(right[:-2]) * columns, int(left[-2])
     kind = "linear" if math.prod(weights[:-2]) == 1 else "batched_linear"
-    return Operator(kind, shared, out_channels, height=_of_one(rows, batch))
-
-
-def _of_one(rows: int, batch: int) -> int:
-    return rows if rows % batch else rows // batch
+    return Operator(kind, shared, out_channels, height=of_one(rows, batch))

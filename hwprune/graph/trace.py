@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
+from hwprune.activations import layer_norm, mean, of_one, shaped, softmax
+from hwprune.graph.attention import CAUSAL_AT, attention_operators
 from hwprune.graph.record import Call, ExampleInputs, Recording, Value, record
 from hwprune.graph.zeros import without_zeros
 from hwprune.operators import Operator, TracedOperator, fuse
@@ -38,17 +39,16 @@ ELEMENTWISE_KINDS = {
     "hardswish_": "hard_swish",
     "silu": "silu",
     "silu_": "silu",
-    "gelu": "gelu",
     "elu": "elu",
-    "_softmax": "softmax",
-    "native_batch_norm": "batch_norm",
     "_native_batch_norm_legit_no_training": "batch_norm",
     "native_group_norm": "group_norm",
     "cat": "concat",
+    "split_with_sizes": "split",
+    "select": "slice",
     "constant_pad_nd": "pad",
     "permute": "transpose",
-    "unbind": "split",
     "upsample_nearest2d": "resize",
+    "upsample_bilinear2d": "bilinear_resize",
 }
 #: ATen base names of operators that move no data in a runtime.
 FREE_OPERATORS = frozenset(
@@ -78,7 +78,7 @@ def trace_operators(model: nn.Module, example_inputs: ExampleInputs) -> tuple[Op
 
 def operators_of(recording: Recording) -> tuple[Operator, ...]:
     """The fused operators of a recording, as an export folds them."""
-    recording = without_zeros(recording)
+    recording = without_zeros(_used(recording))
     traced: list[TracedOperator] = []
     computed = {value.index for value in recording.inputs}
     batch = next((value.shape[0] for value in recording.inputs if value.shape), 1)
@@ -88,16 +88,32 @@ def operators_of(recording: Recording) -> tuple[Operator, ...]:
         if not activations or not call.outputs:
             continue  # a tensor made of parameters or constants alone is folded by every runtime
         computed.update(value.index for value in call.outputs)
-        operator = replace(_operator(call, activations, batch), name=call.module)
-        traced.append(TracedOperator(operator, tuple(map(_name, activations)), _name(call.outputs[0])))
+        steps = _SEVERAL.get(_base(call), _no_steps)(call, activations, batch) or [
+            _one_step(call, activations, batch)
+        ]
+        steps = [replace(each, operator=replace(each.operator, name=call.module)) for each in steps]
+        written = {each.output for each in steps}
         # Further outputs (the parts of a split) come with the first; those nobody reads are no reader
         # either (the statistics that a batch norm returns).
+        traced += steps
         traced += [
             TracedOperator(_ALIAS, (_name(call.outputs[0]),), _name(output))
-            for output in call.outputs[1:]
-            if output.index in read
+            for output in call.outputs
+            if output.index in read and _name(output) not in written
         ]
     return fuse(traced, [_name(value) for value in recording.outputs])
+
+
+def _used(recording: Recording) -> Recording:
+    """The recording without what nobody reads, the attention weights that a module returns besides, say."""
+    read = {value.index for value in recording.outputs}
+    used = []
+    for call in reversed(recording.calls):
+        # What writes into an argument may be read through another view of it.
+        if call.in_place or any(value.index in read for value in call.outputs):
+            read.update(value.index for value in call.inputs)
+            used.append(call)
+    return replace(recording, calls=tuple(reversed(used)))
 
 
 def with_densities(operators: Sequence[Operator], model: nn.Module) -> tuple[Operator, ...]:
@@ -132,39 +148,35 @@ def _base(call: Call) -> str:
     return call.op.split(".")[1]
 
 
+def _one_step(call: Call, activations: list[Value], batch: int) -> TracedOperator:
+    operator = _operator(call, activations, batch)
+    inputs, bias = tuple(map(_name, activations)), _is_bias(call, activations)
+    return TracedOperator(operator, inputs, _name(call.outputs[0]), bias)
+
+
+def _no_steps(call: Call, activations: list[Value], batch: int) -> list[TracedOperator]:
+    return []
+
+
+def _is_bias(call: Call, activations: list[Value]) -> bool:
+    """Whether a call adds a row of constants, as a linear layer does that is recorded in two steps."""
+    others = [value for value in call.inputs if value not in activations]
+    return (
+        _base(call) in ("add", "add_")
+        and len(activations) == 1
+        and len(others) == 1
+        and len(others[0].shape) == 1
+    )
+
+
 def _operator(call: Call, activations: list[Value], batch: int) -> Operator:
     """The operator that ``call`` stands for, named by its kind."""
     base = _base(call)
     builder = _BUILDERS.get(base)
     if builder is not None:
         return builder(call, activations, batch)
-    result = call.outputs[0]
-    if base in FREE_OPERATORS:
-        return _shaped("identity", result)
-    return _shaped(ELEMENTWISE_KINDS.get(base, base), result)
-
-
-def channels_and_map(shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """Channels, rows and columns of an activation: (N, C, H, W), (N, L, C), (N, C) or less.
-
-    >>> channels_and_map((1, 16, 7, 9)), channels_and_map((1, 10)), channels_and_map((1, 50, 32))
-    ((16, 7, 9), (10, 1, 1), (32, 50, 1))
-    """
-    if len(shape) == 4:
-        return shape[1], shape[2], shape[3]
-    if len(shape) == 3:
-        return shape[2], shape[1], 1
-    if len(shape) == 2:
-        return shape[1], 1, 1
-    rows = 1
-    for size in shape[1:-1]:
-        rows *= size
-    return (shape[-1] if shape else 1), rows, 1
-
-
-def _shaped(kind: str, value: Value) -> Operator:
-    channels, rows, columns = channels_and_map(value.shape)
-    return Operator(kind, channels, channels, rows, columns)
+    kind = "identity" if base in FREE_OPERATORS else ELEMENTWISE_KINDS.get(base, base)
+    return shaped(kind, call.outputs[0].shape, batch)
 
 
 def _convolution(call: Call, activations: list[Value], batch: int) -> Operator:
@@ -202,26 +214,60 @@ def _along(axes: int, sizes: Sequence[int]) -> tuple[int, ...]:
 
 
 def _layer_norm(call: Call, activations: list[Value], batch: int) -> Operator:
-    """A norm along the last dimension, wherever the channels of a map are."""
-    *rows, channels = call.outputs[0].shape[1:] or (1,)
-    return Operator("layer_norm", channels, channels, height=math.prod(rows))
+    return layer_norm(call.outputs[0].shape, len(call.args[1]), batch)
 
 
 def _mean(call: Call, activations: list[Value], batch: int) -> Operator:
-    return _shaped("global_average_pool", activations[0])
+    shape = activations[0].shape
+    axes = call.args[1] if len(call.args) > 1 and call.args[1] else range(len(shape))
+    return mean(shape, axes, batch)
+
+
+def _softmax(call: Call, activations: list[Value], batch: int) -> Operator:
+    return softmax(call.outputs[0].shape, call.args[1], batch)
+
+
+def _batch_norm(call: Call, activations: list[Value], batch: int) -> Operator:
+    shape = call.outputs[0].shape
+    if not call.args[5]:
+        return shaped("batch_norm", shape, batch)
+    # By the statistics of what it reads, as instance norms are recorded: no part of a convolution.
+    channels = of_one(shape[0] * shape[1], batch)
+    return shaped("instance_norm", (batch, channels, *shape[2:]), batch)
+
+
+def _gelu(call: Call, activations: list[Value], batch: int) -> Operator:
+    kind = "gelu" if call.kwargs.get("approximate", "none") == "none" else "gelu_by_tanh"
+    return shaped(kind, call.outputs[0].shape, batch)
+
+
+def _slice(call: Call, activations: list[Value], batch: int) -> Operator:
+    source, result = activations[0].shape, call.outputs[0].shape
+    if source == result:
+        return shaped("identity", result, batch)
+    strided = len(call.args) > 4 and call.args[4] != 1
+    return shaped("strided_slice" if strided else "slice", result, batch)
+
+
+def _unbind(call: Call, activations: list[Value], batch: int) -> list[TracedOperator]:
+    """One part after the other, as an export cuts them out; it drops their dimension only then."""
+    part = list(activations[0].shape)
+    part[call.args[1] if len(call.args) > 1 else 0] = 1
+    operator, source = shaped("slice", part, batch), _name(activations[0])
+    return [TracedOperator(operator, (source,), _name(output)) for output in call.outputs]
 
 
 def _adaptive_pool(call: Call, activations: list[Value], batch: int) -> Operator:
     if all(int(size) == 1 for size in call.args[1]):
-        return _shaped("global_average_pool", activations[0])
+        return mean(activations[0].shape, (-2, -1), batch)
     source, result = activations[0].shape, call.outputs[0].shape
     # An image may come without a batch: its axes are the last ones.
     axes = list(zip(source[-2:], result[-2:], strict=True))
     if any(size % parts for size, parts in axes):
-        return _shaped("adaptive_average_pool", activations[0])
+        return shaped("adaptive_average_pool", source, batch)
     kernel = [size // parts for size, parts in axes]
     if kernel == [1, 1]:
-        return _shaped("identity", activations[0])
+        return shaped("identity", source, batch)
     return pooling("average_pool", source, result, Window(kernel, strides=kernel))
 
 
@@ -235,6 +281,16 @@ _BUILDERS: dict[str, Builder] = {
     "max_pool2d": _pool("max_pool", dilates=True),
     "avg_pool2d": _pool("average_pool", dilates=False),
     "native_layer_norm": _layer_norm,
+    "native_batch_norm": _batch_norm,
+    "_softmax": _softmax,
+    "_safe_softmax": _softmax,
+    "gelu": _gelu,
+    "slice": _slice,
     "mean": _mean,
     "_adaptive_avg_pool2d": _adaptive_pool,
+}
+#: ATen base names of what runtimes execute as several operators.
+_SEVERAL: dict[str, Callable[[Call, list[Value], int], list[TracedOperator]]] = {
+    "unbind": _unbind,
+    **dict.fromkeys(CAUSAL_AT, attention_operators),
 }

@@ -2,95 +2,98 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import onnx
-from onnx import helper
 
-from hwprune.errors import GraphError, InputError
+from hwprune.errors import InputError
 from hwprune.operators import Operator, TracedOperator, fuse
-from hwprune.products import matrix_product
 from hwprune.runtime.base import fixed_shape
-from hwprune.windows import Window, convolution, pooling
+from hwprune.runtime.onnx_operators import BATCH, call_of, density_of, operator_of
+from hwprune.runtime.onnx_patterns import constants_of, fold_patterns
 
-Shapes = Mapping[str, tuple[int, ...]]
-
-#: Where the number of images stands among the shapes; the name of no value.
-BATCH = ""
-
-#: ONNX operators that need nothing but the shape of their result.
-SHAPED = {
-    "Add": "add",
-    "Sub": "add",
-    "Mul": "mul",
-    "Div": "mul",
-    "Relu": "relu",
-    "Clip": "clip",
-    "Sigmoid": "sigmoid",
-    "Tanh": "tanh",
-    "LeakyRelu": "leaky_relu",
-    "HardSigmoid": "hard_sigmoid",
-    "HardSwish": "hard_swish",
-    "Elu": "elu",
-    "Gelu": "gelu",
-    "Softmax": "softmax",
-    "BatchNormalization": "batch_norm",
-    "LayerNormalization": "layer_norm",
-    "InstanceNormalization": "group_norm",
-    "Concat": "concat",
-    "Pad": "pad",
-    "Reshape": "identity",
-    "Flatten": "identity",
-    "Squeeze": "identity",
-    "Unsqueeze": "identity",
-    "Identity": "identity",
-    "QuantizeLinear": "identity",
-    "DequantizeLinear": "identity",
-    "Dropout": "identity",
-    "Cast": "identity",
-}
 #: ONNX operators whose results are sizes, not activations; what is computed from sizes alone costs nothing.
 SIZE_OPERATORS = frozenset({"Shape", "Size"})
+_ALIAS = Operator("identity", 1, 1)
 
 
-def read_operators(path: Path) -> tuple[Operator, ...]:
-    """Reads the fused operators of an ONNX file, at batch 1.
+def read_operators(
+    path: Path, *, batch: int | None = None, count_zeros: bool = False
+) -> tuple[Operator, ...]:
+    """Reads the fused operators of an ONNX file, as they work on one image.
 
     Args:
         path: The file.
+        batch: Images of a run that prices are wanted for; a file that fixes another number is refused.
+            ``None`` for any.
+        count_zeros: Whether operators get the part of their weights that are not zero.
 
     Returns:
         Operators in execution order; a kind that no table knows carries its ONNX name.
 
     Raises:
-        InputError: If there is no such file, it is not ONNX, or more than the batch size is open.
+        InputError: If there is no such file, it is not ONNX, more than the batch size is open, or that is
+            fixed to another one.
         GraphError: If the shape of an activation cannot be inferred.
     """
     if not path.is_file():
         raise InputError("no such model file", where=path, expected="an ONNX file")
     try:
         model = onnx.load(str(path))
+        _check_batch(model.graph, path, batch)
         _fix_batch(model)
         graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     except InputError:
         raise
     except Exception as error:  # protobuf, checker and inference raise unrelated types
         raise InputError("not a readable ONNX file", where=path, got=f"{type(error).__name__}") from error
-    shapes = _shapes(graph)
-    constants = {item.name for item in graph.initializer}
-    activations = {item.name for item in graph.input} - constants
+    shapes, constants = _shapes(graph), constants_of(graph)
     traced = []
-    for node in graph.node:
+    activations = _activations(graph)
+    nodes = fold_patterns(graph, activations)
+    read = {name for node in nodes for name in node.input}
+    for node in nodes:
         inputs = tuple(name for name in node.input if name in activations)
         if not inputs or node.op_type in SIZE_OPERATORS:
             continue
-        activations.update(filter(None, node.output))  # one that nobody wants has no name
-        operator = _operator(node, inputs, shapes, constants, path)
-        traced.append(TracedOperator(operator, inputs, node.output[0]))
+        call = call_of(node, inputs, shapes, constants, path)
+        operator = operator_of(call)
+        if count_zeros and operator.weighted:
+            operator = replace(operator, density=density_of(call))
+        bias = node.op_type == "Add" and call.adds_numbers_of_channels
+        traced.append(TracedOperator(operator, inputs, node.output[0], bias))
+        traced += [
+            TracedOperator(_ALIAS, (node.output[0],), name) for name in node.output[1:] if name in read
+        ]
     return fuse(traced, [item.name for item in graph.output])
+
+
+def _activations(graph: Any) -> set[str]:
+    """The values that depend on the inputs, other than by their sizes."""
+    found = {item.name for item in graph.input} - {item.name for item in graph.initializer}
+    for node in graph.node:
+        if node.op_type not in SIZE_OPERATORS and not found.isdisjoint(node.input):
+            found.update(filter(None, node.output))  # one that nobody wants has no name
+    return found
+
+
+def _check_batch(graph: Any, path: Path, batch: int | None) -> None:
+    """Refuses a file that runs another number of images than prices are wanted for."""
+    weights = {item.name for item in graph.initializer}
+    inputs = [item.type.tensor_type.shape.dim for item in graph.input if item.name not in weights]
+    first = inputs[0][0] if inputs and inputs[0] else None
+    if batch is None or first is None or not first.HasField("dim_value") or first.dim_value == batch:
+        return
+    raise InputError(
+        "the file fixes its batch size, and the device's latencies are those of another",
+        where=path,
+        expected=f"{batch}, or an open one",
+        got=first.dim_value,
+        hint="export the network with an open batch size, or take a profile that was built with "
+        f"--batch {first.dim_value}",
+    )
 
 
 def _fix_batch(model: Any) -> None:
@@ -113,106 +116,3 @@ def _shapes(graph: Any) -> dict[str, tuple[int, ...]]:
         if item.type.tensor_type.HasField("shape"):
             shapes[item.name] = tuple(dim.dim_value for dim in item.type.tensor_type.shape.dim)
     return shapes
-
-
-def _operator(
-    node: Any, inputs: tuple[str, ...], shapes: Shapes, constants: set[str], path: Path
-) -> Operator:
-    builder = _BUILDERS.get(node.op_type)
-    read = inputs if builder is None else filter(None, node.input)  # builders look at weights, too
-    for name in (*read, node.output[0]):
-        if name not in shapes or 0 in shapes[name]:
-            raise GraphError(
-                "the shape of an activation cannot be inferred",
-                where=f"{path}, node {node.name or node.op_type}",
-                expected="a static shape at batch 1",
-                got=f"{name}: {shapes.get(name, 'unknown')}",
-            )
-    attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
-    if builder is not None:
-        operator = builder(node, inputs, shapes, attributes)
-    else:
-        operator = _shaped(SHAPED.get(node.op_type, node.op_type), shapes[node.output[0]])
-    return replace(operator, name=node.name)
-
-
-def _shaped(kind: str, shape: tuple[int, ...]) -> Operator:
-    if len(shape) == 4:
-        channels, rows, columns = shape[1:]
-    elif len(shape) == 3:
-        rows, channels, columns = shape[1], shape[2], 1
-    else:
-        channels, rows, columns = (shape[-1] if shape else 1), 1, 1
-    return Operator(kind, channels, channels, rows, columns)
-
-
-def _window(
-    kernel: Sequence[int], source: tuple[int, ...], attributes: Mapping[str, Any], *, transposed: bool = False
-) -> Window:
-    strides, dilations = (
-        tuple(attributes.get(name) or (1,) * len(kernel)) for name in ("strides", "dilations")
-    )
-    pads = tuple(attributes.get("pads", ()))
-    automatic = attributes.get("auto_pad", b"NOTSET").decode()
-    if automatic.startswith("SAME"):
-        reaches = [step * (size - 1) + 1 for size, step in zip(kernel, dilations, strict=True)]
-        totals = [
-            max(reach - stride if transposed else (-(-size // stride) - 1) * stride + reach - size, 0)
-            for size, stride, reach in zip(source[2:], strides, reaches, strict=True)
-        ]
-        less, more = [total // 2 for total in totals], [total - total // 2 for total in totals]
-        pads = (*less, *more) if automatic == "SAME_UPPER" else (*more, *less)
-    return Window(kernel, strides, pads, dilations)
-
-
-def _convolution(node: Any, inputs: tuple[str, ...], shapes: Shapes, attributes: dict[str, Any]) -> Operator:
-    source, weight, result = (shapes[name] for name in (*node.input[:2], node.output[0]))
-    transposed = node.op_type == "ConvTranspose"
-    window = _window(weight[2:], source, attributes, transposed=transposed)
-    groups = int(attributes.get("group", 1))
-    return convolution(source, result, window, groups=groups, transposed=transposed)
-
-
-def _matrix_product(
-    node: Any, inputs: tuple[str, ...], shapes: Shapes, attributes: dict[str, Any]
-) -> Operator:
-    first, second = node.input[:2]
-    left, right = shapes[first], shapes[second]
-    if attributes.get("transA"):
-        left = left[::-1]
-    if attributes.get("transB"):
-        right = right[::-1]
-    left, right = (left if len(left) > 1 else (1, *left)), (right if len(right) > 1 else (*right, 1))
-    return matrix_product(
-        left, right, shapes[BATCH][0], left_computed=first in inputs, right_computed=second in inputs
-    )
-
-
-def _pool(kind: str) -> Callable[[Any, tuple[str, ...], Shapes, dict[str, Any]], Operator]:
-    def build(node: Any, inputs: tuple[str, ...], shapes: Shapes, attributes: dict[str, Any]) -> Operator:
-        source, result = shapes[inputs[0]], shapes[node.output[0]]
-        return pooling(kind, source, result, _window(attributes["kernel_shape"], source, attributes))
-
-    return build
-
-
-def _global_pool(node: Any, inputs: tuple[str, ...], shapes: Shapes, attributes: dict[str, Any]) -> Operator:
-    return _shaped("global_average_pool", shapes[inputs[0]])
-
-
-def _expansion(node: Any, inputs: tuple[str, ...], shapes: Shapes, attributes: dict[str, Any]) -> Operator:
-    source, result = shapes[inputs[0]], shapes[node.output[0]]
-    return _shaped("identity" if source == result else "Expand", result)
-
-
-_BUILDERS: dict[str, Callable[[Any, tuple[str, ...], Shapes, dict[str, Any]], Operator]] = {
-    "Conv": _convolution,
-    "ConvTranspose": _convolution,
-    "Gemm": _matrix_product,
-    "MatMul": _matrix_product,
-    "MaxPool": _pool("max_pool"),
-    "AveragePool": _pool("average_pool"),
-    "GlobalAveragePool": _global_pool,
-    "ReduceMean": _global_pool,
-    "Expand": _expansion,
-}

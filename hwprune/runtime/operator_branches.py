@@ -84,19 +84,47 @@ def transpose(operator: Operator, index: int, batch: int, generator: np.random.G
     return Branch([node], [], {f"x{index}": shape})
 
 
-def resize(operator: Operator, index: int, batch: int, generator: np.random.Generator) -> Branch:
-    """The nearest values of a map of half the size: what is written costs most of it, whatever was read."""
-    whole = map_shape(operator, batch)
-    sizes = numpy_helper.from_array(np.array(whole, dtype=np.int64), f"sizes{index}")
-    node = helper.make_node(
-        "Resize",
-        [f"x{index}", "", "", sizes.name],
-        [f"y{index}"],
-        mode="nearest",
-        nearest_mode="floor",
-        coordinate_transformation_mode="asymmetric",
-    )
-    return Branch([node], [sizes], {f"x{index}": (*whole[:2], *(-(-size // 2) for size in whole[2:]))})
+def resize(mode: str, coordinates: str) -> Builder:
+    """A map from one of half the size: what is written costs most of it, whatever was read.
+
+    Args:
+        mode: ``nearest`` or ``linear``.
+        coordinates: Which places of both maps lie on each other.
+    """
+
+    def build(operator: Operator, index: int, batch: int, generator: np.random.Generator) -> Branch:
+        whole = map_shape(operator, batch)
+        sizes = numpy_helper.from_array(np.array(whole, dtype=np.int64), f"sizes{index}")
+        node = helper.make_node(
+            "Resize",
+            [f"x{index}", "", "", sizes.name],
+            [f"y{index}"],
+            mode=mode,
+            nearest_mode="floor",
+            coordinate_transformation_mode=coordinates,
+        )
+        return Branch([node], [sizes], {f"x{index}": (*whole[:2], *(-(-size // 2) for size in whole[2:]))})
+
+    return build
+
+
+def part(operator: Operator, index: int, batch: int, generator: np.random.Generator) -> Branch:
+    """The first half of the channels of a map."""
+    channels, *size = map_shape(operator, batch)[1:]
+    bounds = [
+        numpy_helper.from_array(np.array([place], dtype=np.int64), f"{name}{index}")
+        for name, place in (("first", 0), ("last", channels), ("axis", 1))
+    ]
+    node = helper.make_node("Slice", [f"x{index}", *(bound.name for bound in bounds)], [f"y{index}"])
+    return Branch([node], bounds, {f"x{index}": (batch, 2 * channels, *size)})
+
+
+def sequence_mean(operator: Operator, index: int, batch: int, generator: np.random.Generator) -> Branch:
+    """The mean of the rows, the channels being the last dimension."""
+    axes = numpy_helper.from_array(np.array([1], dtype=np.int64), f"axes{index}")
+    node = helper.make_node("ReduceMean", [f"x{index}", axes.name], [f"y{index}"], keepdims=0)
+    shape = (batch, operator.height * operator.width, operator.in_channels)
+    return Branch([node], [axes], {f"x{index}": shape})
 
 
 def layer_norm(operator: Operator, index: int, batch: int, generator: np.random.Generator) -> Branch:
@@ -133,10 +161,27 @@ def group_norm(operator: Operator, index: int, batch: int, generator: np.random.
     return Branch(nodes, [grouped, shape, *plain, *affine], {f"x{index}": whole})
 
 
+def instance_norm(operator: Operator, index: int, batch: int, generator: np.random.Generator) -> Branch:
+    """A norm of every channel of a map."""
+    weights = _ones(index, ("scale", "shift"), (operator.in_channels,))
+    names = [f"x{index}", *(weight.name for weight in weights)]
+    node = helper.make_node("InstanceNormalization", names, [f"y{index}"])
+    return Branch([node], weights, {f"x{index}": map_shape(operator, batch)})
+
+
 def silu(operator: Operator, index: int, batch: int, generator: np.random.Generator) -> Branch:
     """The two operators that it is exported as."""
     nodes = [
         helper.make_node("Sigmoid", [f"x{index}"], [f"z{index}"]),
+        helper.make_node("Mul", [f"x{index}", f"z{index}"], [f"y{index}"]),
+    ]
+    return Branch(nodes, [], {f"x{index}": map_shape(operator, batch)})
+
+
+def hard_swish_in_steps(operator: Operator, index: int, batch: int, generator: np.random.Generator) -> Branch:
+    """The two operators that a runtime without a kernel for it makes of it, under names of its own."""
+    nodes = [
+        helper.make_node("HardSigmoid", [f"x{index}"], [f"z{index}"], alpha=1 / 6),
         helper.make_node("Mul", [f"x{index}", f"z{index}"], [f"y{index}"]),
     ]
     return Branch(nodes, [], {f"x{index}": map_shape(operator, batch)})

@@ -59,7 +59,9 @@ class OperatorModel:
 _KERNEL = re.compile(r"(?:fused )?(?:op|[zsy])(\d+)(?:_\d+)?(?:/\w+/)?")
 
 
-def make_operator_model(operators: Sequence[Operator], batch: int, seed: int = 0) -> OperatorModel:
+def make_operator_model(
+    operators: Sequence[Operator], batch: int, seed: int = 0, runtime: str = ""
+) -> OperatorModel:
     """Builds the file.
 
     Args:
@@ -67,15 +69,17 @@ def make_operator_model(operators: Sequence[Operator], batch: int, seed: int = 0
             ``fused`` is ``add`` a second input is added before it.
         batch: Batch size.
         seed: Seed of weights and inputs.
+        runtime: The kind of the runtime, where that makes a difference.
 
     Raises:
         MissingRowError: If an operator kind is not known here.
     """
     generator = np.random.default_rng(seed)
+    builders = BUILDERS | IN_PIECES.get(runtime, {})
     branches = []
     for index, operator in enumerate(operators):
         check_known(operator)
-        branch = BUILDERS[operator.kind](operator, index, batch, generator)
+        branch = builders[operator.kind](operator, index, batch, generator)
         for position, node in enumerate(branch.nodes):
             node.name = node.name or f"op{index}_{position}"
         branches.append(branch)
@@ -270,25 +274,33 @@ BUILDERS: dict[str, Builder] = {
     "hard_sigmoid": _elementwise("HardSigmoid", 1, alpha=1 / 6),  # PyTorch's
     "hard_swish": _elementwise("HardSwish", 1),
     "elu": _elementwise("Elu", 1),
-    "softmax": _elementwise("Softmax", 1),
+    "softmax": _elementwise("Softmax", 1, axis=-1),
+    "softmax_across": _elementwise("Softmax", 1, axis=2),
     "concat": _concat,
     "max_pool": _pool("MaxPool"),
     "average_pool": _pool("AveragePool"),
     "global_average_pool": _elementwise("GlobalAveragePool", 1),
+    "sequence_mean": operator_branches.sequence_mean,
     "batch_norm": _batch_norm,
     "matmul": operator_branches.matmul,
     "split": operator_branches.split,
+    "slice": operator_branches.part,
     "pad": operator_branches.pad,
     "transpose": operator_branches.transpose,
-    "resize": operator_branches.resize,
+    "resize": operator_branches.resize("nearest", "asymmetric"),
+    "bilinear_resize": operator_branches.resize("linear", "half_pixel"),
     "layer_norm": operator_branches.layer_norm,
     "group_norm": operator_branches.group_norm,
+    "instance_norm": operator_branches.instance_norm,
     "silu": operator_branches.silu,
     "gelu": operator_branches.gelu,
+}
+#: Runtime to what times kinds there that it takes to pieces before it runs them.
+IN_PIECES: dict[str, dict[str, Builder]] = {
+    "onnxruntime": {"hard_swish": operator_branches.hard_swish_in_steps},
 }
 #: Runtime to the kinds that it refuses, or runs as kernels that are not named after anything in the model.
 UNTIMED: dict[str, frozenset[str]] = {
     "ncnn": frozenset({"group_norm", "layer_norm", "pad"}),
-    "onnxruntime": frozenset({"hard_swish"}),
-    "openvino": frozenset({"group_norm", "layer_norm"}),
+    "openvino": frozenset({"group_norm", "instance_norm", "layer_norm"}),
 }

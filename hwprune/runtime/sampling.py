@@ -133,7 +133,7 @@ def _measure_chunk(
 ) -> list[Row]:
     for operator in operators:  # before the runtime sees it: some end the process
         check_known(operator, spec.kind)
-    model = make_operator_model([*operators, *filling], spec.batch)
+    model = make_operator_model([*operators, *filling], spec.batch, runtime=spec.kind)
     runtime = runtime_for(spec)
     with finishing():
         if spec.precision == "int8":

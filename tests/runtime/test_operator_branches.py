@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
 from hwprune.device.profile import RuntimeSpec
@@ -28,6 +29,12 @@ RESULTS = {
     Operator("silu", 6, 6, 4, 5): (2, 6, 4, 5),
     Operator("gelu", 6, 6, 4, 5): (2, 6, 4, 5),
     Operator("clip", 6, 6, 4, 5): (2, 6, 4, 5),
+    Operator("bilinear_resize", 6, 6, 8, 7): (2, 6, 8, 7),
+    Operator("slice", 6, 6, 4, 5): (2, 6, 4, 5),
+    Operator("sequence_mean", 6, 6, 20, 1): (2, 6),
+    Operator("softmax", 3, 3, 5, 7): (2, 3, 5, 7),
+    Operator("softmax_across", 1, 1, 6, 20): (2, 1, 6, 20),
+    Operator("instance_norm", 6, 6, 4, 5): (2, 6, 4, 5),
 }
 
 
@@ -41,11 +48,18 @@ def test_a_branch_computes_what_the_network_has_after_the_operator(operator: Ope
 
 
 def test_every_kernel_of_a_branch_is_told_for_its_operator() -> None:
-    operators = list(RESULTS)
-    model = make_operator_model([*operators, *operators], batch=1)
+    operators = [*RESULTS, Operator("hard_swish", 6, 6, 4, 5)]
+    model = make_operator_model([*operators, *operators], batch=1, runtime="onnxruntime")
     samples = get_runtime("onnxruntime").operator_samples(model.content, ORT, model.feed, QUICK)
     told = {kernel: OperatorModel.operator_of(kernel) for kernel in samples}
     assert set(told.values()) == set(range(2 * len(operators)))
+
+
+@pytest.mark.parametrize(("kind", "axis"), [("softmax", -1), ("softmax_across", 2)])
+def test_a_softmax_sums_up_along_the_dimension_that_it_is_priced_by(kind: str, axis: int) -> None:
+    model = make_operator_model([Operator(kind, 2, 2, 3, 5)], batch=1)
+    session = onnxruntime.InferenceSession(model.content, providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(session.run(None, model.feed)[0].sum(axis), 1, rtol=1e-5)
 
 
 def test_a_clip_has_bounds() -> None:

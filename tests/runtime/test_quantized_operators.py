@@ -19,7 +19,7 @@ OPERATORS = [
     *(
         Operator(kind, 16, 16, 8, 8, **SPECIAL.get(kind, {}))
         for kind in BUILDERS
-        if kind not in ("conv", "linear", *UNTIMED["onnxruntime"], *UNTIMED["openvino"])
+        if kind not in ("conv", "linear", *UNTIMED["openvino"])
     ),
     Operator("conv", 3, 16, 8, 8, 3, 3, padding=1),
     Operator("conv", 16, 16, 8, 8, 3, 3, padding=1, fused="add"),

@@ -125,7 +125,7 @@ def test_kernels_are_told_for_the_operator_that_runs_them(kind: str) -> None:
 
 def test_only_kernels_of_the_model_are_told(kind: str) -> None:
     operators = examples(kind)
-    model = make_operator_model(operators, batch=1)
+    model = make_operator_model(operators, batch=1, runtime=kind)
     samples = get_runtime(kind).operator_samples(model.content, RuntimeSpec(kind=kind), model.feed, QUICK)
     known = {model.operator_of(kernel) for kernel in samples} - {None}
     assert known == set(range(len(operators)))
