@@ -38,7 +38,7 @@ def predict(
 ) -> Prediction:
     """Predicts the latency of a network from the rows of a profile: an estimate.
 
-    Weights of zero of a PyTorch network count where the profile says that its runtime skips them.
+    Weights of zero count where the profile says that its runtime skips them.
 
     A template has no rows: where its runtime is on this machine, those that the network needs are measured
     here, as :class:`hwprune.Compressor` does, kept for next time, and a warning is logged. Their sum is not
@@ -53,7 +53,8 @@ def predict(
         The whole and every layer, in microseconds.
 
     Raises:
-        InputError: If a PyTorch network comes without example inputs.
+        InputError: If a PyTorch network comes without example inputs, or an ONNX file fixes another batch
+            size than the profile's.
         MissingRowError: If the table lacks an operator, or an operator cannot be measured.
         ProfileError: If the profile is a template and its runtime is not on this machine.
     """
@@ -112,7 +113,7 @@ def _operators_of(
 ) -> tuple[Operator, ...]:
     """The fused operators of a network or a file, with their zeros where those have a price."""
     if not isinstance(model, nn.Module):
-        return read_operators(Path(model))
+        return read_operators(Path(model), batch=profile.runtime.batch, count_zeros=profile.prices_zeros)
     if example_inputs is None:
         raise InputError("a PyTorch network needs example_inputs to be traced", where="predict")
     operators = trace_operators(model, example_inputs)

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import onnx
 import pytest
 import torch
 from torch import nn
 
 import hwprune
 from hwprune.device.rows import Row
-from hwprune.errors import ProfileError
+from hwprune.errors import InputError, ProfileError
 from hwprune.operators import Operator
 from hwprune.runtime import base, sampling
 
@@ -76,3 +77,15 @@ def test_a_table_of_another_machine_predicts_that_machine(measured: list[Operato
     here, there = (hwprune.predict(model, each, images) for each in (shipped, elsewhere))
     assert here == there
     assert not measured
+
+
+def test_a_file_that_fixes_another_batch_size_than_the_profile_is_refused(tmp_path: Path) -> None:
+    path, template = tmp_path / "model.onnx", hwprune.load_profile("x86-avx512-ort")
+    hwprune.export(network(), path, IMAGES)
+    model = onnx.load(str(path))
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 4
+    onnx.save(model, str(path))
+    with pytest.raises(InputError, match=r"fixes its batch size.*expected 1, or .*, got 4.*--batch 4"):
+        hwprune.predict(path, template)
+    fours = template.model_copy(update={"runtime": template.runtime.model_copy(update={"batch": 4})})
+    assert [layer.kind for layer in hwprune.predict(path, fours).layers] == ["conv", "conv", "linear"]

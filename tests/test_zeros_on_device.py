@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -95,6 +96,19 @@ def test_zeros_meet_a_latency_where_they_are_skipped() -> None:
     assert 0.9 * predicted["dense"] / 2 < predicted["slim"] <= predicted["dense"] / 2
     assert hwprune.predict(result.model, profile, INPUTS).total_us == pytest.approx(predicted["slim"])
     assert hwprune.predict(network(), profile, INPUTS).total_us == pytest.approx(predicted["dense"])
+
+
+def test_zeros_of_a_file_count_as_those_of_the_network(tmp_path: Path) -> None:
+    model = network()
+    profile = skipping(model)
+    dense_us = hwprune.predict(model, profile, INPUTS).total_us
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(torch.rand_like(parameter) < 0.3)
+    hwprune.export(model, tmp_path / "model.onnx", INPUTS)
+    predicted = hwprune.predict(tmp_path / "model.onnx", profile).total_us
+    assert predicted == pytest.approx(hwprune.predict(model, profile, INPUTS).total_us)
+    assert predicted < 0.7 * dense_us
 
 
 def test_the_reason_is_told_where_zeros_are_multiplied_like_anything_else() -> None:
