@@ -9,7 +9,7 @@ import importlib.util
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hwprune.api import load, predict, preview, save
+    from hwprune.api import load, predict, preview, save, width_predictor
     from hwprune.compressor import Compressor, Report, Result
     from hwprune.device.library import load_profile
     from hwprune.device.profile import DeviceProfile
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 else:
     #: Imported when it is first asked for: torch takes seconds, in which the command line must answer Ctrl-C.
     _MODULES = {
-        "api": ("load", "predict", "preview", "save"),
+        "api": ("load", "predict", "preview", "save", "width_predictor"),
         "compressor": ("Compressor", "Report", "Result"),
         "device.library": ("load_profile",),
         "device.profile": ("DeviceProfile",),
@@ -61,4 +61,5 @@ __all__ = [
     "predict",
     "preview",
     "save",
+    "width_predictor",
 ]

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hwprune.channel_widths import predictor_of
 from hwprune.closed_loop import DeviceLoop
-from hwprune.device.predict import WidthPredictor
 from hwprune.graph.coupling import find_axes
 from hwprune.graph.record import ExampleInputs
 from hwprune.graph.trace import trace_operators
@@ -56,14 +56,7 @@ class ChannelScope(WidthScope[ChannelGroups]):
         proven = from_first(lambda: prove(model, axes, example_inputs, aligns, fold=True))
         self._axes, self._folded = proven.axes, proven.folded
         self.groups = ChannelGroups(model, proven.axes, aligns)
-        columns = [proven.axes.index(axis) for axis in self.groups.axes]
-        predictor = WidthPredictor(
-            operators,
-            proven.in_loss[:, columns],
-            proven.out_loss[:, columns],
-            self.groups.widths,
-            self.profile,
-        )
+        predictor = predictor_of(operators, proven, self.groups, self.profile)
         loop = DeviceLoop(
             partial(rebuild, request.unsharded, self.groups.axes),
             example_inputs,

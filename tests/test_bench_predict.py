@@ -18,6 +18,7 @@ def test_ten_thousand_width_vectors_a_second_are_priced_for_resnet18(
 ) -> None:
     bench = load_tool("bench_predict")
     (network,) = make_networks(["resnet18:1x28x28"]).values()
-    predictor, groups = bench.make_predictor(network, hwprune.load_profile("x86-avx2-ort"))
-    found = bench.rates(predictor, groups, vectors=4000, calls=5)
+    profile = hwprune.load_profile("x86-avx2-ort")
+    predictor = hwprune.width_predictor(network.model, profile, network.example)
+    found = bench.rates(predictor, vectors=4000, calls=5)
     assert statistics.median(found) > 10_000

@@ -44,6 +44,7 @@ CONTRACT = {
     "predict",
     "preview",
     "save",
+    "width_predictor",
 }
 
 
