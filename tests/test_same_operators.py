@@ -138,6 +138,14 @@ def test_what_nobody_reads_is_not_executed() -> None:
     assert "mean" not in {operator.kind for operator in trace_operators(First(), TOKENS)}
 
 
+def test_parts_that_nobody_reads_are_not_cut_out() -> None:
+    class Second(nn.Module):
+        def forward(self, maps: Tensor) -> Tensor:
+            return maps.unbind(2)[1]
+
+    assert [operator.kind for operator in trace_operators(Second(), MAPS)] == ["slice"]
+
+
 @pytest.mark.parametrize(
     ("function", "kind"),
     [

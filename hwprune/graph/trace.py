@@ -83,6 +83,7 @@ def operators_of(recording: Recording) -> tuple[Operator, ...]:
     computed = {value.index for value in recording.inputs}
     batch = next((value.shape[0] for value in recording.inputs if value.shape), 1)
     read = {value.index for call in recording.calls for value in call.inputs}
+    read.update(value.index for value in recording.outputs)
     for call in recording.calls:
         activations = [value for value in call.inputs if value.index in computed]
         if not activations or not call.outputs:
@@ -91,6 +92,8 @@ def operators_of(recording: Recording) -> tuple[Operator, ...]:
         steps = _SEVERAL.get(_base(call), _no_steps)(call, activations, batch) or [
             _one_step(call, activations, batch)
         ]
+        unread = {_name(value) for value in call.outputs if value.index not in read}
+        steps = [each for each in steps if each.output not in unread] or steps[:1]
         steps = [replace(each, operator=replace(each.operator, name=call.module)) for each in steps]
         written = {each.output for each in steps}
         # Further outputs (the parts of a split) come with the first; those nobody reads are no reader
