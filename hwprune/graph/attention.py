@@ -52,9 +52,8 @@ def attention_operators(call: Call, activations: list[Value], batch: int) -> lis
         step(matrix_product(query.shape, turned, batch), parts["scores"], parts["query"], parts["key"]),
     ]
     masks = [each for each in call.inputs if each not in (query, key, value)]
-    causal = len(call.args) > CAUSAL_AT[_base(call)] and call.args[CAUSAL_AT[_base(call)]]
     scored = parts["scores"]
-    if masks or causal:
+    if masks or _is_causal(call):
         computed = (read.get(each.index) for each in masks)
         steps.append(step(shaped("add", scores, batch), parts["masked"], scored, *computed))
         scored = parts["masked"]
@@ -63,5 +62,6 @@ def attention_operators(call: Call, activations: list[Value], batch: int) -> lis
     return [*steps, step(mixed, result, parts["weights"], read.get(value.index))]
 
 
-def _base(call: Call) -> str:
-    return call.op.split(".")[1]
+def _is_causal(call: Call) -> bool:
+    at = CAUSAL_AT[call.op.split(".")[1]]
+    return bool(call.kwargs.get("is_causal")) or (len(call.args) > at and bool(call.args[at]))

@@ -38,22 +38,11 @@ def read_operators(
             fixed to another one.
         GraphError: If the shape of an activation cannot be inferred.
     """
-    if not path.is_file():
-        raise InputError("no such model file", where=path, expected="an ONNX file")
-    try:
-        model = onnx.load(str(path))
-        _check_batch(model.graph, path, batch)
-        _fix_batch(model)
-        graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-    except InputError:
-        raise
-    except Exception as error:  # protobuf, checker and inference raise unrelated types
-        raise InputError("not a readable ONNX file", where=path, got=f"{type(error).__name__}") from error
-    shapes, constants = _shapes(graph), constants_of(graph)
-    traced = []
-    activations = _activations(graph)
+    graph = _read(path, batch)
+    shapes, constants, activations = _shapes(graph), constants_of(graph), _activations(graph)
     nodes = fold_patterns(graph, activations)
     read = {name for node in nodes for name in node.input}
+    traced = []
     for node in nodes:
         inputs = tuple(name for name in node.input if name in activations)
         if not inputs or node.op_type in SIZE_OPERATORS:
@@ -68,6 +57,21 @@ def read_operators(
             TracedOperator(_ALIAS, (node.output[0],), name) for name in node.output[1:] if name in read
         ]
     return fuse(traced, [item.name for item in graph.output])
+
+
+def _read(path: Path, batch: int | None) -> Any:
+    """The graph of a file, with the shapes of what it computes for one image or for the fixed batch size."""
+    if not path.is_file():
+        raise InputError("no such model file", where=path, expected="an ONNX file")
+    try:
+        model = onnx.load(str(path))
+        _check_batch(model.graph, path, batch)
+        _fix_batch(model)
+        return onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    except InputError:
+        raise
+    except Exception as error:  # protobuf, checker and inference raise unrelated types
+        raise InputError("not a readable ONNX file", where=path, got=f"{type(error).__name__}") from error
 
 
 def _activations(graph: Any) -> set[str]:

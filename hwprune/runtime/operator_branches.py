@@ -127,6 +127,17 @@ def sequence_mean(operator: Operator, index: int, batch: int, generator: np.rand
     return Branch([node], [axes], {f"x{index}": shape})
 
 
+def batch_norm(operator: Operator, index: int, batch: int, generator: np.random.Generator) -> Branch:
+    """A norm of channels by statistics that are known."""
+    names = [f"{letter}{index}" for letter in ("scale", "shift", "mean", "var")]
+    ones = np.ones(operator.in_channels, dtype=np.float32)
+    return Branch(
+        [helper.make_node("BatchNormalization", [f"x{index}", *names], [f"y{index}"])],
+        [numpy_helper.from_array(ones * (2 + part), name) for part, name in enumerate(names)],
+        {f"x{index}": map_shape(operator, batch)},
+    )
+
+
 def layer_norm(operator: Operator, index: int, batch: int, generator: np.random.Generator) -> Branch:
     """A norm along the channels, which are the last dimension."""
     weights = _ones(index, ("scale", "shift"), (operator.in_channels,))

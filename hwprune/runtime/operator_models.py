@@ -249,16 +249,6 @@ def _pool(op_type: str) -> Builder:
     return build
 
 
-def _batch_norm(operator: Operator, index: int, batch: int, generator: np.random.Generator) -> _Branch:
-    names = [f"{letter}{index}" for letter in ("scale", "shift", "mean", "var")]
-    ones = np.ones(operator.in_channels, dtype=np.float32)
-    return _Branch(
-        [helper.make_node("BatchNormalization", [f"x{index}", *names], [f"y{index}"])],
-        [numpy_helper.from_array(ones * (2 + part), name) for part, name in enumerate(names)],
-        {f"x{index}": _map_shape(operator, batch)},
-    )
-
-
 #: Operator kind to the branch that times it; a new kind is one entry.
 BUILDERS: dict[str, Builder] = {
     "conv": _convolution,
@@ -281,7 +271,7 @@ BUILDERS: dict[str, Builder] = {
     "average_pool": _pool("AveragePool"),
     "global_average_pool": _elementwise("GlobalAveragePool", 1),
     "sequence_mean": operator_branches.sequence_mean,
-    "batch_norm": _batch_norm,
+    "batch_norm": operator_branches.batch_norm,
     "matmul": operator_branches.matmul,
     "split": operator_branches.split,
     "slice": operator_branches.part,

@@ -71,3 +71,26 @@ def test_sizes_cost_nothing(tmp_path: Path) -> None:
     )
     minus = helper.make_node("Constant", [], ["minus"], value_ints=[5, 512])
     assert kinds(tmp_path, MAP, minus, *nodes) == ["relu"]
+
+
+def test_nodes_are_put_together_only_where_nothing_else_reads_what_is_between(tmp_path: Path) -> None:
+    sigmoid = helper.make_node("Sigmoid", ["map"], ["s"])
+    assert kinds(tmp_path, MAP, sigmoid, helper.make_node("Mul", ["map", "s"], ["y"])) == ["silu"]
+    product, total = helper.make_node("Mul", ["map", "s"], ["p"]), helper.make_node("Add", ["p", "s"], ["y"])
+    assert kinds(tmp_path, MAP, sigmoid, product, total) == ["sigmoid", "mul", "add"]
+
+
+def test_an_error_function_with_other_numbers_is_no_gelu(tmp_path: Path) -> None:
+    for root, expected in ((2**0.5, ["gelu"]), (2.0, ["mul", "Erf", "add", "mul", "mul"])):
+        numbers = [
+            helper.make_node("Constant", [], [name], value_float=value)
+            for name, value in (("root", root), ("one", 1.0), ("half", 0.5))
+        ]
+        nodes = (
+            helper.make_node("Div", ["map", "root"], ["d"]),
+            helper.make_node("Erf", ["d"], ["e"]),
+            helper.make_node("Add", ["e", "one"], ["a"]),
+            helper.make_node("Mul", ["map", "a"], ["m"]),
+            helper.make_node("Mul", ["m", "half"], ["y"]),
+        )
+        assert kinds(tmp_path, MAP, *numbers, *nodes) == expected
