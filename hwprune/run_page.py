@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hwprune import charts
+from hwprune.outcome import shortfall_line, surplus_line
 from hwprune.page import Markup, bar, code, figure, figures, page, paragraph, small, table
-from hwprune.surplus import surplus_line
 
 Record = Mapping[str, Any]
 
@@ -118,9 +118,10 @@ def _turns(record: Record) -> list[Markup]:
         (index, *(f"{turn[key]:.1f}" for key in keys)) for index, turn in enumerate(record["turns"], start=1)
     ]
     header = ("turn", "aimed at (us)", "predicted (us)", "measured (us)", "allowed (us)")
-    surplus = surplus_line(record)
+    shortfall, surplus = shortfall_line(record), surplus_line(record)
     return [
         *([table(header, rows)] if rows else []),
+        *([paragraph(f"The target is missed: {shortfall}.")] if shortfall else []),
         *([paragraph(f"The slim network is {surplus}.")] if surplus else []),
     ]
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
+from hwprune.cli import main
 from hwprune.run_page import command_of, render_run
 from hwprune.variants_page import VariantsFolder, render_variants
 
@@ -96,3 +100,17 @@ def test_variants_name_8_bits_and_the_granularity_that_all_have(second: str, tmp
     page = render_variants(VariantsFolder(tmp_path, {"variants": entries, "versions": {}}))
     assert "--int8" in page
     assert ("--granularity channel" in page) == (second == "channel")
+
+
+def test_a_missed_target_is_told_with_the_reason_on_the_page_and_in_the_closing_lines(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    turn = {"limit_us": 1.0, "predicted_us": 1.0, "measured_us": 2.5, "allowed_us": 2.0}
+    record = {**RECORD, "turns": [turn], "groups": {**RECORD["groups"], "budget": 1.0}}
+    told = "the target is missed: measured speed-up 1.000 where 2 was asked for; the only network tried"
+    assert told.capitalize() in render_run(record, [])
+    report = SimpleNamespace(as_record=lambda: {**record, "environment": {"precision": "fp32"}})
+    module = sys.modules["hwprune.cli.prune"]  # the command has taken its name in the package
+    monkeypatch.setattr(module, "compress", lambda *_arguments, **_options: report)
+    result = CliRunner().invoke(main, ["prune", "--out", str(tmp_path / "out")])
+    assert f"warning: {told}" in " ".join(result.stdout.split())

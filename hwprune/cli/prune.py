@@ -18,13 +18,13 @@ from hwprune.cli.tensorboard import drawing
 from hwprune.cli.training import Training, telling_how_to_resume, training_options
 from hwprune.cli.variants import refuse_processes, run_grid
 from hwprune.device.library import load_profile
+from hwprune.outcome import shortfall_line, surplus_line
 from hwprune.output_folder import MODEL_FILE, SINGLE_FILE
 from hwprune.pipeline import Settings, compress
 from hwprune.processes import in_all, joined
 from hwprune.report import RunReport
 from hwprune.run_page import comparison_rows
 from hwprune.runtime.environment import local_profile
-from hwprune.surplus import surplus_line
 
 #: Where a run goes that names no folder.
 DEFAULT_OUT = "hwprune-run"
@@ -130,9 +130,9 @@ def _print_report(console: Console, report: RunReport, out: Path) -> None:
         f"{record['groups']['kept']} of {record['groups']['total']} groups kept, slim = masked within "
         f"{gap['torch']:.1e} in PyTorch and {gap['runtime']:.1e} in the runtime"
     )
-    if not record["target_met"]:
-        console.print("warning: the measured network misses the target; see the turns in report.json")
-    surplus = surplus_line(record)
+    shortfall, surplus = shortfall_line(record), surplus_line(record)
+    if shortfall:
+        console.print(f"warning: the target is missed: {shortfall}", markup=False)
     if surplus:
         console.print(f"the slim network is {surplus}", markup=False)
     for line in (*form_lines(record["layers"]), *unchanged_lines(record["layers"])):

@@ -1,4 +1,4 @@
-"""What is told of a network that is faster than was asked for."""
+"""What is told of a network that is faster than was asked for, or too slow."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from hwprune.closed_loop import MAX_TURNS
-from hwprune.surplus import surplus_line
+from hwprune.outcome import shortfall_line, surplus_line
 
 WASTEFUL = {"limit_us": 30.0, "predicted_us": 30.0, "measured_us": 24.0, "allowed_us": 32.0}
 SLOW = {"limit_us": 31.0, "predicted_us": 31.0, "measured_us": 33.0, "allowed_us": 32.0}
@@ -51,3 +51,44 @@ def test_a_network_that_had_to_lose_nothing_is_told_as_such() -> None:
 def test_nothing_is_told_of_a_target_about_met_or_a_number_of_groups() -> None:
     assert surplus_line(record([ABOUT_RIGHT], speedup=3.4)) is None
     assert surplus_line(record([], target={"kind": "keep", "value": 0.3})) is None
+
+
+CLOSE = {**SLOW, "limit_us": 30.0, "measured_us": 32.5}
+SAFE = {**CLOSE, "measured_us": 31.5}
+
+
+@pytest.mark.parametrize(
+    ("turns", "reason"),
+    [
+        (
+            [SLOW, CLOSE],
+            "; the fastest of 2 networks tried took 32.5 us of 32.0 us allowed, and nothing faster was left "
+            "to choose",
+        ),
+        (
+            [CLOSE],
+            "; the only network tried took 32.5 us of 32.0 us allowed, and nothing faster was left to choose",
+        ),
+        (
+            [SLOW] * (MAX_TURNS - 1) + [CLOSE],
+            f"; the fastest of {MAX_TURNS} networks tried took 32.5 us of 32.0 us allowed, and the "
+            f"{MAX_TURNS} turns on the device were used up",
+        ),
+        (
+            [SLOW, SAFE],
+            "; when it was chosen, it took 31.5 us of 32.0 us allowed: the final measurement came out slower",
+        ),
+        ([], ""),
+    ],
+)
+def test_a_miss_is_told_with_the_reason_that_the_turns_know(
+    turns: list[dict[str, float]], reason: str
+) -> None:
+    line = shortfall_line(record(turns, speedup=2.978, target_met=False))
+    assert line == f"measured speed-up 2.978 where 3 was asked for{reason}"
+
+
+def test_a_miss_is_told_in_what_was_asked_for() -> None:
+    latency = record([], target={"kind": "latency_us", "value": 49.9}, target_met=False)
+    assert shortfall_line(latency) == "measured latency 50.00 us where 49.9 us was asked for"
+    assert shortfall_line({**latency, "target_met": True}) is None

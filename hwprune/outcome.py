@@ -1,0 +1,100 @@
+"""How fast a network came out, against what was asked for: faster or too slow, by how much, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hwprune.closed_loop import MAX_TURNS
+
+Record = Mapping[str, Any]
+
+#: The part of what was asked for by which a network may be faster without a word.
+UNMENTIONED = 0.15
+
+
+def surplus_line(record: Record) -> str | None:
+    """Says by how much a network is faster than was asked for, and why.
+
+    Args:
+        record: The contents of ``report.json``.
+
+    Returns:
+        One line; ``None`` where the target is a number of groups, or about met.
+    """
+    kind, value = record["target"]["kind"], record["target"]["value"]
+    match kind:
+        case "speedup":
+            surplus = record["speedup"] / value
+        case "latency_us":
+            surplus = value / record["slim"]["latency_us"]["median"]
+        case _:
+            return None
+    if surplus <= 1 + UNMENTIONED:
+        return None
+    reason = _why_so_fast(record)
+    return f"{surplus:.2f} times as fast as was asked for{f': {reason}' if reason else ''}"
+
+
+def shortfall_line(record: Record) -> str | None:
+    """Says by how much a network misses its target, and why.
+
+    Args:
+        record: The contents of ``report.json``.
+
+    Returns:
+        One line; ``None`` where the target is met.
+    """
+    if record["target_met"]:
+        return None
+    kind, value = record["target"]["kind"], record["target"]["value"]
+    match kind:
+        case "speedup":
+            amount = f"measured speed-up {record['speedup']:.3f} where {value:g} was asked for"
+        case "latency_us":
+            median = record["slim"]["latency_us"]["median"]
+            amount = f"measured latency {median:.2f} us where {value:g} us was asked for"
+        case _:
+            groups = record["groups"]
+            amount = f"{groups['kept']} groups were kept where {groups['budget']} were asked for"
+    reason = _why_too_slow(record)
+    return f"{amount}; {reason}" if reason else amount
+
+
+def _chosen(record: Record) -> Record | None:
+    """The turn whose network was chosen; ``None`` where no turn tells."""
+    turns, groups = record["turns"], record["groups"]
+    return next((turn for turn in turns if turn["limit_us"] == groups["budget"]), None)
+
+
+def _why_so_fast(record: Record) -> str:
+    """Why it wastes so much; nothing where that is not known, since no turn was measured."""
+    turns, groups = record["turns"], record["groups"]
+    if groups["kept"] == groups["total"]:
+        return "the dense network is fast enough"
+    chosen = _chosen(record)
+    if chosen is None:
+        return ""
+    part = chosen["measured_us"] / chosen["allowed_us"]
+    if part * (1 + UNMENTIONED) > 1:
+        return f"when it was chosen, it took {part:.0%} of what was allowed"
+    if all(turn["measured_us"] <= turn["allowed_us"] for turn in turns):
+        return "what was left when the survivors were chosen is that fast"
+    if len(turns) >= MAX_TURNS:
+        return f"the {MAX_TURNS} turns on the device were used up"
+    return "no network that is safely fast enough was found between it and those that are too slow"
+
+
+def _why_too_slow(record: Record) -> str:
+    """Why it is too slow, by the turns or only in the end; nothing where that is not known."""
+    turns, chosen = record["turns"], _chosen(record)
+    if chosen is None:
+        return ""
+    took = f"took {chosen['measured_us']:.1f} us of {chosen['allowed_us']:.1f} us allowed"
+    if chosen["measured_us"] <= chosen["allowed_us"]:
+        return f"when it was chosen, it {took}: the final measurement came out slower"
+    # Where none is fast enough, the fastest is chosen.
+    which = "the only network tried" if len(turns) == 1 else f"the fastest of {len(turns)} networks tried"
+    if len(turns) >= MAX_TURNS:
+        return f"{which} {took}, and the {MAX_TURNS} turns on the device were used up"
+    return f"{which} {took}, and nothing faster was left to choose"
