@@ -14,6 +14,7 @@ import pandas as pd
 from hwprune.compressor import Result
 from hwprune.errors import ArtifactError
 from hwprune.files import replacing, write_json, write_text
+from hwprune.measured_on import measured_columns
 from hwprune.output_folder import HISTORY_FILE, PAGE_FILE, REPORT_FILE
 from hwprune.run_page import CURVES, render_run
 
@@ -176,6 +177,8 @@ def network_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
             "predicted_us": predicted,
             "speedup": speedup,
             **{key: network[key] for key in ("params", "macs", "file_bytes")},
+            **measured_columns(record),
+            **({"precision": "int8"} if name == "slim-int8" else {}),
         }
         for name, network, predicted, speedup in networks
     ]

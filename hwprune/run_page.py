@@ -260,6 +260,16 @@ def command_of(record: Record) -> str:
     )
 
 
+def target_label(target: Record) -> str:
+    """A target in a word or two.
+
+    >>> target_label({"kind": "latency_us", "value": 300.0}), target_label({"kind": "keep", "value": 0.3})
+    ('300 us', 'keep 0.3')
+    """
+    forms = {"speedup": "{:g}x", "latency_us": "{:g} us", "groups": "{:g} groups"}
+    return forms.get(target["kind"], "keep {:g}").format(target["value"])
+
+
 def target_option(target: Record) -> str:
     """The option that asks for a target."""
     return f"--{target['kind'].replace('_', '-')} {target['value']:g}"

@@ -13,11 +13,12 @@ from typing import Any
 from hwprune.device.profile import DeviceProfile
 from hwprune.errors import ArtifactError
 from hwprune.files import write_json
+from hwprune.outcome import shortfall_line
 from hwprune.output_folder import CHECKPOINTS, INT8_FILE, INT8_FOLDER, MARKER, REPORT_FILE, is_marked
 from hwprune.phases import Observer
 from hwprune.pipeline import Settings, Shared, compress, train_dense
 from hwprune.quantized_export import add_quantized
-from hwprune.report import read_json
+from hwprune.report import read_json, told_where_damaged
 from hwprune.runtime.bench import Bench
 from hwprune.shared_files import load_shared
 from hwprune.shipping import file_hashes, make_shippable
@@ -27,6 +28,13 @@ from hwprune.targets import Target, describe
 SHARED_FOLDER = ".shared"
 #: Beginning of the names of dense trainings, and of the folders with their checkpoints.
 DENSE = "dense-"
+#: Settings that a manifest tells of a variant.
+MADE_WITH = (
+    *("seed", "epochs", "recipe", "fine_tune", "follows", "weights", "train_images"),
+    *("penalty", "granularity", "distillation", "reconstruct"),
+)
+#: What a manifest takes from the report of a variant.
+MEASURED = ("dense", "slim", "speedup", "predicted_us", "environment", "versions")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +46,14 @@ class Variant:
         settings: What its run is asked to do.
         profile: Its device.
         int8: Whether it is quantised besides.
+        profiles: The folder that its profile was looked for in first, as the user named it.
     """
 
     name: str
     settings: Settings
     profile: DeviceProfile
     int8: bool = False
+    profiles: str | None = None
 
     @property
     def looser(self) -> str | None:
@@ -76,29 +86,57 @@ class Variant:
         record = read_json(folder / REPORT_FILE, "hwprune prune")
         # Left by a process that was killed right after it wrote the report.
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+        int8 = read_json(folder / INT8_FILE, "hwprune variants --int8") if self.int8 else None
+        with told_where_damaged(folder / REPORT_FILE):
+            shortfall = shortfall_line(record)
+            entry = {
+                **self._label(record),
+                "status": "missed" if shortfall else "done",
+                **({"reason": shortfall} if shortfall else {}),
+                **{key: record[key] for key in MEASURED},
+                **({"int8": int8} if int8 else {}),
+            }
         make_shippable(folder, record, self.profile.runtime)
-        quantized = {"int8": read_json(folder / INT8_FILE, "hwprune variants --int8")} if self.int8 else {}
-        return {
-            **self.label,
-            "status": "done" if record["target_met"] else "missed",
-            **{key: record[key] for key in ("dense", "slim", "speedup", "predicted_us", "environment")},
-            **quantized,
-            "files": file_hashes(folder),
-        }
+        return {**entry, "files": file_hashes(folder)}
 
     def failed_entry(self, error: Exception) -> dict[str, Any]:
         """The manifest's entry of a variant that could not be made."""
-        return {**self.label, "status": "failed", "error": str(error)}
+        return {**self._label(self._asked), "status": "failed", "error": str(error)}
+
+    def pending_entry(self) -> dict[str, Any]:
+        """The manifest's entry of a variant that is still to be made."""
+        return {**self._label(self._asked), "status": "pending"}
 
     @property
-    def label(self) -> dict[str, Any]:
-        """What a manifest says of it before it is made."""
+    def _asked(self) -> dict[str, Any]:
+        """What a report would say of the settings."""
+        record = self.settings.as_record()
+        return {**record, **{key: record["recipe"][key] for key in ("seed", "epochs")}}
+
+    def _label(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """What a manifest says of it, made or not: what it is and what it comes from.
+
+        Args:
+            record: The settings that it was made with, as its report has them; those of older versions know
+                fewer.
+        """
         return {
             "name": self.name,
             "model": self.settings.model,
             "data": self.settings.data,
             "device": self.profile.name,
+            "hardware": self.profile.hardware.model_dump(),
             "target": describe(self.settings.target),
+            "settings": {
+                "device": self.settings.device,
+                "profiles": self.profiles,
+                "int8": self.int8,
+                **{key: record.get(key) for key in MADE_WITH},
+            },
+            "from": {
+                "dense": None if self.settings.weights else self.dense_name,
+                "looser": self.looser if record.get("follows") else None,
+            },
         }
 
 

@@ -58,6 +58,7 @@ class Grid:
             is trained from scratch.
         reconstruct: See :class:`~hwprune.pipeline.Settings`.
         int8: Whether every variant is quantised besides, and measured and scored on 8 bits.
+        profiles: The folder that profiles were looked for in first, as the user named it.
 
     Raises:
         InputError: If there is no variant, two would share a folder, weights have several models to go to, or
@@ -77,6 +78,7 @@ class Grid:
     distillation: Distillation | None = None
     reconstruct: int = 0
     int8: bool = False
+    profiles: str | None = None
 
     def __post_init__(self) -> None:
         names = [variant.name for variant in self.variants()]
@@ -121,6 +123,7 @@ class Grid:
                 ),
                 profile,
                 self.int8,
+                self.profiles,
             )
             for model in self.models
             for device, profile in whole.items()
@@ -186,7 +189,7 @@ def make_variants(
         if name in by_name:
             failure = outcome.error and by_name[name].failed_entry(outcome.error)
             entries[name] = failure or dict(outcome.told)
-        _write_manifest(out, [entries[name] for name in by_name if name in entries])
+        _write_manifest(out, [entries.get(name) or each.pending_entry() for name, each in by_name.items()])
     _write_manifest(out, [entries[name] for name in by_name])
     folder = VariantsFolder.read(out)
     folder.write_page()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,25 @@ import pandas as pd
 from hwprune import charts
 from hwprune.errors import ArtifactError
 from hwprune.files import write_text
+from hwprune.measured_on import measured_rows, stand_in_for, stand_in_lines
+from hwprune.outcome import shortfall_line
 from hwprune.output_folder import PAGE_FILE, REPORT_FILE
-from hwprune.page import Markup, code, figure, folded, page, paragraph, table
+from hwprune.page import Markup, code, folded, page, paragraph, table
 from hwprune.report import RunFolder, network_rows, read_json, told_where_damaged
-from hwprune.run_page import NO_CHARTS, curves, pruned, staircases, target_option, training_options
+from hwprune.run_page import (
+    NO_CHARTS,
+    curves,
+    pruned,
+    staircases,
+    target_label,
+    target_option,
+    training_options,
+)
+from hwprune.variants_charts import accuracy_over_latency, predicted_against_measured
 
 MANIFEST_FILE = "manifest.json"
+#: What a manifest says has become of a variant, and the page.
+STATUS = {"done": "met", "missed": "MISSED", "failed": "failed", "pending": "not made yet"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,14 +62,15 @@ class VariantsFolder:
     @property
     def measured(self) -> list[Mapping[str, Any]]:
         """The variants that were finished."""
-        return [entry for entry in self.record["variants"] if entry["status"] != "failed"]
+        return [entry for entry in self.record["variants"] if entry["status"] in ("done", "missed")]
 
     def networks(self) -> pd.DataFrame:
-        """One row per variant and one per dense network and device."""
+        """One row per variant, and one per dense network and device; of a variant on 8 bits a further one."""
         with told_where_damaged(self.path / MANIFEST_FILE):
-            return pd.DataFrame(
-                [{**row, "status": entry["status"]} for entry in self.measured for row in network_rows(entry)]
-            )
+            rows = list(_rows(self.record["variants"]))
+        # A variant that was not made has few columns, and may be the first.
+        longest_first = sorted(rows, key=len, reverse=True)
+        return pd.DataFrame(rows, columns=list(dict.fromkeys(key for row in longest_first for key in row)))
 
     def write_page(self) -> Path:
         """Writes ``report.html`` and returns its path."""
@@ -65,6 +79,35 @@ class VariantsFolder:
             content = render_variants(self)
         write_text(path, content)
         return path
+
+
+def why_not(entry: Mapping[str, Any]) -> str:
+    """Why a variant does not meet its target; nothing where it does, or is not made yet."""
+    if entry["status"] == "failed":
+        return str(entry["error"])
+    if entry["status"] != "missed":
+        return ""
+    # Manifests of older versions give no reason.
+    return entry.get("reason") or shortfall_line({**entry, "target_met": False, "turns": []}) or ""
+
+
+def _rows(entries: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Rows of the table of networks; a dense one is told with the first variant that was timed against it."""
+    told = set()
+    for entry in entries:
+        outcome = {"status": entry["status"], "reason": why_not(entry)}
+        if entry["status"] not in ("done", "missed"):
+            target = {"target": entry["target"]["kind"], "value": entry["target"]["value"]}
+            yield {**{key: entry[key] for key in ("model", "data", "device")}, **target, **outcome}
+            continue
+        for row in network_rows(entry):
+            dense_us = entry["dense"]["latency_us"]["median"]
+            row |= {"dense_latency_us_median": dense_us, "stand_in_for": stand_in_for(entry)}
+            if row["network"] != "dense":
+                yield {**row, **outcome}
+            elif (entry["model"], entry["device"]) not in told:
+                told.add((entry["model"], entry["device"]))
+                yield {**row, "target": None, "value": None, "status": "", "reason": ""}
 
 
 def read_folder(path: Path) -> RunFolder | VariantsFolder:
@@ -78,42 +121,29 @@ def read_folder(path: Path) -> RunFolder | VariantsFolder:
     return RunFolder.read(path)
 
 
-def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Positions of the points that none other beats in both, by latency.
-
-    Args:
-        points: Latency and accuracy of each.
-
-    >>> pareto_front([(3.0, 0.9), (1.0, 0.7), (2.0, 0.6), (2.5, 0.9)])
-    [1, 3]
-    """
-    front: list[int] = []
-    for index in sorted(range(len(points)), key=lambda at: (points[at][0], -points[at][1])):
-        if not front or points[index][1] > points[front[-1]][1]:
-            front.append(index)
-    return front
-
-
 def render_variants(folder: VariantsFolder) -> str:
     """One self-contained page about all variants; it links to the page of each."""
     entries = folder.record["variants"]
     devices = list(dict.fromkeys(entry["device"] for entry in entries))
     models = list(dict.fromkeys(entry["model"] for entry in entries))
     title = f"{', '.join(models)}: {_counted(len(entries), 'variant')} for {_counted(len(devices), 'device')}"
-    missed = [entry for entry in entries if entry["status"] != "done"]
-    lead = [paragraph(f"{len(entries) - len(missed)} of {len(entries)} variants meet their measured target.")]
+    lead = [paragraph(line) for line in (*_verdict(entries), *stand_in_lines(folder.measured))]
     if not charts.available():
         lead.append(paragraph(NO_CHARTS))
     sections: list[tuple[str, Sequence[object]]] = [
         ("Variants", [_overview(entries)]),
+        ("Measured on", _measured_on(folder.measured)),
         *((("On 8 bits", [_on_8_bits(entries)]),) if any("int8" in entry for entry in entries) else ()),
-        *((f"Accuracy against latency: {device}", _fronts(folder, device)) for device in devices),
-        ("Predicted against measured", _predictions(folder)),
-        ("What was missed, and why", _misses(missed)),
+        *(
+            (f"Accuracy against latency: {device}", accuracy_over_latency(folder.measured, device))
+            for device in devices
+        ),
+        ("Predicted against measured", predicted_against_measured(folder.measured)),
+        ("What was missed, and why", _misses(entries)),
         ("What was pruned, and why", [_details(folder, entry) for entry in folder.measured]),
         (
             "How to reproduce",
-            [*_commands(folder), table(("", ""), sorted(folder.record["versions"].items()))],
+            [*_commands(entries), table(("", ""), sorted(folder.record["versions"].items()))],
         ),
     ]
     return page(title, lead, sections)
@@ -123,21 +153,33 @@ def _counted(count: int, noun: str) -> str:
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
+def _verdict(entries: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """How many variants came out as they were asked for; a number of groups is no measured target."""
+    timed = [entry for entry in entries if entry["target"]["kind"] in ("speedup", "latency_us")]
+    others = [entry for entry in entries if entry not in timed]
+    if timed:
+        met = sum(entry["status"] == "done" for entry in timed)
+        yield f"{met} of {len(timed)} variants with a latency as their target meet it, as measured."
+    if others:
+        met = sum(entry["status"] == "done" for entry in others)
+        yield f"{met} of {len(others)} variants with a number of groups as their target keep to it."
+    pending = sum(entry["status"] == "pending" for entry in entries)
+    if pending:
+        yield f"{len(entries) - pending} of {len(entries)} made; the same command with --resume goes on."
+
+
 def _overview(entries: Sequence[Mapping[str, Any]]) -> Markup:
     rows = []
     for entry in entries:
-        target = f"{entry['target']['kind']} {entry['target']['value']:g}"
-        link = Markup(f'<a href="{html.escape(entry["name"])}/{PAGE_FILE}">{html.escape(entry["model"])}</a>')
-        if entry["status"] == "failed":
-            rows.append((entry["model"], entry["device"], target, "failed", "", "", "", "", ""))
+        outcome = (entry["device"], target_label(entry["target"]), STATUS[entry["status"]])
+        if entry["status"] not in ("done", "missed"):
+            rows.append((entry["model"], *outcome, "", "", "", "", ""))
             continue
         dense, slim = entry["dense"], entry["slim"]
         rows.append(
             (
-                link,
-                entry["device"],
-                target,
-                "met" if entry["status"] == "done" else "MISSED",
+                Markup(f'<a href="#{_place(entry)}">{html.escape(entry["model"])}</a>'),
+                *outcome,
                 f"{entry['speedup']:.2f}",
                 f"{dense['latency_us']['median']:.1f}",
                 f"{slim['latency_us']['median']:.1f}",
@@ -150,6 +192,21 @@ def _overview(entries: Sequence[Mapping[str, Any]]) -> Markup:
         "slim accuracy",
     )  # fmt: skip
     return table(header, rows)
+
+
+def _place(entry: Mapping[str, Any]) -> str:
+    """Where on the page the details of a variant are."""
+    return html.escape(f"variant-{entry['name']}")
+
+
+def _measured_on(entries: Sequence[Mapping[str, Any]]) -> list[Markup]:
+    if not entries:
+        return []
+    header = (
+        "device", "its hardware", "measured on", "instruction set", "runtime", "version", "precision",
+        "threads", "batch", "date",
+    )  # fmt: skip
+    return [table(header, measured_rows(entries))]
 
 
 def _on_8_bits(entries: Sequence[Mapping[str, Any]]) -> Markup:
@@ -170,85 +227,17 @@ def _on_8_bits(entries: Sequence[Mapping[str, Any]]) -> Markup:
     return table(header, rows)
 
 
-def _fronts(folder: VariantsFolder, device: str) -> list[Markup]:
-    entries = [entry for entry in folder.measured if entry["device"] == device]
-    if not entries or not charts.available():
-        return []
-    points = [_place(entry[name]) for entry in entries for name in ("dense", "slim", "int8") if name in entry]
-    front = pareto_front(points)
-    lines = [
-        charts.Line(
-            "Pareto front", [points[at][0] for at in front], [points[at][1] for at in front], ringed=True
-        ),
-        *_lines(entries),
-    ]
-    svg = charts.line_chart(
-        lines, x_label="measured latency (us)", y_label="test accuracy (%)", title=f"Accuracy on {device}"
-    )
-    return [figure(svg, "Labels are targets; dense networks are the reference.")]
-
-
-def _lines(entries: Sequence[Mapping[str, Any]]) -> list[charts.Line]:
-    """The networks of every model, and apart those on 8 bits."""
-    lines = []
-    for model in dict.fromkeys(entry["model"] for entry in entries):
-        of_model = [entry for entry in entries if entry["model"] == model]
-        dense = of_model[0]["dense"]
-        lines.append(
-            charts.Line(
-                model,
-                [
-                    dense["latency_us"]["median"],
-                    *(entry["slim"]["latency_us"]["median"] for entry in of_model),
-                ],
-                [100 * dense["accuracy"], *(100 * entry["slim"]["accuracy"] for entry in of_model)],
-                joined=False,
-                labels=["dense", *(f"{entry['target']['value']:g}" for entry in of_model)],
-            )
-        )
-        quantised = [entry for entry in of_model if "int8" in entry]
-        if quantised:
-            latencies, accuracies = zip(*(_place(entry["int8"]) for entry in quantised), strict=True)
-            labels = [f"{entry['target']['value']:g}" for entry in quantised]
-            lines.append(charts.Line(f"{model}, int8", latencies, accuracies, joined=False, labels=labels))
-    return lines
-
-
-def _place(network: Mapping[str, Any]) -> tuple[float, float]:
-    """Where a network stands: latency in microseconds and accuracy in percent."""
-    return network["latency_us"]["median"], 100 * network["accuracy"]
-
-
-def _predictions(folder: VariantsFolder) -> list[Markup]:
-    if not folder.measured or not charts.available():
-        return []
-    priced = [entry for entry in folder.measured if None not in entry["predicted_us"].values()]
-    if not priced:
-        return []
-    lines = [
-        charts.Line(
-            device,
-            [e["predicted_us"][n] for e in priced for n in ("dense", "slim") if e["device"] == device],
-            [
-                e[n]["latency_us"]["median"]
-                for e in priced
-                for n in ("dense", "slim")
-                if e["device"] == device
-            ],
-        )
-        for device in dict.fromkeys(entry["device"] for entry in priced)
-    ]
-    svg = charts.diagonal_chart(
-        lines, x_label="predicted (us)", y_label="measured (us)", title="Predicted against measured"
-    )
-    return [figure(svg, "Predictions are estimates from the devices' tables; on the line they are right.")]
-
-
 def _details(folder: VariantsFolder, entry: Mapping[str, Any]) -> Markup:
     """Widths, staircases and training of one variant, to unfold."""
     run = RunFolder.read(folder.path / entry["name"])
+    # Inside what is folded: who follows a link to it finds it unfolded.
+    beside = Markup(
+        f'<p id="{_place(entry)}">In the folder beside this page: '
+        f'<a href="{html.escape(entry["name"])}/{PAGE_FILE}">all about this variant</a>.</p>'
+    )
     with told_where_damaged(run.path / REPORT_FILE):
         content = [
+            beside,
             *pruned(run.record),
             *staircases(run.record, entry["name"]),
             *curves(run.history, entry["name"]),
@@ -256,35 +245,30 @@ def _details(folder: VariantsFolder, entry: Mapping[str, Any]) -> Markup:
     return folded(f"{entry['name']}: {entry['speedup']:.2f} times as fast", content)
 
 
-def _misses(missed: Sequence[Mapping[str, Any]]) -> list[Markup]:
-    if not missed:
-        return []
-    rows = [
-        (entry["name"], entry.get("error") or f"measured speed-up {entry['speedup']:.2f}") for entry in missed
-    ]
-    return [table(("variant", "why"), rows)]
+def _misses(entries: Sequence[Mapping[str, Any]]) -> list[Markup]:
+    rows = [(entry["name"], STATUS[entry["status"]], why) for entry in entries if (why := why_not(entry))]
+    return [table(("variant", "", "why"), rows)] if rows else []
 
 
-def _commands(folder: VariantsFolder) -> list[Markup]:
-    """The command that made the variants, from what they were made with."""
-    if not folder.measured:
+def _commands(entries: Sequence[Mapping[str, Any]]) -> list[Markup]:
+    """The command that makes the variants; nothing where an older version has not noted their settings."""
+    if not entries or not all("settings" in entry for entry in entries):
         return []
-    entries = folder.record["variants"]
-    records = [RunFolder.read(folder.path / entry["name"]).record for entry in folder.measured]
-    record = dict(records[0])
-    if len({other.get("granularity") for other in records}) > 1:  # nobody asked: each device has its own
-        record.pop("granularity")
-    words = ["hwprune variants"]
-    for key in ("model", "device"):
-        words += [f"--{key} {shlex.quote(name)}" for name in dict.fromkeys(entry[key] for entry in entries)]
+    settings = [dict(entry["settings"]) for entry in entries]
+    asked = settings[0]
+    if len({each["granularity"] for each in settings}) > 1:  # nobody asked: each device has its own
+        del asked["granularity"]
+    models = dict.fromkeys(entry["model"] for entry in entries)
+    words = ["hwprune variants", *(f"--model {shlex.quote(name)}" for name in models)]
+    words += [f"--device {shlex.quote(name)}" for name in dict.fromkeys(each["device"] for each in settings)]
+    if asked["profiles"]:
+        words.append(f"--profiles {shlex.quote(asked['profiles'])}")
     words += [
-        f"--data {shlex.quote(record['data'])}",
+        f"--data {shlex.quote(entries[0]['data'])}",
         *dict.fromkeys(target_option(entry["target"]) for entry in entries),
+        training_options(asked),
+        f"--fine-tune-epochs {asked['fine_tune']['epochs']}" if asked["fine_tune"] else "--from-scratch",
     ]
-    start = record.get("fine_tune")
-    with told_where_damaged(folder.path / folder.measured[0]["name"] / REPORT_FILE):
-        words.append(training_options(record))
-    words.append(f"--fine-tune-epochs {start['epochs']}" if start else "--from-scratch")
-    if any("int8" in entry for entry in entries):
+    if asked["int8"]:
         words.append("--int8")
     return [code(" ".join(words))]

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from hwprune import charts
 from hwprune.cli import main
 from hwprune.run_page import command_of, render_run
+from hwprune.variants_charts import accuracy_over_latency
 from hwprune.variants_page import VariantsFolder, render_variants
 
 NETWORK = {
@@ -85,21 +87,99 @@ def test_paths_with_spaces_can_be_pasted() -> None:
     assert words[words.index("--weights") + 1] == "my net.pt"
 
 
+ENVIRONMENT = {
+    "cpu": "AMD EPYC",
+    "isa": "avx2",
+    "os": "Linux x86_64",
+    "runtime": "onnxruntime",
+    "runtime_version": "1.2",
+    "precision": "fp32",
+    "threads": 1,
+    "batch": 1,
+    "date": "2026-01-01",
+}
+
+
+def variants(folder: Path, *changes: dict[str, Any]) -> VariantsFolder:
+    """A folder of variants, each the same run but for some changes of its entry."""
+    entries = []
+    for number, changed in enumerate(changes):
+        settings = {**RECORD, "profiles": None, "int8": False, **changed.get("settings", {})}
+        name = f"v{number}"
+        entry = {**RECORD, "name": name, "status": "done", "environment": ENVIRONMENT, **changed}
+        entries.append({**entry, "settings": settings})
+        (folder / name).mkdir()
+        (folder / name / "report.json").write_text(json.dumps(RECORD))
+        (folder / name / "history.csv").write_text("phase,epoch,loss,accuracy,groups_alive,predicted_us\n")
+    return VariantsFolder(folder, {"variants": entries, "versions": {}})
+
+
 @pytest.mark.parametrize("second", ["channel", "weight"])
 def test_variants_name_8_bits_and_the_granularity_that_all_have(second: str, tmp_path: Path) -> None:
-    entries = []
-    for device, granularity in (("a", "channel"), ("b", second)):
-        entry = {**RECORD, "name": device, "device": device, "granularity": granularity, "status": "done"}
-        on_8_bits = {"accuracy_fp32": 0.5, "latency_us_fp32": {"median": 2.0}, "speedup_over_slim": 1.0}
-        entries.append({**entry, "int8": {**NETWORK, **on_8_bits}})
-        (tmp_path / device).mkdir()
-        (tmp_path / device / "report.json").write_text(json.dumps(entry))
-        (tmp_path / device / "history.csv").write_text(
-            "phase,epoch,loss,accuracy,groups_alive,predicted_us\n"
-        )
-    page = render_variants(VariantsFolder(tmp_path, {"variants": entries, "versions": {}}))
+    on_8_bits = {"accuracy_fp32": 0.5, "latency_us_fp32": {"median": 2.0}, "speedup_over_slim": 1.0}
+    changes = [
+        {
+            "device": device,
+            "int8": {**NETWORK, **on_8_bits},
+            "settings": {"device": f"my devices/{device}", "granularity": granularity, "int8": True},
+        }
+        for device, granularity in (("a", "channel"), ("b", second))
+    ]
+    page = render_variants(variants(tmp_path, *changes))
+    assert "--device &#x27;my devices/a&#x27; --device &#x27;my devices/b&#x27; --data" in page
     assert "--int8" in page
     assert ("--granularity channel" in page) == (second == "channel")
+
+
+def test_every_status_is_counted_by_what_was_asked_for(tmp_path: Path) -> None:
+    folder = variants(
+        tmp_path,
+        {},
+        {
+            "status": "missed",
+            "reason": "the turns were used up",
+            "target": {"kind": "latency_us", "value": 9.0},
+        },
+        {"status": "failed", "error": "no such device", "target": {"kind": "speedup", "value": 9.0}},
+        {"target": {"kind": "keep", "value": 0.5}},
+        {"status": "pending", "target": {"kind": "keep", "value": 0.3}},
+    )
+    page = render_variants(folder)
+    assert "1 of 3 variants with a latency as their target meet it, as measured." in page
+    assert "1 of 2 variants with a number of groups as their target keep to it." in page
+    assert "4 of 5 made" in page
+    assert "<td>v1</td><td>MISSED</td><td>the turns were used up</td>" in page
+    assert "<td>v2</td><td>failed</td><td>no such device</td>" in page
+    for label in ("2x", "9 us", "9x", "keep 0.5", "keep 0.3"):
+        assert f"<td>{label}</td>" in page
+    rows = folder.networks()
+    assert list(rows["status"].fillna("")) == ["", "done", "missed", "failed", "done", "pending"]
+    assert list(rows["reason"].fillna(""))[2:4] == ["the turns were used up", "no such device"]
+
+
+def test_a_manifest_of_an_older_version_still_makes_a_page(tmp_path: Path) -> None:
+    folder = variants(tmp_path, {"status": "missed"})
+    del folder.record["variants"][0]["settings"]
+    page = render_variants(folder)
+    assert "measured speed-up 1.000 where 2 was asked for" in page
+    assert "hwprune variants" not in page
+
+
+def test_one_dense_network_of_a_model_is_drawn_and_in_the_front(tmp_path: Path) -> None:
+    if not charts.available():
+        pytest.skip("needs matplotlib")
+    drawn = list[charts.Line]()
+    slower = {**NETWORK, "accuracy": 0.4, "latency_us": {"median": 1.0}}
+    better = {**NETWORK, "accuracy": 0.9}  # another timing of the dense network, which is not drawn
+    entries = [{**RECORD, "environment": ENVIRONMENT, "slim": slower}]
+    entries.append({**entries[0], "dense": better})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(charts, "line_chart", lambda lines, **_options: str(drawn.extend(lines)))
+        accuracy_over_latency(entries, "a")
+    front, networks = drawn
+    assert networks.labels == ["dense", "2x", "2x"]
+    assert set(zip(front.x, front.y, strict=True)) <= set(zip(networks.x, networks.y, strict=True))
+    assert max(front.y) == 50.0
 
 
 def test_a_missed_target_is_told_with_the_reason_on_the_page_and_in_the_closing_lines(

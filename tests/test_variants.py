@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import pickle
 import shutil
@@ -11,17 +12,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 
 import hwprune
+from hwprune import charts
 from hwprune.cli import main
 from hwprune.device.library import load_profile, shipped_folder
 from hwprune.device.table import LatencyTable
 from hwprune.targets import Keep
 from hwprune.train.loop import Recipe, Trainer
 from hwprune.variants import Grid
-from hwprune.variants_page import pareto_front
+from hwprune.variants_charts import pareto_front
+from hwprune.variants_page import VariantsFolder, render_variants
 
 # Survivors are fitted elsewhere: here it would take most of the time.
 QUICK = ["--model", "lenet5", "--epochs", "2", "--batch-size", "128", "--reconstruct", "0"]
@@ -204,6 +208,8 @@ def test_a_variant_goes_on_although_the_looser_one_came_or_went(tmp_path: Path, 
     with pytest.MonkeyPatch.context() as patch:
         interrupt_at(patch, 3)  # dense, looser, tighter
         assert run(*arguments).exit_code == 130
+    assert [entry["status"] for entry in entries(out)] == ["done", "pending"]
+    assert "1 of 2 made" in render_variants(VariantsFolder.read(out))
     loose, tight = (next(out.glob(f"lenet5-*-keep-{value}")) for value in (0.9, 0.8))
     finished = (loose / "report.json").read_bytes()
     shared = out / ".shared" / f"{loose.name}.safetensors"
@@ -263,7 +269,14 @@ def test_a_variant_that_fails_does_not_lose_the_others(devices: Path, tmp_path: 
     assert status == {"keep": "done", "speedup": "failed"}
     (failed,) = [entry for entry in entries(out) if entry["status"] == "failed"]
     assert "times faster than dense" in failed["error"]
+    assert failed["settings"]["seed"] == 0
     assert "times faster than dense" in (out / "report.html").read_text()
+    assert f"{failed['name']} failed: " in result.stdout
+    rows = pd.read_csv(io.StringIO(run("report", out, "--csv").stdout))
+    (row,) = rows[rows["target"] == "speedup"].to_dict("records")
+    assert row["status"] == "failed"
+    assert "times faster than dense" in row["reason"]
+    assert pd.isna(row["latency_us_median"])
 
 
 def test_a_runtime_that_is_missing_is_told_before_anything_is_trained(
@@ -286,10 +299,57 @@ def test_the_page_links_to_every_variant(made: tuple[Path, list[object], list[st
     assert run("report", out).exit_code == 0
     page = (out / "report.html").read_text()
     for entry in entries(out):
+        assert page.count(f'href="#variant-{entry["name"]}"') == 1
+        assert page.count(f'id="variant-{entry["name"]}"') == 1
         assert f'href="{entry["name"]}/report.html"' in page
         assert (out / entry["name"] / "report.html").is_file()
-    csv = run("report", out, "--csv").stdout.splitlines()
-    assert len(csv) == 1 + 2 * len(entries(out))
+
+
+def test_the_table_has_every_variant_and_every_dense_network_once(
+    made: tuple[Path, list[object], list[str]],
+) -> None:
+    out, _, _ = made
+    rows = pd.read_csv(io.StringIO(run("report", out, "--csv").stdout), keep_default_na=False)
+    assert sorted(rows["network"]) == ["dense"] * 2 + ["slim"] * 4
+    facts = entries(out)[0]["environment"]
+    assert set(rows["measured_on"]) == {facts["cpu"]}
+    assert set(rows["runtime"]) == {"onnxruntime", "openvino"}
+    assert set(rows[rows["network"] == "slim"]["status"]) == {"done"}
+
+
+def test_the_manifest_says_from_what_every_variant_was_made(
+    made: tuple[Path, list[object], list[str]], devices: Path
+) -> None:
+    out, _, _ = made
+    loose, tight = entries(out)[:2]
+    assert [entry["from"]["looser"] for entry in (loose, tight)] == [None, loose["name"]]
+    for entry in entries(out):
+        report = json.loads((out / entry["name"] / "report.json").read_text())
+        assert entry["versions"] == report["versions"]
+        assert (out / ".shared" / f"{entry['from']['dense']}.safetensors").is_file()
+        settings = entry["settings"]
+        assert settings["profiles"] == str(devices)
+        for key in ("seed", "recipe", "fine_tune", "follows", "weights", "train_images", "penalty"):
+            assert settings[key] == report[key]
+        assert entry["hardware"]["isa"] == "avx512"
+
+
+def test_the_page_says_what_was_measured_where_and_how_to_make_it_again(
+    made: tuple[Path, list[object], list[str]], devices: Path
+) -> None:
+    out, _, _ = made
+    folder = VariantsFolder.read(out)
+    page = render_variants(folder)
+    assert f"--device x86-avx512-ort --device here-openvino --profiles {devices} --data digits" in page
+    assert "4 of 4 variants with a number of groups as their target keep to it." in page
+    assert "as measured" not in page
+    for entry in folder.record["variants"]:
+        facts = entry["environment"]
+        assert f"<td>{facts['runtime']}</td><td>{facts['runtime_version']}</td><td>fp32</td>" in page
+        entry["environment"]["isa"] = "avx2"  # as if on another machine
+    page = render_variants(folder)
+    line = f"x86-avx512-ort: measured on {facts['cpu']} (avx2), not on any processor (avx512): a stand-in"
+    assert page.count(line) == (2 if charts.available() else 1)
 
 
 def test_the_same_variant_twice_is_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,9 @@ def prune(
         name = device or profile.name
         if several:
             in_all(refuse_processes)
-            run_grid(training.grid([model], data, {name: profile}), out, resume=resume, as_json=as_json)
+            grid = training.grid([model], data, {name: profile})
+            named = None if profiles is None else str(profiles)
+            run_grid(replace(grid, profiles=named), out, resume=resume, as_json=as_json)
             return
         console = Console(stderr=as_json, highlight=False)
         granularity = training.granularity or profile.granularity

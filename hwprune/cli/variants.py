@@ -18,10 +18,11 @@ from hwprune.device.library import load_profile
 from hwprune.errors import InputError, TargetError
 from hwprune.executors.base import Executor
 from hwprune.executors.cluster import RayCluster
+from hwprune.measured_on import stand_in_lines
 from hwprune.processes import launched_count
 from hwprune.runtime.environment import local_profile
 from hwprune.variants import Grid, make_variants
-from hwprune.variants_page import VariantsFolder
+from hwprune.variants_page import VariantsFolder, why_not
 
 #: Stands for a cluster of no address.
 ANY_CLUSTER = "any"
@@ -99,7 +100,8 @@ def variants(
     executor = None
     if address is not None:
         executor = RayCluster(None if address == ANY_CLUSTER else address, ray_cores or 1)
-    grid = replace(training.grid(models, data, by_name), int8=int8)
+    named = None if profiles is None else str(profiles)
+    grid = replace(training.grid(models, data, by_name), int8=int8, profiles=named)
     run_grid(grid, out, resume=resume, as_json=as_json, executor=executor)
 
 
@@ -148,6 +150,11 @@ def run_grid(grid: Grid, out: Path, *, resume: bool, as_json: bool, executor: Ex
 def _print_variants(folder: VariantsFolder, out: Path) -> None:
     networks = folder.networks()
     if len(networks):
-        slim = networks[networks["network"] != "dense"]
-        click.echo(slim[SHOWN].to_string(index=False))
+        slim = networks.reindex(columns=SHOWN)[networks["status"] != ""]
+        click.echo(slim.to_string(index=False, na_rep=""))
+    for entry in folder.record["variants"]:
+        if why := why_not(entry):
+            click.echo(f"{entry['name']} {entry['status']}: {why}")
+    for line in stand_in_lines(folder.measured):
+        click.echo(line)
     click.echo(f"written to {out}/: manifest.json, report.html and a folder per variant")
