@@ -7,9 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hwprune.device.profile import RuntimeSpec
+from hwprune.device.profile import DeviceProfile
 from hwprune.files import write_text
-from hwprune.output_folder import MODEL_FILE
+from hwprune.measured_on import stand_in_for
+from hwprune.outcome import shortfall_line
+from hwprune.output_folder import INT8_FOLDER, INT8_STEM, MODEL_FILE
+from hwprune.run_page import target_label
 from hwprune.runtime.formats import FORMATS, convert
 
 RUN_FILE, README_FILE = "run.py", "README.md"
@@ -106,30 +109,42 @@ print("classes", scores.argmax(dim=1).tolist())
 }
 
 
-def make_shippable(folder: Path, record: Mapping[str, Any], spec: RuntimeSpec) -> None:
+def make_shippable(
+    folder: Path, record: Mapping[str, Any], profile: DeviceProfile, int8: Mapping[str, Any] | None = None
+) -> None:
     """Adds the runtime's format, ``run.py`` and ``README.md`` to the folder of a finished run.
 
     Args:
         folder: Where ``hwprune prune`` wrote.
         record: The contents of its ``report.json``.
-        spec: The runtime that is deployed.
+        profile: The device that is deployed to.
+        int8: What is known of the network on 8 bits in the folder below, where there is one: it gets a
+            ``run.py`` too.
 
     Raises:
         VerificationError: If the converted network does not compute the same.
     """
-    file = MODEL_FILE
+    spec, name = profile.runtime, DEPLOYED_AS.get(profile.runtime.kind, "onnx")
+    file = f"{Path(MODEL_FILE).stem}{FORMATS[name][0]}"
     if spec.kind in DEPLOYED_AS:
-        name = DEPLOYED_AS[spec.kind]
         convert(folder / MODEL_FILE, name, folder)
-        file = Path(MODEL_FILE).stem + FORMATS[name][0]
     shape = [spec.batch, *record["image_shape"]]
-    lines = RUN_LINES[spec.kind].format(file=file, threads=spec.threads, shape=shape)
-    write_text(folder / RUN_FILE, lines)
-    write_text(folder / README_FILE, _readme(record, spec, file))
+    files = {folder: file}
+    if int8 is not None:
+        files[folder / INT8_FOLDER] = f"{INT8_STEM}{FORMATS[name][0]}"
+    for place, network in files.items():
+        lines = RUN_LINES[spec.kind].format(file=network, threads=spec.threads, shape=shape)
+        write_text(place / RUN_FILE, lines)
+    parts = [_readme(record, profile, file)]
+    if int8 is not None:
+        parts.append(_about_8_bits(int8, f"{INT8_FOLDER}/{files[folder / INT8_FOLDER]}"))
+    write_text(folder / README_FILE, "\n".join(parts))
 
 
-def _readme(record: Mapping[str, Any], spec: RuntimeSpec, file: str) -> str:
-    slim, dense, target, facts = (record[key] for key in ("slim", "dense", "target", "environment"))
+def _readme(record: Mapping[str, Any], profile: DeviceProfile, file: str) -> str:
+    slim, dense, facts = (record[key] for key in ("slim", "dense", "environment"))
+    spec, shortfall = profile.runtime, shortfall_line(record)
+    wanted = stand_in_for({**record, "hardware": profile.hardware.model_dump()})
     return f"""# {record["model"]} for {record["device"]}
 
 `{file}` runs in {spec.kind} {facts["runtime_version"]}, {spec.precision}, {spec.threads} thread(s), \
@@ -142,9 +157,26 @@ batch {spec.batch}; `python {RUN_FILE}` loads and runs it.
 | latency, p10 to p90 (us) | {_spread(dense)} | {_spread(slim)} |
 | parameters | {dense["params"]:,} | {slim["params"]:,} |
 
-Measured on {facts["cpu"]} ({facts["date"]}), dense and slim alternately: {record["speedup"]:.2f} times as
-fast; the target was {target["kind"]} {target["value"]:g}. All numbers: `report.json`, `report.html`.
-`slim/` holds the network for PyTorch: `hwprune.load("slim", model=fresh_unpruned_model)`.
+Measured on {facts["cpu"]} ({facts["date"]}){f", not on {wanted}: a stand-in" if wanted else ""}. Dense and
+slim were timed alternately: {record["speedup"]:.2f} times as fast; the target was \
+{target_label(record["target"])}, {f"and it is missed: {shortfall}" if shortfall else "and it is met"}.
+
+All numbers: `report.json`, `report.html`. `slim/` holds the network for PyTorch:
+`hwprune.load("slim", model=fresh_unpruned_model)`.
+"""
+
+
+def _about_8_bits(int8: Mapping[str, Any], file: str) -> str:
+    before, after = (int8[key]["median"] for key in ("latency_us_fp32", "latency_us"))
+    return f"""## On 8 bits
+
+`{file}` is this network quantised on {int8["calibration_images"]} training images; \
+`python {INT8_FOLDER}/{RUN_FILE}` loads and runs it.
+
+| both in the runtime, timed alternately | single precision | 8 bits |
+|---|---|---|
+| test accuracy | {int8["accuracy_fp32"]:.2%} | {int8["accuracy"]:.2%} |
+| latency, median (us) | {before:.1f} | {after:.1f} |
 """
 
 

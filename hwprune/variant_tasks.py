@@ -96,7 +96,7 @@ class Variant:
                 **{key: record[key] for key in MEASURED},
                 **({"int8": int8} if int8 else {}),
             }
-        make_shippable(folder, record, self.profile.runtime)
+        make_shippable(folder, record, self.profile, int8)
         return {**entry, "files": file_hashes(folder)}
 
     def failed_entry(self, error: Exception) -> dict[str, Any]:

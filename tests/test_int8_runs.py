@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 import hwprune
 from hwprune.cli import main
-from hwprune.device.library import shipped_folder
+from hwprune.device.library import load_profile, shipped_folder
 from hwprune.device.profile import RuntimeSpec
 from hwprune.quantization import accuracy_in_runtime
 from hwprune.runtime.base import REGISTRY, kinds_running
@@ -142,6 +142,20 @@ def test_the_report_shows_the_networks_on_8_bits(made: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_network_on_8_bits_ships_with_its_numbers_and_runs(made: Path) -> None:
+    (entry,) = json.loads((made / "manifest.json").read_text())["variants"]
+    readme = (made / entry["name"] / "README.md").read_text()
+    assert (
+        f"| test accuracy | {entry['int8']['accuracy_fp32']:.2%} | {entry['int8']['accuracy']:.2%} |"
+        in readme
+    )
+    script = made / entry["name"] / "int8" / "run.py"
+    assert "int8/run.py" in entry["files"]
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("classes")
+
+
+@pytest.mark.slow
 def test_resume_does_not_quantise_again(made: Path) -> None:
     (entry,) = json.loads((made / "manifest.json").read_text())["variants"]
     again = run("variants", "--device", "x86-avx2-ort", "--int8", "--out", made, "--resume", *QUICK)
@@ -165,7 +179,8 @@ def test_a_network_on_8_bits_runs_as_it_is_shipped(finished: Path, tmp_path: Pat
     folder = tmp_path / "variant"
     shutil.copytree(finished, folder)
     record = json.loads((folder / "report.json").read_text())
-    make_shippable(folder, record, RuntimeSpec(kind=kind, precision="int8"))
+    spec = RuntimeSpec(kind=kind, precision="int8")
+    make_shippable(folder, record, load_profile("x86-avx2-ort").model_copy(update={"runtime": spec}))
     done = subprocess.run(
         [sys.executable, str(folder / "run.py")], capture_output=True, text=True, check=True
     )

@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 import hwprune
+from hwprune.device.library import load_profile
 from hwprune.runtime.base import REGISTRY
 from hwprune.runtime.formats import FORMATS, convert
-from hwprune.shipping import DEPLOYED_AS, RUN_LINES
+from hwprune.shipping import DEPLOYED_AS, RUN_LINES, make_shippable
 
 
 @pytest.mark.slow
@@ -33,3 +34,22 @@ def test_the_script_runs_the_file_beside_it(tmp_path: Path, kind: str) -> None:
         [sys.executable, str(tmp_path / "run.py")], capture_output=True, text=True, timeout=120, check=True
     )
     assert done.stdout.startswith("class")
+
+
+@pytest.mark.parametrize("met", [True, False])
+def test_the_readme_tells_a_missed_target_and_other_hardware(tmp_path: Path, met: bool) -> None:
+    """Nothing is converted for ONNX Runtime, so that no model is needed."""
+    network = {"accuracy": 0.5, "latency_us": {"median": 2.0, "p10": 1.0, "p90": 3.0}, "params": 7}
+    facts = {"cpu": "AMD EPYC", "isa": "avx2", "os": "Linux x86_64", "runtime_version": "1", "date": "today"}
+    record = {
+        **{"model": "lenet5", "data": "digits", "device": "d", "image_shape": [1, 8, 8], "turns": []},
+        **{"target": {"kind": "speedup", "value": 2.0}, "speedup": 1.0, "target_met": met},
+        **{"dense": network, "slim": network, "environment": facts},
+        "groups": {"kept": 1, "total": 2, "budget": 1.0},
+    }
+    make_shippable(tmp_path, record, load_profile("x86-avx512-ort"))
+    readme = (tmp_path / "README.md").read_text()
+    assert "AMD EPYC (today), not on any processor (avx512): a stand-in." in readme
+    missed = "and it is missed: measured speed-up 1.000 where 2 was asked for."
+    assert ("2x, and it is met." in readme, missed in readme) == (met, not met)
+    assert "8 bits" not in readme
