@@ -33,6 +33,8 @@ from hwprune.variants_charts import accuracy_over_latency, predicted_against_mea
 MANIFEST_FILE = "manifest.json"
 #: What a manifest says has become of a variant, and the page.
 STATUS = {"done": "met", "missed": "MISSED", "failed": "failed", "pending": "not made yet"}
+#: Of those, the ones of variants that were made and measured.
+MADE = ("done", "missed")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,7 +64,7 @@ class VariantsFolder:
     @property
     def measured(self) -> list[Mapping[str, Any]]:
         """The variants that were finished."""
-        return [entry for entry in self.record["variants"] if entry["status"] in ("done", "missed")]
+        return [entry for entry in self.record["variants"] if entry["status"] in MADE]
 
     def networks(self) -> pd.DataFrame:
         """One row per variant, and one per dense network and device; of a variant on 8 bits a further one."""
@@ -96,7 +98,7 @@ def _rows(entries: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     told = set()
     for entry in entries:
         outcome = {"status": entry["status"], "reason": why_not(entry)}
-        if entry["status"] not in ("done", "missed"):
+        if entry["status"] not in MADE:
             target = {"target": entry["target"]["kind"], "value": entry["target"]["value"]}
             yield {**{key: entry[key] for key in ("model", "data", "device")}, **target, **outcome}
             continue
@@ -172,7 +174,7 @@ def _overview(entries: Sequence[Mapping[str, Any]]) -> Markup:
     rows = []
     for entry in entries:
         outcome = (entry["device"], target_label(entry["target"]), STATUS[entry["status"]])
-        if entry["status"] not in ("done", "missed"):
+        if entry["status"] not in MADE:
             rows.append((entry["model"], *outcome, "", "", "", "", ""))
             continue
         dense, slim = entry["dense"], entry["slim"]

@@ -97,12 +97,18 @@ def test_direct_runs_start_from_the_dense_weights_of_the_one_run(tool, tmp_path,
     assert "--resume" not in words
 
 
-@pytest.mark.parametrize(("targets", "refused"), [(2, False), (3, True)])
+@pytest.mark.parametrize(
+    ("targets", "last", "refused"),
+    [(2, "missed", False), (3, "missed", True), (2, "failed", True), (2, "pending", True)],
+)
 def test_a_missed_target_is_a_result_and_a_missing_network_is_not(
-    tool, tmp_path, monkeypatch, targets, refused
+    tool, tmp_path, monkeypatch, targets, last, refused
 ):
     def command(*_arguments, **_options):
-        finished(tmp_path / "run", {1.5: 0.9, 3.0: 0.8}, 3)
+        manifest = finished(tmp_path / "run", {1.5: 0.9, 3.0: 0.8}, 3) / "manifest.json"
+        variants = json.loads(manifest.read_text())["variants"]
+        variants[-1]["status"] = last
+        manifest.write_text(json.dumps({"variants": variants}))
         return subprocess.CompletedProcess([], 1)
 
     monkeypatch.setattr(tool.subprocess, "run", command)
