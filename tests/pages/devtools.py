@@ -73,7 +73,7 @@ class Tab:
 
     def press(self, key: str, code: int) -> None:
         """Presses and releases a key."""
-        text = {"text": "\r"} if key == "Enter" else {}
+        text = {"Enter": {"text": "\r"}, " ": {"text": " "}}.get(key, {})
         for kind in ("keyDown", "keyUp"):
             self.call(
                 "Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, **text

@@ -5,7 +5,9 @@ in the dark and in print.
 from __future__ import annotations
 
 import io
+import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -16,6 +18,10 @@ from click.testing import CliRunner
 from PIL import Image
 
 from hwprune.cli import main
+from hwprune.report import RunFolder
+from hwprune.run_page import CURVES, target_label
+from hwprune.variants_charts import pareto_front
+from hwprune.variants_page import VariantsFolder, read_folder
 
 pytest.importorskip("websocket")
 from devtools import Tab, browsing, executable
@@ -23,30 +29,49 @@ from devtools import Tab, browsing, executable
 PROGRAM = executable()
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="needs Chromium (the Debian package chromium)")
 
-PAGES = ("run", "variants")
+PAGES = ("run", "variants", "devices")
 DESKTOP, PHONE, PAPER = (1280, 900), (390, 844), (718, 1047)
-TAB, ENTER = ("Tab", 9), ("Enter", 13)
+TAB, ENTER, SPACE = ("Tab", 9), ("Enter", 13), (" ", 32)
 FOCUSABLE = "[...document.querySelectorAll('a[href], summary, [tabindex=\"0\"]')]"
-#: Geometry of every chart: its box, and how many of its shapes have a length.
+#: Every chart: what it is, its box, its texts that show, and the marked points within its axes.
 CHARTS = """[...document.querySelectorAll('svg.chart')].map(svg => ({
+  title: svg.ariaLabel,
   width: svg.getBoundingClientRect().width,
   height: svg.getBoundingClientRect().height,
-  shapes: [...svg.querySelectorAll('path, use')].filter(shape => {
-    const box = shape.getBBox(); return box.width + box.height > 0; }).length,
-  texts: [...svg.querySelectorAll('text')].filter(text => text.getBBox().width > 0).length,
+  points: [...svg.querySelectorAll('use')].filter(
+    mark => !mark.closest('[id*="matplotlib.axis"], [id*="legend"]') && mark.getBBox().width > 0).length,
+  texts: [...svg.querySelectorAll('text')].filter(
+    text => text.getBBox().width > 0).map(text => text.textContent),
 }))"""
+FOLD = "document.querySelectorAll('details').forEach(part => { part.open = false; })"
 
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The page about some variants, one of which failed, and that about one of them."""
+    """The page about one variant, that about some, one of which failed, and one about several devices."""
     out = tmp_path_factory.mktemp("pages") / "out"
     arguments = ["--model", "lenet5", "--epochs", "2", "--batch-size", "128", "--train-images", "512"]
     targets = ["--keep", "0.7", "--keep", "0.4", "--speedup", "1000"]
     result = CliRunner().invoke(main, ["variants", "--out", str(out), *arguments, *targets])
     assert "1 of 3 variants failed" in result.stderr, result.output
     (run,) = out.glob("*keep-0.4")
-    return {"run": run / "report.html", "variants": out / "report.html"}
+    several = out.parent / "devices"
+    _for_a_second_device(out, several)
+    folders = {"run": run, "variants": out, "devices": several}
+    return {name: folder / "report.html" for name, folder in folders.items()}
+
+
+def _for_a_second_device(out: Path, several: Path) -> None:
+    """Copies a folder of variants and tells those that were made a second time, of a device that missed."""
+    shutil.copytree(out, several)
+    manifest = json.loads((out / "manifest.json").read_text())
+    for entry in [each for each in manifest["variants"] if each["status"] == "done"]:
+        name, hardware = f"{entry['name']}-again", {"vendor": "any", "model": "", "isa": "other", "cores": 1}
+        shutil.copytree(out / entry["name"], several / name)
+        copy = {**entry, "name": name, "device": "second", "hardware": hardware}
+        manifest["variants"].append({**copy, "status": "missed", "reason": "it was too slow"})
+    (several / "manifest.json").write_text(json.dumps(manifest))
+    assert CliRunner().invoke(main, ["report", str(several)]).exit_code == 0
 
 
 @pytest.fixture(scope="module")
@@ -95,19 +120,52 @@ def test_the_page_says_nothing_on_the_console_and_asks_the_network_for_nothing(t
     assert asked == [tab.evaluate("location.href")]
 
 
-def test_every_chart_is_drawn(tab: Tab) -> None:
-    charts = tab.evaluate(CHARTS)
-    assert len(charts) >= 2
-    for chart in charts:
+def test_every_chart_is_drawn_with_all_its_points(tab: Tab) -> None:
+    drawn = tab.evaluate(CHARTS)
+    page = Path(unquote(urlsplit(tab.evaluate("location.href")).path))
+    found = read_folder(page.parent)
+    expected = _of_run(found) if isinstance(found, RunFolder) else _of_variants(found)
+    assert {chart["title"]: chart["points"] for chart in drawn} == expected
+    assert len(drawn) == len(expected)
+    for chart in drawn:
         assert chart["width"] > 200
         assert chart["height"] > 100
-        assert chart["shapes"] >= 3
-        assert chart["texts"] >= 4
+        assert len(chart["texts"]) >= 4
+    if isinstance(found, VariantsFolder):
+        texts = {chart["title"]: chart["texts"] for chart in drawn}
+        for entry in found.measured:
+            assert {"dense", target_label(entry["target"])} <= set(texts[f"Accuracy on {entry['device']}"])
     duplicates = tab.evaluate(
         "(ids => ids.filter((id, at) => ids.indexOf(id) !== at))"
         "([...document.querySelectorAll('[id]')].map(part => part.id))"
     )
     assert duplicates == [], "charts that share ids show each other's shapes"
+
+
+def _of_run(run: RunFolder) -> dict[str, int]:
+    """The charts of the page of a run, and how many points each has."""
+    return {"Accuracy against latency": 2, **_of_training(run, run.record["model"])}
+
+
+def _of_training(run: RunFolder, of: str) -> dict[str, int]:
+    layers = [layer for layer in run.record["layers"] if layer["staircase"]]
+    return {
+        **{f"Latency over the width of {layer['name']}, {of}": 1 for layer in layers},
+        **{f"{label} per epoch, {of}": len(run.history) for _, label in CURVES},
+    }
+
+
+def _of_variants(folder: VariantsFolder) -> dict[str, int]:
+    """The charts of the page of variants of one model, and how many points each has."""
+    expected = {"Predicted against measured": 2 * len(folder.measured)}
+    for device in {entry["device"] for entry in folder.measured}:
+        entries = [entry for entry in folder.measured if entry["device"] == device]
+        networks = [entries[0]["dense"], *(entry["slim"] for entry in entries)]
+        front = pareto_front([(each["latency_us"]["median"], each["accuracy"]) for each in networks])
+        expected[f"Accuracy on {device}"] = len(networks) + len(front)
+    for entry in folder.measured:
+        expected |= _of_training(RunFolder.read(folder.path / entry["name"]), entry["name"])
+    return expected
 
 
 def test_every_link_leads_somewhere(tab: Tab) -> None:
@@ -158,6 +216,33 @@ def test_enter_on_a_link_goes_to_its_section(tab: Tab) -> None:
     assert tab.evaluate(f"document.querySelector({fragment!r}).getBoundingClientRect().top") < DESKTOP[1]
 
 
+def test_a_variant_is_unfolded_by_keyboard_and_by_its_link(pages: dict[str, Path], browser: Tab) -> None:
+    browser.size(*DESKTOP)
+    browser.media()
+    browser.open(pages["devices"])
+    unfolded = "[...document.querySelectorAll('details')].map(part => part.open)"
+    assert browser.evaluate(unfolded) == [False] * 4
+    browser.evaluate("document.querySelector('summary').focus()")
+    for key in (ENTER, SPACE, SPACE):
+        before = browser.evaluate(unfolded)[0]
+        browser.press(*key)
+        assert browser.evaluate(unfolded) == [not before, False, False, False]
+    browser.evaluate(FOLD)
+    browser.evaluate("[...document.querySelectorAll('td a')].at(-1).focus()")
+    browser.press(*ENTER)
+    assert browser.evaluate(unfolded) == [False, False, False, True]
+    top = browser.evaluate("document.querySelector('details[open] p').getBoundingClientRect().top")
+    assert -1 < top < DESKTOP[1]
+
+
+def test_several_devices_are_told_apart(pages: dict[str, Path]) -> None:
+    text = pages["devices"].read_text()
+    assert "second: measured on" in text
+    assert "not on any processor (other): a stand-in" in text
+    assert text.count("<td>MISSED</td><td>it was too slow</td>") == 2
+    assert "Accuracy against latency: second" in text
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_ink_and_paper_follow_the_colour_scheme(tab: Tab, scheme: str) -> None:
     tab.media("", scheme)
@@ -165,9 +250,10 @@ def test_ink_and_paper_follow_the_colour_scheme(tab: Tab, scheme: str) -> None:
     paper = float(np.median(picture))
     assert paper > 240 if scheme == "light" else paper < 60
     inks = tab.evaluate(
-        "[...document.querySelectorAll('body, svg.chart text, svg.chart .axis path')].map(part => {"
+        "[...document.querySelectorAll('body, svg.chart text, svg.chart [id*=\"matplotlib.axis\"] use')].map("
+        "part => {"
         " const style = getComputedStyle(part), kind = part.localName;"
-        " return kind === 'path' ? style.stroke : kind === 'text' ? style.fill : style.color"
+        " return kind === 'use' ? style.stroke : kind === 'text' ? style.fill : style.color"
         "})"
     )
     assert len(set(inks)) == 1, "charts are drawn in another ink than the text"
@@ -186,7 +272,11 @@ def test_nothing_is_wider_than_a_phone(tab: Tab) -> None:
 
 
 def test_print_shows_everything_and_no_navigation(tab: Tab) -> None:
+    tab.evaluate(FOLD)
+    folded = "[...document.querySelectorAll('details > :not(summary)')].map(part => part.checkVisibility())"
+    assert not any(tab.evaluate(folded))
     tab.media("print")
+    assert all(tab.evaluate(folded))
     assert tab.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
     assert tab.evaluate(
         "[...document.querySelectorAll('.scroll')]"
