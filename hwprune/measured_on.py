@@ -76,14 +76,24 @@ def stand_in_lines(entries: Sequence[Record]) -> list[str]:
 
 
 def measured_rows(entries: Sequence[Record]) -> list[tuple[str, ...]]:
-    """Every way in which variants were measured: device, its hardware, and what :data:`COLUMNS` say.
+    """Every way in which variants were measured.
 
     Args:
         entries: Variants that were measured.
+
+    Returns:
+        Device, its hardware, processor, runtime, precision, threads, batch and date of each.
     """
     rows = []
     for entry in entries:
-        hardware = entry.get("hardware")
-        facts = map(str, measured_columns(entry).values())
-        rows.append((entry["device"], described(hardware) if hardware else "", *facts))
+        hardware, facts = entry.get("hardware"), measured_columns(entry)
+        rows.append(
+            (
+                entry["device"],
+                described(hardware) if hardware else "",
+                f"{facts['measured_on']} ({facts['isa']})",
+                f"{facts['runtime']} {facts['runtime_version']}",
+                *(str(facts[name]) for name in ("precision", "threads", "batch", "date")),
+            )
+        )
     return list(dict.fromkeys(rows))

@@ -204,10 +204,7 @@ def _place(entry: Mapping[str, Any]) -> str:
 def _measured_on(entries: Sequence[Mapping[str, Any]]) -> list[Markup]:
     if not entries:
         return []
-    header = (
-        "device", "its hardware", "measured on", "instruction set", "runtime", "version", "precision",
-        "threads", "batch", "date",
-    )  # fmt: skip
+    header = ("device", "its hardware", "measured on", "runtime", "precision", "threads", "batch", "date")
     return [table(header, measured_rows(entries))]
 
 

@@ -61,5 +61,5 @@ def test_equal_measurements_are_one_row() -> None:
     first, later = entry("any", "", "avx2"), entry("any", "", "avx2", date="2026-01-02")
     rows = measured_rows([first, first, later])
     assert [row[-1] for row in rows] == ["2026-01-01", "2026-01-02"]
-    assert rows[0][:4] == ("d", "any processor (avx2)", "AMD EPYC", "avx2")
+    assert rows[0][:4] == ("d", "any processor (avx2)", "AMD EPYC (avx2)", "onnxruntime 1.2")
     assert list(measured_columns(first)) == list(COLUMNS)

@@ -345,7 +345,7 @@ def test_the_page_says_what_was_measured_where_and_how_to_make_it_again(
     assert "as measured" not in page
     for entry in folder.record["variants"]:
         facts = entry["environment"]
-        assert f"<td>{facts['runtime']}</td><td>{facts['runtime_version']}</td><td>fp32</td>" in page
+        assert f"<td>{facts['runtime']} {facts['runtime_version']}</td><td>fp32</td>" in page
         entry["environment"]["isa"] = "avx2"  # as if on another machine
     page = render_variants(folder)
     line = f"x86-avx512-ort: measured on {facts['cpu']} (avx2), not on any processor (avx512): a stand-in"
