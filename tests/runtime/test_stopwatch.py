@@ -73,6 +73,14 @@ def test_moments_of_rest_do_not_stand_for_a_busy_machine(clock: Clock) -> None:
     assert calm(samples) == samples
 
 
+def test_a_network_with_a_clock_of_its_own_is_believed() -> None:
+    ticks = itertools.count(1)
+    samples = sample({"there": lambda: float(next(ticks)), "here": lambda: [0.0]}, 3)
+    assert np.diff(samples["there"]).tolist() == [1.0, 1.0]
+    assert samples["there"][0] > stopwatch.WARMUP_RUNS  # warmed up like any other
+    assert len(samples["here"]) == 3
+
+
 def test_both_networks_lose_the_same_runs() -> None:
     slow = itertools.cycle([1.0, 1.0, 1.0, 2.0])
     factors = [factor for factor in itertools.islice(slow, 40) for _ in range(BLOCK)]
