@@ -126,15 +126,24 @@ def is_quantized(path: Path) -> bool:
     Raises:
         InputError: If there is no such file or it is not ONNX.
     """
+    if path.suffix == ".xml" and path.is_file():
+        return b'type="FakeQuantize"' in path.read_bytes()
+    return any(node.op_type == _QUANTIZING for node in read_graph(path).node)
+
+
+def read_graph(path: Path) -> onnx.GraphProto:
+    """The graph of an ONNX file.
+
+    Raises:
+        InputError: If there is no such file or it is not ONNX.
+    """
     if not path.is_file():
         raise InputError("no such model file", where=path, expected="an ONNX file")
-    if path.suffix == ".xml":
-        return b'type="FakeQuantize"' in path.read_bytes()
     try:
-        graph = onnx.load(str(path), load_external_data=False).graph
+        graph: onnx.GraphProto = onnx.load(str(path), load_external_data=False).graph
     except Exception as error:  # protobuf raises unrelated types
         raise InputError("not a readable ONNX file", where=path, got=type(error).__name__) from error
-    return any(node.op_type == _QUANTIZING for node in graph.node)
+    return graph
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from hwprune.device.rows import DECIMALS, Row
 from hwprune.errors import RuntimeUnavailableError
 from hwprune.operators import Operator
 from hwprune.runtime.base import Effort, runtime_for
+from hwprune.runtime.half import half
 from hwprune.runtime.interrupts import finishing
 from hwprune.runtime.operator_models import check_known, make_operator_model
 from hwprune.runtime.quantized_operators import quantized, without_edges
@@ -140,7 +141,8 @@ def _measure_chunk(
             model = quantized(model)
             samples = without_edges(runtime.operator_samples(model.content, spec, model.feed, effort))
         else:
-            samples = runtime.operator_samples(model.content, spec, model.feed, effort)
+            content = half(model.content) if spec.precision == "fp16" else model.content
+            samples = runtime.operator_samples(content, spec, model.feed, effort)
     totals: dict[int, npt.NDArray[np.float64]] = {}
     for kernel, durations in samples.items():
         index = model.operator_of(kernel)

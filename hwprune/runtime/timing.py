@@ -16,6 +16,7 @@ from hwprune.device.profile import DeviceProfile, RuntimeSpec
 from hwprune.errors import InputError
 from hwprune.runtime.base import Array, ClockedSession, InputInfo, Session, runtime_for
 from hwprune.runtime.environment import environment
+from hwprune.runtime.half import is_half, to_half
 from hwprune.runtime.onnx_values import read_values
 from hwprune.runtime.quantize import is_quantized, quantize
 from hwprune.runtime.stopwatch import calm, sample
@@ -125,32 +126,39 @@ def as_run(paths: Mapping[str, Path], spec: RuntimeSpec) -> Iterator[dict[str, P
     """Files as a device of that precision runs them.
 
     For one of 8 bits, files in single precision are quantised: on random inputs, because what a kernel takes
-    does not depend on the values. What such a file computes is of no use.
+    does not depend on the values. What such a file computes is of no use. For one of half precision they are
+    converted.
 
     Args:
         paths: Name to ONNX file.
         spec: Says the precision.
 
     Yields:
-        Name to file; the quantised ones are gone afterwards.
+        Name to file; those made here are gone afterwards.
     """
     with tempfile.TemporaryDirectory(prefix="hwprune-") as folder:
         files = dict(paths)
         for index, (name, path) in enumerate(paths.items()):
-            if spec.precision == "int8" and not is_quantized(path):
-                files[name] = Path(folder) / f"{index}.onnx"
+            made = Path(folder) / f"{index}.onnx"
+            if spec.precision == "fp16" and path.suffix == ".onnx" and not is_half(path):
+                files[name] = made
+                to_half(path, made)
+            elif spec.precision == "int8" and not is_quantized(path):
+                files[name] = made
                 quantize(path, files[name], [random_feed(read_values(path).inputs, spec.batch)])
         yield files
 
 
 def precision_of(path: Path, run: Path, spec: RuntimeSpec) -> dict[str, str]:
-    """What a file ran in, for the record: a quantised one on 8 bits, whatever the profile says.
+    """What a file ran in, for the record: its own precision, whatever the profile says.
 
     Args:
         path: The file.
         run: What :func:`as_run` made of it.
         spec: Says the precision of all others.
     """
+    if (run != path and spec.precision == "fp16") or (path.suffix == ".onnx" and is_half(path)):
+        return {"precision": "fp16"}
     if run != path:
         return {"precision": spec.precision, "quantised": "for this measurement, on random inputs"}
     quantized = path.suffix in _TOLD_APART and is_quantized(path)
