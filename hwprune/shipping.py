@@ -17,7 +17,9 @@ from hwprune.runtime.formats import FORMATS, convert
 
 RUN_FILE, README_FILE = "run.py", "README.md"
 #: Runtime kind to the format it deploys, where that is not ONNX.
-DEPLOYED_AS = {name: name for name in ("openvino", "mnn", "mnn-sparse", "ncnn", "torch")}
+DEPLOYED_AS = {
+    name: name for name in ("openvino", "mnn", "mnn-sparse", "ncnn", "tensorrt", "tensorrt-rtx", "torch")
+}
 _MNN_LINES = '''"""Loads the network and runs it once on random images of shape {shape}."""
 
 from pathlib import Path
@@ -38,6 +40,29 @@ scores = np.zeros(result.getShape(), np.float32)
 held = MNN.Tensor(result.getShape(), MNN.Halide_Type_Float, scores, MNN.Tensor_DimensionType_Caffe)
 result.copyToHostTensor(held)
 print("classes", np.array(held.getNumpyData()).reshape(scores.shape).argmax(axis=1))
+'''
+_TENSORRT_LINES = '''"""Loads the network and runs it once on random images of shape {{shape}}."""
+
+from pathlib import Path
+
+import {package}
+import torch
+
+logger = {package}.Logger({package}.Logger.ERROR)
+content = (Path(__file__).parent / "{{file}}").read_bytes()
+engine = {package}.Runtime(logger).deserialize_cuda_engine(content)
+context = engine.create_execution_context()
+source, target = (engine.get_tensor_name(index) for index in range(engine.num_io_tensors))
+images = torch.randn({{shape}}, generator=torch.Generator().manual_seed(0)).cuda()
+context.set_input_shape(source, tuple(images.shape))
+scores = torch.empty(tuple(context.get_tensor_shape(target)), device="cuda")
+context.set_tensor_address(source, images.data_ptr())
+context.set_tensor_address(target, scores.data_ptr())
+torch.cuda.synchronize()
+stream = torch.cuda.Stream()
+context.execute_async_v3(stream.cuda_stream)
+stream.synchronize()
+print("classes", scores.argmax(dim=1).tolist())
 '''
 #: Runtime kind to a script that loads ``{file}`` with ``{threads}`` threads and runs it on random images.
 RUN_LINES = {
@@ -93,6 +118,8 @@ for image in images:
     scores = np.array(run.extract("out0")[1])
     print("class", scores.argmax())
 ''',
+    "tensorrt": _TENSORRT_LINES.format(package="tensorrt"),
+    "tensorrt-rtx": _TENSORRT_LINES.format(package="tensorrt_rtx"),
     "torch": '''"""Loads the network and runs it once on random images of shape {shape}."""
 
 from pathlib import Path

@@ -1,6 +1,6 @@
 """What all tests share: patience of seconds, not of minutes, with a machine whose latencies do not settle.
 
-Tests marked ``gpu`` are skipped where there is none.
+Tests marked ``gpu``, and those of runtimes that run on one, are skipped where there is none.
 """
 
 import importlib.util
@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from hwprune.runtime import local, stopwatch
+from hwprune.runtime.base import ON_GPU
 
 #: Tests look at what is done with a latency, not at its last per cent.
 PATIENCE_SECONDS = 0.5
@@ -47,8 +48,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if torch.cuda.is_available():
         return
     for item in items:
-        if item.get_closest_marker("gpu"):
+        if item.get_closest_marker("gpu") or _runs_on_gpu(item):
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def _runs_on_gpu(item: pytest.Item) -> bool:
+    """Whether a test is that of a runtime, or of a format named after one, that runs on a GPU alone."""
+    call = getattr(item, "callspec", None)
+    return call is not None and any(call.params.get(key) in ON_GPU for key in ("kind", "name"))
 
 
 @pytest.fixture(scope="session", autouse=True)

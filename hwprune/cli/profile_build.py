@@ -63,10 +63,10 @@ class Threads(click.IntRange):
 @click.option("--runtime", type=click.Choice(sorted(REGISTRY)), default="onnxruntime", show_default=True)
 @click.option(
     "--precision",
-    type=click.Choice(["fp32", "int8"]),
+    type=click.Choice(["fp32", "fp16", "int8"]),
     default="fp32",
     show_default=True,
-    help="int8: operators and networks are quantised (ONNX Runtime, OpenVINO).",
+    help="fp16: operators and networks are converted (TensorRT); int8: quantised (ONNX Runtime, OpenVINO).",
 )
 @click.option(
     "--threads", type=Threads(min=1), default=1, show_default=True, help="A number, or all cores: all."

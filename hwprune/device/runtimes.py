@@ -10,6 +10,8 @@ REGISTRY = {
     "ncnn": ("hwprune.runtime.ncnn", "Ncnn", "ncnn", "hwprune[ncnn]"),
     "onnxruntime": ("hwprune.runtime.onnxruntime", "OnnxRuntime", "onnxruntime", "hwprune"),
     "openvino": ("hwprune.runtime.openvino", "OpenVino", "openvino", "hwprune[openvino]"),
+    "tensorrt": ("hwprune.runtime.tensorrt", "TensorRt", "tensorrt", "hwprune[tensorrt]"),
+    "tensorrt-rtx": ("hwprune.runtime.tensorrt", "TensorRtRtx", "tensorrt_rtx", "hwprune[tensorrt-rtx]"),
     "torch": ("hwprune.runtime.torch_eager", "TorchEager", "torch", "hwprune"),
 }
 #: Runtime kind to the providers that a profile may name; none where nothing is said.

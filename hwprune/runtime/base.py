@@ -143,9 +143,16 @@ class Runtime(Protocol):
 
 
 #: Runtime kind to the precisions that it runs here; single precision alone where nothing is said.
-PRECISIONS = {"onnxruntime": ("fp32", "int8"), "openvino": ("fp32", "int8")}
+PRECISIONS = {
+    "onnxruntime": ("fp32", "int8"),
+    "openvino": ("fp32", "int8"),
+    "tensorrt": ("fp32", "fp16"),
+    "tensorrt-rtx": ("fp32", "fp16"),
+}
 #: Runtime kinds without a batch dimension: images run one after the other.
 ONE_IMAGE = frozenset({"ncnn"})
+#: Runtime kinds that run on a GPU alone.
+ON_GPU = frozenset({"tensorrt", "tensorrt-rtx"})
 
 
 def runtime_for(spec: RuntimeSpec) -> Runtime:
@@ -215,7 +222,7 @@ def get_runtime(kind: str) -> Runtime:
     """The runtime of a profile.
 
     Raises:
-        RuntimeUnavailableError: If there is no such runtime or its package is missing.
+        RuntimeUnavailableError: If there is no such runtime, or the package or GPU that it needs is missing.
     """
     if kind not in REGISTRY:
         raise RuntimeUnavailableError(
@@ -228,7 +235,8 @@ def get_runtime(kind: str) -> Runtime:
     try:
         runtime: Runtime = getattr(importlib.import_module(module), name)()
     except ImportError as error:
+        besides = ", which fetches it from NVIDIA; a GPU is needed besides" if kind in ON_GPU else ""
         raise RuntimeUnavailableError(
-            f"the runtime {kind} needs the package {package}", hint=f"pip install '{extra}'"
+            f"the runtime {kind} needs the package {package}", hint=f"pip install '{extra}'{besides}"
         ) from error
     return runtime

@@ -7,6 +7,7 @@ and that it is done, or what went wrong.
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import json
 import os
@@ -109,6 +110,56 @@ def _torch(path: Path, feed: Mapping[str, Any], threads: int) -> Callable[[], ob
     return run
 
 
+def _tensorrt(package: str) -> Load:
+    """TensorRT, or that for RTX: the engine is built there, and the GPU's clock tells what a run takes."""
+
+    def load(path: Path, feed: Mapping[str, Any], threads: int) -> Callable[[], object]:
+        import torch
+
+        library = importlib.import_module(package)
+        logger = library.Logger(library.Logger.ERROR)
+        builder = library.Builder(logger)
+        network = builder.create_network(1 << int(library.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+        parser = library.OnnxParser(network, logger)
+        if not parser.parse(path.read_bytes()):
+            raise ValueError(parser.get_error(0).desc())
+        config, profile = builder.create_builder_config(), builder.create_optimization_profile()
+        config.set_flag(library.BuilderFlag.SPARSE_WEIGHTS)
+        config.clear_flag(library.BuilderFlag.TF32)
+        for name, value in feed.items():
+            profile.set_shape(name, value.shape, value.shape, value.shape)
+        config.add_optimization_profile(profile)
+        content = builder.build_serialized_network(network, config)
+        if content is None:
+            raise ValueError("TensorRT cannot build an engine")
+        engine = library.Runtime(logger).deserialize_cuda_engine(content)
+        context, stream = engine.create_execution_context(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        for name, value in feed.items():
+            context.set_input_shape(name, value.shape)
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        # The widest elements for the outputs, whatever they are: nobody looks at them.
+        tensors = {
+            name: torch.from_numpy(feed[name]).cuda()
+            if name in feed
+            else torch.zeros(tuple(context.get_tensor_shape(name)), dtype=torch.float64, device="cuda")
+            for name in names
+        }
+
+        def run() -> float:
+            for name, tensor in tensors.items():
+                context.set_tensor_address(name, tensor.data_ptr())
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+            begin.record(stream)
+            context.execute_async_v3(stream.cuda_stream)
+            end.record(stream)
+            end.synchronize()
+            return float(begin.elapsed_time(end)) * 1e3
+
+        return run
+
+    return load
+
+
 #: Runtime kind to how a file is made ready there, and the package whose version is told.
 LOADERS: dict[str, tuple[Load, str]] = {
     "mnn": (_mnn, "MNN"),
@@ -116,6 +167,8 @@ LOADERS: dict[str, tuple[Load, str]] = {
     "ncnn": (_ncnn, "ncnn"),
     "onnxruntime": (_onnxruntime, "onnxruntime"),
     "openvino": (_openvino, "openvino"),
+    "tensorrt": (_tensorrt("tensorrt"), "tensorrt"),
+    "tensorrt-rtx": (_tensorrt("tensorrt_rtx"), "tensorrt_rtx"),
     "torch": (_torch, "torch"),
 }
 

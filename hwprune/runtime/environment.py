@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import importlib.metadata
+import importlib.util
 from pathlib import Path
 
 from hwprune.device.library import find_profiles
@@ -13,7 +15,10 @@ from hwprune.runtime.base import REGISTRY
 from hwprune.runtime.processor import machine, processor
 
 #: Packages whose versions a measurement depends on or a report names.
-PACKAGES = ("hwprune", "torch", "onnx", "onnxruntime", "openvino", "MNN", "ncnn", "pnnx", "numpy")
+PACKAGES = (
+    *("hwprune", "torch", "onnx", "onnxruntime", "openvino", "MNN", "ncnn", "pnnx", "numpy"),
+    *("onnxruntime-gpu", "tensorrt", "tensorrt_rtx"),
+)
 
 
 def versions() -> dict[str, str]:
@@ -24,10 +29,13 @@ def versions() -> dict[str, str]:
 
 def _installed(package: str) -> str:
     """The installed version of a package; nothing where it is not installed."""
-    try:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
+    if importlib.util.find_spec(package) is None:
         return ""
+    # Several distributions can hold the same package: one for every CUDA, say.
+    names = importlib.metadata.packages_distributions().get(package, [])
+    return next((importlib.metadata.version(name) for name in names), "")
 
 
 def environment() -> dict[str, str | int]:

@@ -86,6 +86,8 @@ FORMATS: dict[str, tuple[str, Callable[[Path, Path], tuple[Path, ...]], str]] = 
     "ncnn": (".ncnn.param", _by_runtime("ncnn"), "ncnn"),
     "onnx": (".onnx", _to_onnx, "onnxruntime"),
     "openvino": (".xml", _to_openvino, "openvino"),
+    "tensorrt": (".engine", _by_runtime("tensorrt"), "tensorrt"),
+    "tensorrt-rtx": (".engine", _by_runtime("tensorrt-rtx"), "tensorrt-rtx"),
     "torch": (".pt2", _by_runtime("torch"), "torch"),
 }
 
@@ -129,10 +131,10 @@ def convert(source: Path, name: str, out: Path) -> Conversion:
             expected="another folder",
             hint="name another one with --out",
         )
-    out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="hwprune-") as folder:
         staged = write(source, Path(folder) / target.name)
         difference = _difference(source, staged[0], reader, quantized=quantized)
+        out.mkdir(parents=True, exist_ok=True)
         for file in reversed(staged):  # the main file last: whoever finds it finds all of them
             with replacing(out / file.name) as temporary:
                 shutil.copyfile(file, temporary)
