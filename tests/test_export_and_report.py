@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -71,6 +72,17 @@ def test_the_original_is_not_overwritten(finished: Path, detour: str) -> None:
     assert result.exit_code == 1
     assert "would take the place of the file that it is made from" in result.stderr
     assert (finished / "model.onnx").read_bytes() == before
+
+
+def test_an_engine_that_cannot_be_built_leaves_nothing(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    result = run("export", finished, "--format", "tensorrt", "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert result.stderr.startswith("Error: the runtime tensorrt needs the package tensorrt")
+    assert "install 'hwprune[tensorrt]'" in result.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_there_is_nothing_to_export_or_report_in_another_folder(tmp_path: Path) -> None:

@@ -40,7 +40,8 @@ def export_command(run: Path, name: str, out: Path | None, calibration_images: i
 
     onnx simplifies the file (constants and batch norms folded), openvino writes its intermediate
     representation, mnn and ncnn the files of these runtimes; mnn-sparse has MNN store layers of many
-    zeros as sparse ones; torch writes a program that torch.export.load reads. onnx-int8 and openvino-int8
+    zeros as sparse ones; torch writes a program that torch.export.load reads. tensorrt and tensorrt-rtx
+    build an engine in single precision for the GPU of this machine. onnx-int8 and openvino-int8
     quantise the network to 8 bits, calibrated on the training images of the run, and tell its test
     accuracy before and after, both in that runtime.
 
