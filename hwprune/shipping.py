@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hwprune.device.profile import DeviceProfile
+from hwprune.device.runtimes import CPU_PROVIDER
 from hwprune.files import write_text
 from hwprune.measured_on import stand_in_for
 from hwprune.outcome import shortfall_line
@@ -64,7 +65,8 @@ context.execute_async_v3(stream.cuda_stream)
 stream.synchronize()
 print("classes", scores.argmax(dim=1).tolist())
 '''
-#: Runtime kind to a script that loads ``{file}`` with ``{threads}`` threads and runs it on random images.
+#: Runtime kind to a script that loads ``{file}`` with ``{threads}`` threads and runs it on random images;
+#: ``{provider}`` is who executes it in ONNX Runtime.
 RUN_LINES = {
     "onnxruntime": '''"""Loads the network and runs it once on random images of shape {shape}."""
 
@@ -76,7 +78,7 @@ import onnxruntime
 options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = {threads}
 model = Path(__file__).parent / "{file}"
-session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
+session = onnxruntime.InferenceSession(str(model), options, providers=["{provider}"])
 images = np.random.default_rng(0).standard_normal({shape}).astype(np.float32)
 (scores,) = session.run(None, {{session.get_inputs()[0].name: images}})
 print("classes", scores.argmax(axis=1))
@@ -160,7 +162,9 @@ def make_shippable(
     if int8 is not None:
         files[folder / INT8_FOLDER] = f"{INT8_STEM}{FORMATS[name][0]}"
     for place, network in files.items():
-        lines = RUN_LINES[spec.kind].format(file=network, threads=spec.threads, shape=shape)
+        lines = RUN_LINES[spec.kind].format(
+            file=network, threads=spec.threads, shape=shape, provider=spec.provider or CPU_PROVIDER
+        )
         write_text(place / RUN_FILE, lines)
     parts = [_readme(record, profile, file)]
     if int8 is not None:

@@ -28,7 +28,8 @@ def test_the_script_runs_the_file_beside_it(tmp_path: Path, kind: str) -> None:
     if kind in DEPLOYED_AS:
         convert(tmp_path / name, DEPLOYED_AS[kind], tmp_path)
         name = f"model{FORMATS[DEPLOYED_AS[kind]][0]}"
-    script = RUN_LINES[kind].format(file=name, threads=1, shape=[2, 3, 8, 8])
+    provider = "CPUExecutionProvider"
+    script = RUN_LINES[kind].format(file=name, threads=1, shape=[2, 3, 8, 8], provider=provider)
     (tmp_path / "run.py").write_text(script)
     done = subprocess.run(
         [sys.executable, str(tmp_path / "run.py")], capture_output=True, text=True, timeout=120, check=True

@@ -14,5 +14,8 @@ REGISTRY = {
     "tensorrt-rtx": ("hwprune.runtime.tensorrt", "TensorRtRtx", "tensorrt_rtx", "hwprune[tensorrt-rtx]"),
     "torch": ("hwprune.runtime.torch_eager", "TorchEager", "torch", "hwprune"),
 }
+#: Execution providers of ONNX Runtime: the usual one, and those on a GPU, which run half precision besides.
+CPU_PROVIDER = "CPUExecutionProvider"
+GPU_PROVIDERS = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
 #: Runtime kind to the providers that a profile may name; none where nothing is said.
-PROVIDERS = {"onnxruntime": ("CPUExecutionProvider",)}
+PROVIDERS = {"onnxruntime": (CPU_PROVIDER, *GPU_PROVIDERS)}

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hwprune.device.profile import RuntimeSpec
+from hwprune.device.runtimes import GPU_PROVIDERS
 from hwprune.device.runtimes import REGISTRY as REGISTRY
 from hwprune.errors import InputError, RuntimeUnavailableError
 
@@ -142,6 +143,15 @@ class Runtime(Protocol):
         ...
 
 
+@runtime_checkable
+class ProvidedRuntime(Protocol):
+    """A runtime that runs on several kinds of devices, of which a package may lack some."""
+
+    def check(self, spec: RuntimeSpec) -> None:
+        """Raises where the provider of a profile is missing."""
+        ...
+
+
 #: Runtime kind to the precisions that it runs here; single precision alone where nothing is said.
 PRECISIONS = {
     "onnxruntime": ("fp32", "int8"),
@@ -159,11 +169,23 @@ def runtime_for(spec: RuntimeSpec) -> Runtime:
     """The runtime of a profile, which must run the profile's precision.
 
     Raises:
-        RuntimeUnavailableError: If it does not, there is no such runtime, or its package is missing.
+        RuntimeUnavailableError: If it does not, there is no such runtime, or its package is missing or lacks
+            the profile's provider.
     """
     runtime = get_runtime(spec.kind)
     check_precision(spec)
+    if isinstance(runtime, ProvidedRuntime):
+        runtime.check(spec)
     return runtime
+
+
+def on_gpu(spec: RuntimeSpec) -> bool:
+    """Whether networks of a profile run on a GPU.
+
+    >>> on_gpu(RuntimeSpec(kind="tensorrt")), on_gpu(RuntimeSpec(kind="onnxruntime"))
+    (True, False)
+    """
+    return spec.kind in ON_GPU or (spec.kind == "onnxruntime" and spec.provider in GPU_PROVIDERS)
 
 
 def is_here(spec: RuntimeSpec) -> bool:
@@ -181,7 +203,9 @@ def check_precision(spec: RuntimeSpec) -> None:
     Raises:
         RuntimeUnavailableError: In that case.
     """
-    precisions = PRECISIONS.get(spec.kind, ("fp32",))
+    precisions: tuple[str, ...] = PRECISIONS.get(spec.kind, ("fp32",))
+    if on_gpu(spec) and "fp16" not in precisions:
+        precisions += ("fp16",)
     if spec.precision not in precisions:
         others = ", ".join(kinds_running(spec.precision)) or "no runtime yet"
         raise RuntimeUnavailableError(

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU."""
+"""ONNX Runtime on the CPU, or on what its other execution providers run."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 import onnxruntime
 
 from hwprune.device.profile import RuntimeSpec
+from hwprune.device.runtimes import CPU_PROVIDER, GPU_PROVIDERS
 from hwprune.errors import RuntimeUnavailableError
 from hwprune.runtime.base import Array, Effort, InputInfo
 from hwprune.runtime.recording import without_recording
@@ -31,6 +32,8 @@ _DTYPES = {
 _BLOCKED_SUFFIX = "_nchwc"
 _KERNEL_SUFFIX = "_kernel_time"
 _ERRORS_ONLY = 3
+#: Providers that run a part of the operators, and who runs the rest.
+_REST = {"TensorrtExecutionProvider": "CUDAExecutionProvider"}
 
 
 class OnnxRuntimeSession:
@@ -69,19 +72,37 @@ class OnnxRuntimeSession:
 
 
 class OnnxRuntime:
-    """The CPU provider of ONNX Runtime, with all graph optimisations."""
+    """ONNX Runtime with all graph optimisations, on the provider of the profile or else on the CPU."""
 
     def version(self) -> str:
         """The installed version."""
         return str(onnxruntime.__version__)
 
+    def check(self, spec: RuntimeSpec) -> None:
+        """Raises where the installed package does not have the provider of a profile.
+
+        Raises:
+            RuntimeUnavailableError: In that case.
+        """
+        wanted, available = spec.provider or CPU_PROVIDER, onnxruntime.get_available_providers()
+        if wanted not in available:
+            on_gpu = wanted in GPU_PROVIDERS
+            raise RuntimeUnavailableError(
+                f"ONNX Runtime has no {wanted} here",
+                where="runtime.provider of the profile",
+                expected=f"one of {', '.join(available)}",
+                got=wanted,
+                hint="pip uninstall onnxruntime, then pip install onnxruntime-gpu" if on_gpu else None,
+            )
+
     def open(self, path: Path, spec: RuntimeSpec) -> OnnxRuntimeSession:
         """Loads an ONNX file.
 
         Raises:
-            RuntimeUnavailableError: If ONNX Runtime refuses it.
+            RuntimeUnavailableError: If ONNX Runtime refuses it, or does not run it on the profile's provider.
         """
-        return OnnxRuntimeSession(_load(str(path), self._options(spec), where=path), path)
+        self.check(spec)
+        return OnnxRuntimeSession(_load(str(path), self._options(spec), spec, where=path), path)
 
     def operator_samples(
         self, model: bytes, spec: RuntimeSpec, feed: Mapping[str, Array], effort: Effort
@@ -90,7 +111,19 @@ class OnnxRuntime:
 
         The profiler's own work falls into the durations: a few microseconds per kernel, which are measured
         on a kernel with next to nothing to do and taken off.
+
+        Raises:
+            RuntimeUnavailableError: If the provider runs them on a GPU: released builds of ONNX Runtime tell
+                how long the processor took to start a kernel, not how long the GPU took to run it.
         """
+        if spec.provider in GPU_PROVIDERS:
+            raise RuntimeUnavailableError(
+                "ONNX Runtime tells no times of single kernels on a GPU",
+                where="runtime.provider of the profile",
+                expected="a provider on the CPU, or the runtime tensorrt",
+                got=spec.provider,
+                hint="prune to a number of groups (--keep); whole networks are timed on this device",
+            )
         return without_recording(self._profiled, model, spec, feed, effort)
 
     def _profiled(
@@ -105,7 +138,7 @@ class OnnxRuntime:
         with tempfile.TemporaryDirectory(prefix="hwprune-") as folder:
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(folder) / "profile")
-            loaded = _load(model, options, where="an operator model")
+            loaded = _load(model, options, spec, where="an operator model")
             session = OnnxRuntimeSession(loaded, "an operator model")
             start = time.perf_counter()
             for _ in range(effort.warmup_runs):
@@ -147,11 +180,23 @@ def _event(line: str) -> dict[str, Any]:
     return event
 
 
-def _load(source: str | bytes, options: Any, *, where: object) -> Any:
+def _load(source: str | bytes, options: Any, spec: RuntimeSpec, *, where: object) -> Any:
+    wanted = spec.provider or CPU_PROVIDER
+    providers = [wanted, *([_REST[wanted]] if wanted in _REST else [])]
     try:
-        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(source, options, providers=providers)
     except Exception as error:  # likewise
         raise _refused("ONNX Runtime refuses the model", where, error) from error
+    if session.get_providers()[0] != wanted:
+        # It falls back to the CPU where a library of the provider cannot be loaded.
+        raise RuntimeUnavailableError(
+            f"ONNX Runtime cannot use its {wanted}",
+            where=where,
+            expected=wanted,
+            got=", ".join(session.get_providers()),
+            hint="install the CUDA and cuDNN that onnxruntime-gpu was built for, and the driver",
+        )
+    return session
 
 
 def _dtype_of(item: Any, where: object) -> np.dtype[Any]:

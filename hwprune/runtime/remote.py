@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hwprune.device.profile import DeviceProfile
+from hwprune.device.runtimes import CPU_PROVIDER
 from hwprune.errors import HostError, InputError
 from hwprune.runtime import board, processor, stopwatch
 from hwprune.runtime.base import check_precision
@@ -88,6 +89,14 @@ def measure_on(
     if not host.name or host.name.startswith("-"):
         raise InputError("no such host", where="--host", expected="user@host", got=repr(host.name))
     check_precision(profile.runtime)
+    if profile.runtime.kind == "onnxruntime" and profile.runtime.provider not in ("", CPU_PROVIDER):
+        raise InputError(
+            "on another machine ONNX Runtime is timed on the processor alone",
+            where=f"device {profile.name}",
+            expected=CPU_PROVIDER,
+            got=profile.runtime.provider,
+            hint="install hwprune there, and measure without --host",
+        )
     with (
         as_run(paths, profile.runtime) as files,
         tempfile.TemporaryDirectory(prefix="hwprune-") as folder,
