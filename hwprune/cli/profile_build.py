@@ -35,7 +35,7 @@ from hwprune.files import TEMPORARY_FILES, write_text
 from hwprune.profile_pictures import staircases
 from hwprune.runtime.base import REGISTRY, SKIPPING_ZEROS
 from hwprune.runtime.build import TABLE_FILE, BuildRequest, build_profile
-from hwprune.runtime.environment import environment
+from hwprune.runtime.environment import hardware_for
 from hwprune.sampled_networks import at_random_widths
 
 #: Operators whose channels are pruned; their steps are found by measuring.
@@ -134,11 +134,11 @@ def _draw_staircases(built: DeviceProfile, out: Path, console: Console) -> None:
 
 
 def _template(spec: RuntimeSpec) -> DeviceProfile:
-    facts = environment()
+    here = hardware_for(spec)
     return DeviceProfile(
         schema=1,
         name="template",
-        hardware=Hardware(vendor="any", model="", isa=str(facts["isa"]), cores=int(facts["cores"])),
+        hardware=Hardware(vendor="any", model="", isa=here.isa, cores=here.cores),
         runtime=spec,
         rule=(*_RULES, *(_ZERO_RULES if spec.kind in SKIPPING_ZEROS else ())),
         latency=LatencySpec(),

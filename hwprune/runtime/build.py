@@ -238,7 +238,7 @@ def _with_provenance(
         source="measured",
         command=f"{earlier.command} && {request.command}" if earlier else request.command,
         date=str(facts["date"]),
-        host=str(facts["cpu"]),
+        host=profile.hardware.model,
         versions=versions(),
         runs=int(statistics.median(row.runs for row in rows)),
         noise=round(noise, 4),

@@ -9,9 +9,9 @@ import importlib.util
 from pathlib import Path
 
 from hwprune.device.library import find_profiles
-from hwprune.device.profile import DeviceProfile
-from hwprune.errors import ProfileError
-from hwprune.runtime.base import REGISTRY
+from hwprune.device.profile import DeviceProfile, Hardware, RuntimeSpec
+from hwprune.errors import ProfileError, RuntimeUnavailableError
+from hwprune.runtime.base import REGISTRY, on_gpu
 from hwprune.runtime.processor import machine, processor
 
 #: Packages whose versions a measurement depends on or a report names.
@@ -47,6 +47,31 @@ def environment() -> dict[str, str | int]:
     }
 
 
+def hardware_for(spec: RuntimeSpec) -> Hardware:
+    """What runs networks of a profile here: the processor, or the GPU with its multiprocessors as cores.
+
+    Raises:
+        RuntimeUnavailableError: If it is a GPU and there is none.
+    """
+    if not on_gpu(spec):
+        facts = machine()
+        model = str(facts["cpu"])
+        return Hardware(
+            vendor=model.split()[0], model=model, isa=str(facts["isa"]), cores=int(facts["cores"])
+        )
+    import torch
+
+    if not torch.cuda.is_available():
+        raise RuntimeUnavailableError(
+            "there is no GPU here",
+            where="runtime of the profile",
+            got=f"none that PyTorch {torch.__version__} sees",
+        )
+    gpu = torch.cuda.get_device_properties(0)
+    isa = f"sm_{gpu.major}{gpu.minor}"
+    return Hardware(vendor="NVIDIA", model=gpu.name, isa=isa, cores=gpu.multi_processor_count)
+
+
 def same_hardware(profile: DeviceProfile) -> tuple[bool, str]:
     """Whether this machine is the one that ``profile`` was measured on.
 
@@ -55,7 +80,11 @@ def same_hardware(profile: DeviceProfile) -> tuple[bool, str]:
     """
     kind = profile.runtime.kind
     version = _installed(REGISTRY[kind][2]) if kind in REGISTRY else ""
-    here = {**environment(), kind: version}
+    try:
+        hardware = hardware_for(profile.runtime)
+    except RuntimeUnavailableError as error:
+        return False, error.what
+    here = {"isa": hardware.isa, "cpu": hardware.model, "cores": hardware.cores, kind: version}
     wanted = {
         "isa": profile.hardware.isa,
         "cpu": profile.hardware.model,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from hwprune.device.profile import DeviceProfile, Hardware, Provenance, Rule, RuntimeSpec
+from hwprune.device.profile import DeviceProfile, Provenance, Rule, RuntimeSpec
 from hwprune.device.rows import Row
 from hwprune.device.steps import Steps
 from hwprune.device.table import LatencyTable
@@ -20,7 +20,7 @@ from hwprune.files import write_json
 from hwprune.notes import Weighty
 from hwprune.operators import Operator
 from hwprune.runtime.base import runtime_for
-from hwprune.runtime.environment import environment, same_hardware
+from hwprune.runtime.environment import environment, hardware_for, same_hardware
 from hwprune.runtime.rows import measure_rows, measure_with_zeros, working_set
 from hwprune.runtime.sampling import telling_rows
 from hwprune.runtime.staircase import PROBES, find_steps
@@ -144,7 +144,7 @@ def for_this_machine(
         notify: Called with one line for every rule.
         find: Finds a staircase; by default it is found once per machine and kept in the user's cache.
     """
-    facts = environment()
+    hardware = hardware_for(profile.runtime)
     deciding = [profile.rule_for(operator) for operator in operators]
     rules = tuple(
         _rule_here(rule, profile, notify, find) if rule in deciding else rule for rule in profile.rule
@@ -153,14 +153,9 @@ def for_this_machine(
     return profile.model_copy(
         update={
             "rule": rules,
-            "hardware": Hardware(
-                vendor=str(facts["cpu"]).split()[0],
-                model=str(facts["cpu"]),
-                isa=str(facts["isa"]),
-                cores=int(facts["cores"]),
-            ),
+            "hardware": hardware,
             "runtime": profile.runtime.model_copy(update={"version": version}),
-            "provenance": Provenance(source="measured", date=str(facts["date"]), host=str(facts["cpu"])),
+            "provenance": Provenance(source="measured", date=str(environment()["date"]), host=hardware.model),
             "latency": profile.latency.model_copy(
                 update={"table": None, "calibration": 1.0, "overhead_us": 0.0, "per_operator_us": 0.0}
             ),
@@ -204,10 +199,10 @@ def _read_steps(path: Path) -> Steps | None:
 
 def cache_folder(profile: DeviceProfile) -> Path:
     """Where rows measured on this machine for this way of running networks are kept."""
-    facts = environment()
+    hardware = hardware_for(profile.runtime)
     version = runtime_for(profile.runtime).version()
     spec = profile.runtime.model_copy(update={"version": version})
-    key = json.dumps([spec.model_dump(mode="json"), *(facts[name] for name in ("cpu", "isa", "cores"))])
+    key = json.dumps([spec.model_dump(mode="json"), hardware.model, hardware.isa, hardware.cores])
     digest = hashlib.sha256(key.encode()).hexdigest()[:16]
     return user_cache_path("hwprune") / "rows" / digest
 

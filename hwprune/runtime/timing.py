@@ -14,8 +14,8 @@ import numpy as np
 
 from hwprune.device.profile import DeviceProfile, RuntimeSpec
 from hwprune.errors import InputError
-from hwprune.runtime.base import Array, ClockedSession, InputInfo, Session, runtime_for
-from hwprune.runtime.environment import environment
+from hwprune.runtime.base import Array, ClockedSession, InputInfo, Session, on_gpu, runtime_for
+from hwprune.runtime.environment import environment, hardware_for
 from hwprune.runtime.half import is_half, to_half
 from hwprune.runtime.onnx_values import read_values
 from hwprune.runtime.quantize import is_quantized, quantize
@@ -106,6 +106,7 @@ def measure_alternately(
         "runtime": profile.runtime.kind,
         "runtime_version": runtime.version(),
         "threads": profile.runtime.threads,
+        **({"gpu": hardware_for(profile.runtime).model} if on_gpu(profile.runtime) else {}),
     }
     batches = {name: batch_of(session.inputs, profile.runtime.batch) for name, session in sessions.items()}
     precisions = {name: precision_of(path, files[name], profile.runtime) for name, path in paths.items()}

@@ -1,12 +1,16 @@
-"""Which profile this machine gets where nobody names one."""
+"""Which profile this machine gets where nobody names one, and what it is taken for."""
 
 from __future__ import annotations
 
 import pytest
+import torch
 
 from hwprune.device.library import load_profile
-from hwprune.errors import ProfileError
+from hwprune.device.profile import RuntimeSpec
+from hwprune.errors import ProfileError, RuntimeUnavailableError
 from hwprune.runtime import environment
+from hwprune.runtime.environment import hardware_for, same_hardware
+from hwprune.runtime.processor import machine
 
 
 @pytest.mark.parametrize(
@@ -43,3 +47,17 @@ def test_where_none_fits_the_message_says_how_to_make_one(monkeypatch: pytest.Mo
     monkeypatch.setattr(environment, "find_profiles", lambda _search: others)
     with pytest.raises(ProfileError, match=r"isa neon.*hwprune profile build"):
         environment.local_profile()
+
+
+def test_a_profile_of_a_gpu_is_not_that_of_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    profile = load_profile("any-cpu-ort")
+    assert hardware_for(profile.runtime).model == machine()["cpu"]
+    for spec in (
+        RuntimeSpec(kind="tensorrt"),
+        RuntimeSpec(kind="onnxruntime", provider="CUDAExecutionProvider"),
+    ):
+        with pytest.raises(RuntimeUnavailableError, match="there is no GPU here"):
+            hardware_for(spec)
+        same, why = same_hardware(profile.model_copy(update={"runtime": spec}))
+        assert (same, why) == (False, "there is no GPU here")
