@@ -17,11 +17,13 @@ from torch import nn
 import hwprune
 from hwprune.device.profile import RuntimeSpec
 from hwprune.errors import InputError, RuntimeUnavailableError
+from hwprune.operators import Operator
 from hwprune.runtime.base import InputInfo, get_runtime, is_here
 from hwprune.runtime.engines import Ranges, build_engine, cache_folder, engine_name
 from hwprune.runtime.formats import convert
-from hwprune.runtime.half import to_half
+from hwprune.runtime.half import half, to_half
 from hwprune.runtime.onnx_values import read_values
+from hwprune.runtime.operator_models import BUILDERS, make_operator_model
 
 SINGLE = np.dtype(np.float32)
 SOME = Ranges(1, 1, 4)
@@ -89,11 +91,20 @@ def test_engines_are_built_in_the_precision_of_the_file(
     library: Any, network: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     to_half(network, tmp_path / "half.onnx")
-    single, half = built(library, network), built(library, tmp_path / "half.onnx")
+    single, halved = built(library, network), built(library, tmp_path / "half.onnx")
     weights = sum(np.prod(item.dims) for item in onnx.load(network).graph.initializer)
-    assert len(single) - len(half) > weights  # two bytes less for every weight
+    assert len(single) - len(halved) > weights  # two bytes less for every weight
     assert built(library, network, Ranges.only(2)) != single
     assert capfd.readouterr() == ("", "")
+
+
+def test_engines_are_built_of_every_operator_that_tables_price(library: Any) -> None:
+    windows = {"kernel_h": 2, "kernel_w": 2, "stride": 2}
+    special = dict.fromkeys(("conv_transpose", "max_pool", "average_pool"), windows)
+    operators = [Operator(kind, 16, 16, 8, 8, **special.get(kind, {})) for kind in BUILDERS]
+    model = make_operator_model(operators, batch=1).content
+    for content in (model, half(model)):
+        assert build_engine(library, content, (), Ranges.only(1), "all operators", None)
 
 
 def test_what_is_no_model_is_refused_in_one_line(library: Any, tmp_path: Path) -> None:
