@@ -29,3 +29,17 @@ def test_the_page_says_which_wanted_figures_are_met(bench):
 def test_flatness_needs_two_sizes(bench):
     page = bench.as_markdown({100: seconds(1e-6, 1e-3, 1e-3)}, 1, "not asked for", [])
     assert page[-1].endswith("from 100,000 on: not measured, at most 1.5 wanted")
+
+
+def test_on_a_gpu_a_step_is_measured_in_copies_of_the_weights(bench):
+    results = {100_000: {**seconds(1e-4, 4e-4, 1e-3), "copy": [2e-4]}}
+    page = bench.as_markdown(results, 1, "not asked for", [])
+    assert "- warm / copy (200 us) at 100,000 groups: 2, at most 3 wanted: met" in page
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_everybody_is_timed_on_the_device_that_is_asked_for(bench, device):
+    measured, difference = bench.time_size(1000, 2, None, device)
+    assert difference is None
+    assert set(measured) == {"SGD", "cold", "warm", "sorted"} | ({"copy"} if device == "cuda" else set())
+    assert all(len(values) == 2 and min(values) > 0 for values in measured.values())

@@ -28,6 +28,8 @@ from hwprune.penalties import GroupEnvelope
 SIZES = "1e2,1e3,1e4,1e5,1e6,3e6,2.5e7"
 #: The most that is wanted of a step at the largest size, in updates by SGD.
 WANTED = {"warm": 4.0, "cold": 12.0}
+#: On a GPU, in copies of the weights: each is read and written once.
+WANTED_COPIES = 3.0
 #: From so many groups on, the time per group is wanted to stay within this ratio of itself.
 MANY, FLAT = 100_000, 1.5
 STRENGTH = 0.02
@@ -49,12 +51,13 @@ class Problem:
     factors: Tensor
 
     @staticmethod
-    def draw(groups: int) -> Problem:
-        """Log-normal norms, of which :data:`KEPT` may stay."""
+    def draw(groups: int, device: str = "cpu") -> Problem:
+        """Log-normal norms, of which :data:`KEPT` may stay; the same on every device."""
         generator = torch.Generator().manual_seed(groups)
         before = (0.5 * torch.randn(groups, generator=generator)).exp_()
         moved = torch.randn(groups, generator=generator).mul_(STEP).add_(1.0).mul_(before)
-        return Problem(moved, before, math.ceil(KEPT * groups), torch.empty(groups))
+        norms, earlier = moved.to(device), before.to(device)
+        return Problem(norms, earlier, math.ceil(KEPT * groups), torch.empty_like(norms))
 
 
 def sorted_factors(norms: Tensor, budget: float, strength: float) -> Tensor:
@@ -81,13 +84,15 @@ def contestants(problem: Problem) -> dict[str, Callable[[], object]]:
     """What is timed in this process."""
     envelope = GroupEnvelope(problem.budget)
     start = envelope.solve(problem.before, STRENGTH).root
-    gradient, buffer, weights = (torch.randn(problem.norms.shape) for _ in range(3))
+    gradient, buffer, weights = (torch.randn_like(problem.norms) for _ in range(3))
 
     def update() -> None:
         buffer.mul_(MOMENTUM).add_(gradient)
         weights.add_(buffer, alpha=-LEARNING_RATE)
 
+    copying = {"copy": lambda: buffer.copy_(weights)} if problem.norms.is_cuda else {}
     return {
+        **copying,
         "SGD": update,
         "cold": lambda: envelope.solve(problem.norms, STRENGTH, out=problem.factors),
         "warm": lambda: envelope.solve(problem.norms, STRENGTH, start, problem.factors),
@@ -110,9 +115,11 @@ def peer_difference(problem: Problem, peer: Peer) -> float:
     return float((torch.from_numpy(peer.point()) / problem.norms.double() - factors).abs().max())
 
 
-def time_size(groups: int, repeats: int, peer: Peer | None) -> tuple[dict[str, list[float]], float | None]:
+def time_size(
+    groups: int, repeats: int, peer: Peer | None, device: str = "cpu"
+) -> tuple[dict[str, list[float]], float | None]:
     """Seconds of everybody at one size, and how far the peer's result is from ours."""
-    problem = Problem.draw(groups)
+    problem = Problem.draw(groups, device)
     check_sorted(problem)
     calls = contestants(problem)
     seconds: dict[str, list[float]] = {name: [] for name in calls}
@@ -123,16 +130,28 @@ def time_size(groups: int, repeats: int, peer: Peer | None) -> tuple[dict[str, l
         call()
     for _ in range(repeats):
         for name, call in calls.items():
+            _wait(device)
             started = time.perf_counter()
             call()
+            _wait(device)
             seconds[name].append(time.perf_counter() - started)
         if peer is not None and max(seconds["ModOpt"], default=0.0) < PATIENCE_S:
             seconds["ModOpt"].append(peer.seconds(problem.budget, STRENGTH))
     return seconds, peer_difference(problem, peer) if peer is not None else None
 
 
+def _wait(device: str) -> None:
+    """Waits until the device has done what it was asked to."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
 def as_markdown(
-    results: dict[int, dict[str, list[float]]], repeats: int, remark: str, differences: Sequence[float]
+    results: dict[int, dict[str, list[float]]],
+    repeats: int,
+    remark: str,
+    differences: Sequence[float],
+    device: str = "cpu",
 ) -> list[str]:
     """The page."""
     agreement = f"; its factors differ from ours by at most {max(differences):.1g}" if differences else ""
@@ -144,7 +163,7 @@ def as_markdown(
         f"before, from which every norm has moved by about {STEP:.1%}; *sorted* sorts all breakpoints; *SGD*",
         "is an in-place update of as many floats with momentum. All were timed in turns.",
         "",
-        f"{machine_line()} {repeats} runs each. ModOpt: {remark}{agreement}.",
+        f"{machine_line(device)} {repeats} runs each. ModOpt: {remark}{agreement}.",
         "",
         "Median in microseconds (10th to 90th percentile):",
         "",
@@ -167,6 +186,10 @@ def _verdicts(results: dict[int, dict[str, list[float]]]) -> list[str]:
     for name, limit in WANTED.items():
         ratio = median[most][name] / median[most]["SGD"]
         lines.append(verdict(f"{name} / SGD at {most:,} groups", ratio, limit))
+    if "copy" in results[most]:
+        copy = percentiles(results[most]["copy"])[0]
+        ratio = median[most]["warm"] / copy
+        lines.append(verdict(f"warm / copy ({1e6 * copy:,.0f} us) at {most:,} groups", ratio, WANTED_COPIES))
     for name in WANTED:
         each = [median[groups][name] / groups for groups in results if groups >= MANY]
         spread = max(each) / min(each) if len(each) > 1 else None
@@ -200,6 +223,7 @@ def _cell(seconds: Sequence[float]) -> str:
 @click.option("--sizes", default=SIZES, show_default=True, help="Numbers of groups, with commas.")
 @click.option("--repeats", default=15, show_default=True, help="Timed runs of each.")
 @click.option("--threads", default=1, show_default=True, help="Threads of PyTorch.")
+@click.option("--device", default="cpu", show_default=True, help="cpu or cuda; ModOpt has only the first.")
 @click.option("--peer/--no-peer", default=True, help="Whether to install and time ModOpt.")
 @click.option(
     "--environment",
@@ -209,9 +233,12 @@ def _cell(seconds: Sequence[float]) -> str:
     help="Folder of ModOpt's environment.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Where the page goes; shown by default.")
-def main(sizes: str, repeats: int, threads: int, peer: bool, environment: Path, out: Path | None) -> None:
+def main(
+    sizes: str, repeats: int, threads: int, device: str, peer: bool, environment: Path, out: Path | None
+) -> None:
     """Times one proximal step against the number of groups."""
     torch.set_num_threads(threads)
+    peer = peer and device == "cpu"
     results, differences, remark = {}, [], f"`{PACKAGES[0]}`"
     with contextlib.ExitStack() as open_peers:
         rival: Peer | None = None
@@ -221,11 +248,11 @@ def main(sizes: str, repeats: int, threads: int, peer: bool, environment: Path, 
             remark = f"not available ({error})"
         for size in sizes.split(","):
             groups = int(float(size))
-            results[groups], difference = time_size(groups, repeats, rival)
+            results[groups], difference = time_size(groups, repeats, rival, device)
             differences += [] if difference is None else [difference]
             if max(results[groups].get("ModOpt", [0.0])) > PATIENCE_S:
                 rival = None
-    write_page(as_markdown(results, repeats, remark if peer else "not asked for", differences), out)
+    write_page(as_markdown(results, repeats, remark if peer else "not asked for", differences, device), out)
 
 
 if __name__ == "__main__":
