@@ -115,6 +115,16 @@ def test_what_is_no_model_is_refused_in_one_line(library: Any, tmp_path: Path) -
     assert "\n" not in str(caught.value)
 
 
+def test_why_an_engine_cannot_be_built_is_told(
+    library: Any, network: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    unsaid: tuple[InputInfo, ...] = ()  # so that nobody says how many images there are
+    with pytest.raises(RuntimeUnavailableError, match="cannot build an engine of the model") as caught:
+        build_engine(library, network.read_bytes(), unsaid, Ranges.only(1), network, None)
+    assert "profile" in str(caught.value.got)
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", ["tensorrt", "tensorrt-rtx"])
 def test_the_gpu_tells_what_a_run_takes(network: Path, kind: str) -> None:
