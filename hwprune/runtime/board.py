@@ -187,7 +187,7 @@ def main(folder: Path, tell: Callable[[Mapping[str, Any]], None]) -> int:
     load, package = LOADERS[plan["runtime"]]
     networks, loading = {}, ""
     try:
-        version = importlib.metadata.version(package)
+        version = version_of(package)
         tell({"machine": {**machine(), "runtime_version": version}})
         for entry in plan["files"]:
             loading = entry["name"]
@@ -204,6 +204,18 @@ def main(folder: Path, tell: Callable[[Mapping[str, Any]], None]) -> int:
         tell({"name": name, "durations_us": [round(duration, 3) for duration in durations]})
     tell({"done": True})
     return 0
+
+
+def version_of(package: str) -> str:
+    """The installed version of a package, whatever its distribution is called.
+
+    Raises:
+        ImportError: If it is not installed.
+    """
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return str(importlib.import_module(package).__version__)
 
 
 def _feed(inputs: Sequence[tuple[str, Sequence[int], str]]) -> dict[str, Any]:

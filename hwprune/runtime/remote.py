@@ -30,6 +30,8 @@ from hwprune.runtime.timing import Timing, as_run, batch_of, check_request, prec
 
 #: Runtimes whose own format is made here, because what converts to it is not on the other machine.
 CONVERTED = frozenset({"mnn", "mnn-sparse", "ncnn", "torch"})
+#: Package to what installs it, where that is called otherwise.
+DISTRIBUTIONS = {"tensorrt_rtx": "tensorrt-rtx-cu13"}
 #: Never asks for a password, gives up on a host that does not answer, and notices one that falls silent.
 SSH_OPTIONS = (
     *("-T", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10"),
@@ -188,7 +190,7 @@ def _check(
                 where=where,
                 expected=f"the package {package} in its {host.python}",
                 got=record["got"],
-                hint=f"on the host: {host.python} -m pip install {package}",
+                hint=f"on the host: {host.python} -m pip install {DISTRIBUTIONS.get(package, package)}",
             )
         if record.get("error") == "model":
             raise HostError(f"{kind} on the host refuses {record['file']}", where=where, got=record["got"])

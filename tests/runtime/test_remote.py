@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import getpass
+import importlib.metadata
 import os
 import shutil
 import signal
@@ -17,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
@@ -162,6 +164,13 @@ def test_every_runtime_can_be_measured_elsewhere() -> None:
     assert {kind: package for kind, (_, package) in LOADERS.items()} == {
         kind: entry[2] for kind, entry in REGISTRY.items()
     }
+
+
+def test_the_version_of_a_package_is_told_whatever_it_is_distributed_as() -> None:
+    assert board.version_of("numpy") == np.__version__
+    assert board.version_of("yaml") == importlib.metadata.version("pyyaml")
+    with pytest.raises(ImportError):
+        board.version_of("not_there_at_all")
 
 
 @needs_sshd
