@@ -24,6 +24,8 @@ from hwprune.runtime.undisturbed import undisturbed
 
 #: Files that tell whether they are quantised.
 _TOLD_APART = (".onnx", ".xml")
+#: Files that do not tell their precision.
+_BUILT = (".engine",)
 #: Files that run what they hold while they are loaded: programs of ``torch.export`` unpickle.
 _RUN_WHEN_LOADED = (".pt2",)
 #: Files that do not say how large their inputs are.
@@ -162,6 +164,8 @@ def precision_of(path: Path, run: Path, spec: RuntimeSpec) -> dict[str, str]:
         return {"precision": "fp16"}
     if run != path:
         return {"precision": spec.precision, "quantised": "for this measurement, on random inputs"}
+    if path.suffix in _BUILT:
+        return {"precision": "as built"}
     quantized = path.suffix in _TOLD_APART and is_quantized(path)
     return {"precision": "int8" if quantized else spec.precision}
 

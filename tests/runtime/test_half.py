@@ -56,6 +56,9 @@ def test_a_device_of_half_precision_runs_converted_files(single: Path, tmp_path:
     with as_run(paths, RuntimeSpec(kind="tensorrt")) as files:
         assert files == paths
     assert precision_of(ready, ready, RuntimeSpec(kind="tensorrt")) == {"precision": "fp16"}
+    engine = tmp_path / "ready.engine"
+    with as_run({"engine": engine}, spec) as files:
+        assert precision_of(engine, files["engine"], spec) == {"precision": "as built"}
 
 
 def test_operators_keep_their_names_and_conversions_at_the_edges_have_none() -> None:
