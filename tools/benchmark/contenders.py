@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from latency import TOLERANCE, UndisturbedBench, land
+from latency import TOLERANCE, Landed, UndisturbedBench, land
 from task import (
     DENSE_PART,
     Job,
@@ -89,7 +89,8 @@ def compressed(
         compressor.reconstruct_on(spread(job.dataset.train_images, RECONSTRUCTION_IMAGES))
     teacher = Teacher(job.copy_of_dense(), DISTILLATION) if distil else None
     run_epochs(job.trainer(network, wrap=compressor.wrap, teacher=teacher))
-    return Made(compressor.finish().model)
+    result = compressor.finish()
+    return Made(result.model, tries=len(result.report.turns))
 
 
 def by_count(job: Job) -> Made:
@@ -107,7 +108,7 @@ def by_count(job: Job) -> Made:
             break
         fraction = min(1.0, fraction * reached / (job.speedup * (1 + TOLERANCE / 2)))
     assert best is not None  # at least one training
-    return Made(best[1], trainings)
+    return Made(best[1], trainings, tries=trainings)
 
 
 def _better(reached: float, best: float, target: float) -> bool:
@@ -117,7 +118,7 @@ def _better(reached: float, best: float, target: float) -> bool:
     return target <= reached < best
 
 
-def cut_once(job: Job, choose: Callable[[Job, nn.Module], nn.Module], *, distil: bool = False) -> Made:
+def cut_once(job: Job, choose: Callable[[Job, nn.Module], Landed], *, distil: bool = False) -> Made:
     """Cuts a trained network and trains it on.
 
     From scratch the network is first trained for a part of the schedule, which goes on after the cut.
@@ -126,11 +127,12 @@ def cut_once(job: Job, choose: Callable[[Job, nn.Module], nn.Module], *, distil:
     before = job.trainer(dense)
     if not job.starts_trained:
         run_epochs(before, max(1, round(DENSE_PART * job.recipe.epochs)))
-    after = continued(job, before, choose(job, dense))
+    landed = choose(job, dense)
+    after = continued(job, before, landed.network)
     if distil:
         after.teacher = Teacher(job.copy_of_dense(), DISTILLATION)
     run_epochs(after)
-    return Made(after.model)
+    return Made(after.model, tries=landed.tries)
 
 
 def continued(job: Job, before: Trainer, network: nn.Module) -> Trainer:
@@ -153,13 +155,13 @@ def strongest(job: Job, network: nn.Module, widths: Mapping[str, int]) -> dict[s
     return groups.kept(groups.strongest(groups.member_norms(), alive, wanted))
 
 
-def uniform_magnitude(job: Job, network: nn.Module) -> nn.Module:
+def uniform_magnitude(job: Job, network: nn.Module) -> Landed:
     """The same fraction of every layer, in steps of the device, by norm."""
 
     def build(fraction: float) -> nn.Module:
         return rebuild(network, job.axes, strongest(job, network, uniform(job.axes, fraction, job.aligns)))
 
-    return land(build, job.stopwatch, job.speedup)[0]
+    return land(build, job.stopwatch, job.speedup)
 
 
 def narrow(job: Job, *, aligned: bool, full: bool = False) -> Made:
@@ -170,7 +172,8 @@ def narrow(job: Job, *, aligned: bool, full: bool = False) -> Made:
         widths = uniform(job.axes, fraction, job.aligns if aligned else None)
         return rebuild(dense, job.axes, first_channels(job.axes, widths))
 
-    network = reinitialised(land(build, job.stopwatch, job.speedup)[0], job.seed)
+    landed = land(build, job.stopwatch, job.speedup)
+    network = reinitialised(landed.network, job.seed)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.reset_parameters()
@@ -178,17 +181,17 @@ def narrow(job: Job, *, aligned: bool, full: bool = False) -> Made:
     if full:
         recipe = replace(recipe, epochs=job.task.epochs + job.task.left)
     run_epochs(job.trainer(network, recipe))
-    return Made(network)
+    return Made(network, tries=landed.tries)
 
 
-def pruned_by_peer(job: Job, network: nn.Module, *, method: str) -> nn.Module:
+def pruned_by_peer(job: Job, network: nn.Module, *, method: str) -> Landed:
     """Torch-Pruning with one of its importances; imported here, as it lives in an environment of its own."""
     from peer_torch_pruning import cut
 
     def build(ratio: float) -> nn.Module:
         return cut(network, job.example, method, 1 - ratio, max(job.aligns.values()))
 
-    return land(build, job.stopwatch, job.speedup)[0]
+    return land(build, job.stopwatch, job.speedup)
 
 
 def sparse_then_cut(job: Job, *, method: str) -> Made:
@@ -199,9 +202,10 @@ def sparse_then_cut(job: Job, *, method: str) -> Made:
     before = job.trainer(network, wrap=regularised(network, job.example, method))
     part = 0.5 if job.starts_trained else DENSE_PART
     run_epochs(before, max(1, round(part * job.recipe.epochs)))
-    after = continued(job, before, pruned_by_peer(job, network, method=method))
+    landed = pruned_by_peer(job, network, method=method)
+    after = continued(job, before, landed.network)
     run_epochs(after)
-    return Made(after.model)
+    return Made(after.model, tries=landed.tries)
 
 
 _PEER = ("torch-pruning==1.6.1",)

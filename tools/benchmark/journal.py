@@ -60,6 +60,7 @@ class Outcome:
         channels: Output channels of its convolutions.
         parameters: Number of parameters.
         error: Why it failed; empty where it did not.
+        tries: Networks that were timed to land on the target.
     """
 
     accuracy: float
@@ -68,6 +69,7 @@ class Outcome:
     channels: int
     parameters: int
     error: str = ""
+    tries: int = 0
 
     @classmethod
     def failed(cls, error: str) -> Outcome:

@@ -78,6 +78,7 @@ class Row:
             f"{min(self.speedups):.2f} to {max(self.speedups):.2f}",
             f"{self.missed}",
             f"{self._mean('trainings'):.1f}",
+            f"{self._mean('tries'):.1f}",
             f"{self._mean('seconds'):.0f}",
             f"{self._mean('channels'):.0f}",
             f"{self._mean('parameters'):,.0f}",
@@ -121,11 +122,12 @@ _EXPLANATION = (
     "(the fastest twentieth of the runs), all networks of a seed timed alternately in one run; contenders",
     f"were tuned by the same measure. *Missed* counts the networks outside {-NOISE:.0%} to",
     f"{TOLERANCE + NOISE:+.0%} of the speed-up asked for, *trainings* how often a contender was trained to",
-    "land there; seconds are those of all its trainings and searches, without the dense network's.",
+    "land there, *tries* how many networks were timed for it (of hwprune, the turns of its closed loop);",
+    "seconds are those of all its trainings and searches, without the dense network's.",
 )
 _HEAD = (
     "| contender | accuracy | sd | lost | latency, us | measured speed-up | missed "
-    "| trainings | seconds | channels | parameters |"
+    "| trainings | tries | seconds | channels | parameters |"
 )
 
 
@@ -149,7 +151,7 @@ def _lines(rows: Sequence[Row], outcomes: Mapping[Run, Outcome], picture: str) -
             f"## {title} ({seeds} seeds)",
             "",
             _HEAD,
-            "|---|---|---|---|---|---|---|---|---|---|---|",
+            "|---" * 12 + "|",
         ]
         lines += [row.cells() for row in rows if row.target == target]
     lines += ["", "## Who is who", "", *(f"- `{name}`: {entry.what}" for name, entry in CONTENDERS.items())]

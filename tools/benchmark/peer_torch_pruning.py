@@ -47,7 +47,7 @@ def pruner(network: nn.Module, example: Tensor, method: str, ratio: float, step:
     """The package's pruner for ``network``, which it will change."""
     heads = [module for module in network.modules() if isinstance(module, nn.Linear)]
     extra = {} if method in ("magnitude", "isomorphic") else {"reg": REGULARISATION}
-    return PRUNERS[method](
+    made = PRUNERS[method](
         network,
         example,
         importance=IMPORTANCES[method](),
@@ -59,6 +59,21 @@ def pruner(network: nn.Module, example: Tensor, method: str, ratio: float, step:
         ignored_layers=heads[-1:],
         **extra,
     )
+    # The package rounds down, also to nothing, and then leaves the whole layer as it is.
+    made._round_to = removed_in_steps
+    return made
+
+
+def removed_in_steps(removed: int, channels: int, step: int) -> int:
+    """How many channels of a layer leave so that a multiple of ``step`` stays, and at least one step.
+
+    Args:
+        removed: Channels that are weak enough to leave.
+        channels: Of the layer now.
+        step: What its width is to be a multiple of.
+    """
+    kept = max(1, (channels - removed) // step) * step
+    return max(channels - kept, 0)
 
 
 def regularised(network: nn.Module, example: Tensor, method: str) -> Wrap:

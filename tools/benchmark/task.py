@@ -177,7 +177,11 @@ def score(network: nn.Module, dataset: Dataset) -> float:
 def uniform(
     axes: tuple[ChannelAxis, ...], fraction: float, aligns: Mapping[str, int] | None = None
 ) -> dict[str, int]:
-    """The same fraction of the channels of every axis that may shrink.
+    """The same fraction of the channels of every axis that may shrink, as nearly as steps allow.
+
+    The steps of all axes together are the fraction, rounded; every axis gets its own fraction rounded down,
+    and those with the largest remainders get a step more. Were every axis rounded by itself, axes of
+    equal width would change all at once, and most latencies could not be reached.
 
     Args:
         axes: The network's.
@@ -187,13 +191,17 @@ def uniform(
     Returns:
         Axis name to width, at least one step.
     """
-    widths = {}
-    for axis in axes:
-        if axis.pinned is None:
-            step = 1 if aligns is None else aligns[axis.name]
-            steps = max(1, round(fraction * axis.width / step))
-            widths[axis.name] = min(axis.width, steps * step)
-    return widths
+    free = [axis for axis in axes if axis.pinned is None]
+    steps = [1 if aligns is None else aligns[axis.name] for axis in free]
+    ideal = [fraction * axis.width / step for axis, step in zip(free, steps, strict=True)]
+    counts = [math.floor(count) for count in ideal]
+    largest = sorted(range(len(free)), key=lambda index: counts[index] - ideal[index])
+    for index in largest[: max(0, round(sum(ideal)) - sum(counts))]:
+        counts[index] += 1
+    return {
+        axis.name: min(axis.width, max(1, count) * step)
+        for axis, count, step in zip(free, counts, steps, strict=True)
+    }
 
 
 def first_channels(axes: tuple[ChannelAxis, ...], widths: Mapping[str, int]) -> dict[str, BoolArray]:
@@ -226,11 +234,13 @@ class Made:
     Attributes:
         network: Trained.
         trainings: How often it had to be trained to land on the target.
+        tries: How many networks were timed to land there; of hwprune, the turns of its closed loop.
         seconds: Of all trainings and searches.
     """
 
     network: nn.Module
     trainings: int = 1
+    tries: int = 0
     seconds: float = math.nan
 
 

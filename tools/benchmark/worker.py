@@ -39,7 +39,12 @@ def work(run: Run, folder: Path) -> Outcome:
     network = made.network
     export(network.eval(), folder / f"{run.key}.onnx", dataset.test_images[:2])
     return Outcome(
-        score(network, dataset), made.seconds, made.trainings, channels(network), parameters(network)
+        score(network, dataset),
+        made.seconds,
+        made.trainings,
+        channels(network),
+        parameters(network),
+        tries=made.tries,
     )
 
 
