@@ -19,6 +19,7 @@ MODULES = (
     "ablate",
     "ablation_page",
     "contenders",
+    "cuts",
     "environments",
     "journal",
     "latency",
@@ -171,7 +172,7 @@ def test_the_strongest_channels_stay(tools):
     job = tools["task"].Job(task, 0, 2.0, network, Fractions())
     with torch.no_grad():
         network.conv1.weight[::2] *= 10
-    kept = tools["contenders"].strongest(job, network, {"conv1": 10, "conv2": 50, "fc1": 500})
+    kept = tools["cuts"].strongest(job, network, {"conv1": 10, "conv2": 50, "fc1": 500})
     np.testing.assert_array_equal(kept["conv1"], np.arange(20) % 2 == 0)
 
 
@@ -183,11 +184,42 @@ def test_a_training_goes_on_where_it_was_cut(tools):
     tools["task"].run_epochs(whole)
     before = job.trainer(job.copy_of_dense())
     tools["task"].run_epochs(before, 1)
-    after = tools["contenders"].continued(job, before, before.model)
+    after = tools["cuts"].continued(job, before, before.model)
     after.optimizer.load_state_dict(before.optimizer.state_dict())
     tools["task"].run_epochs(after)
     for name, tensor in whole.model.state_dict().items():
         torch.testing.assert_close(after.model.state_dict()[name], tensor, rtol=0, atol=0)
+
+
+@pytest.mark.fashion_mnist
+def test_uniform_widths_are_fitted_as_hwprune_fits(tools, monkeypatch):
+    task = small_task(tools)
+    job = tools["task"].Job(task, 0, 2.0, task.untrained(0), Fractions())
+    monkeypatch.setattr(tools["task"].Job, "aligns", {axis.name: 1 for axis in job.axes})
+    landed = tools["latency"].Landed
+    monkeypatch.setattr(tools["cuts"], "land", lambda build, *_rest: landed(build(0.5), 0.5, 1))
+    cut = tools["cuts"].uniform_magnitude(job, job.dense).network.eval()
+    fitted = tools["cuts"].uniform_fitted(job, job.dense).network.eval()
+    images = job.dataset.test_images[:200]
+    with torch.no_grad():
+        wanted = job.dense.eval()(images)
+        errors = [float((network(images) - wanted).norm()) for network in (cut, fitted)]
+    assert [parameter.shape for parameter in fitted.parameters()] == [each.shape for each in cut.parameters()]
+    assert errors[1] < 0.7 * errors[0]
+
+
+def test_who_learns_from_the_dense_network_needs_a_trained_one(tools):
+    entrants = tools["main"].entrants
+    everybody = entrants(small_task(tools, left=2), [])
+    assert everybody == list(tools["contenders"].CONTENDERS)
+    from_scratch = entrants(small_task(tools, left=0), [])
+    assert not [name for name in from_scratch if "distil" in name]
+    assert set(everybody) - set(entrants(small_task(tools, left=1), [])) == {"tp-bn-scale", "tp-group-norm"}
+    for left, name in ((0, "hwprune-distil"), (1, "tp-bn-scale")):
+        options = ["--out", "page.md", "--left", str(left), "--contender", name]
+        result = CliRunner().invoke(tools["main"].main, options)
+        assert result.exit_code == 2
+        assert f"{name} cannot take part: it " in result.output
 
 
 def test_finished_runs_are_kept_failures_are_told_and_missed_targets_counted(tools, monkeypatch, tmp_path):

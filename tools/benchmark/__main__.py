@@ -31,8 +31,20 @@ def planned(task: Task, seeds: int, speedups: Sequence[float], names: Sequence[s
         yield Run(task, DENSE, seed, 1.0)
         for speedup in speedups:
             for name in names:
-                if task.left > 0 or CONTENDERS[name].scratch:
-                    yield Run(task, name, seed, speedup)
+                yield Run(task, name, seed, speedup)
+
+
+def entrants(task: Task, wished: Sequence[str]) -> list[str]:
+    """Who takes part: those that were named, or everybody who can.
+
+    Raises:
+        UsageError: If one that was named cannot.
+    """
+    obstacles = {name: CONTENDERS[name].obstacle(task) for name in wished or CONTENDERS}
+    for name in wished:
+        if obstacles[name]:
+            raise click.UsageError(f"{name} cannot take part: {obstacles[name]}")
+    return [name for name, obstacle in obstacles.items() if not obstacle]
 
 
 def do(run: Run, folder: Path) -> Outcome:
@@ -112,7 +124,7 @@ def main(
     work.mkdir(parents=True, exist_ok=True)
     journal = work / "runs.jsonl"
     known = read(journal)
-    wanted = list(planned(task, seeds, speedups, names or tuple(CONTENDERS)))
+    wanted = list(planned(task, seeds, speedups, entrants(task, names)))
     for run in wanted:
         if run not in known and not page_only:
             known[run] = do(run, work)

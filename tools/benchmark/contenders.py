@@ -2,37 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
-import torch
-from latency import TOLERANCE, Landed, UndisturbedBench, land
-from task import (
-    DENSE_PART,
-    Job,
-    Made,
-    first_channels,
-    reinitialised,
-    run_epochs,
-    uniform,
-)
+from cuts import cut_once, narrow, pruned_by_peer, sparse_then_cut, uniform_fitted, uniform_magnitude
+from latency import TOLERANCE, UndisturbedBench
+from task import DISTILLATION as DISTILLATION
+from task import Job, Made, Task, run_epochs
 from torch import nn
 
 from hwprune import Compressor, Keep, Speedup
-from hwprune.cli.training import RECONSTRUCTION_IMAGES
-from hwprune.graph.axes import BoolArray
-from hwprune.groups.channel import ChannelGroups
-from hwprune.surgery.rebuild import rebuild
 from hwprune.targets import Target
-from hwprune.train.distillation import Distillation
-from hwprune.train.loop import Teacher, Trainer
 from hwprune.train.schedule import StrengthSchedule
-from hwprune.workloads import spread
 
-#: Half of the loss from the dense network's answers.
-DISTILLATION = Distillation(0.5)
 #: Trainings at most, for those whose latency is only known once they are trained.
 MOST_TRAININGS = 3
 
@@ -46,12 +29,22 @@ class Contender:
         make: From a job to a trained network.
         packages: What it needs from PyPI, in an environment of its own.
         scratch: Whether it can start from random weights.
+        least_left: Epochs it needs at least where it starts from a trained network.
     """
 
     what: str
     make: Callable[[Job], Made]
     packages: tuple[str, ...] = ()
     scratch: bool = True
+    least_left: int = 1
+
+    def obstacle(self, task: Task) -> str:
+        """Why it cannot take part in a task; empty where it can."""
+        if not task.left:
+            return "" if self.scratch else "it needs a trained network: --left 1 or more"
+        if task.left < self.least_left:
+            return f"it trains before and after its cut: --left {self.least_left} or more"
+        return ""
 
 
 def compressed(
@@ -86,9 +79,8 @@ def compressed(
         bench=UndisturbedBench(),
     )
     if fit and job.starts_trained:
-        compressor.reconstruct_on(spread(job.dataset.train_images, RECONSTRUCTION_IMAGES))
-    teacher = Teacher(job.copy_of_dense(), DISTILLATION) if distil else None
-    run_epochs(job.trainer(network, wrap=compressor.wrap, teacher=teacher))
+        compressor.reconstruct_on(job.reconstruction_images)
+    run_epochs(job.trainer(network, wrap=compressor.wrap, teacher=job.teacher if distil else None))
     result = compressor.finish()
     return Made(result.model, tries=len(result.report.turns))
 
@@ -118,103 +110,15 @@ def _better(reached: float, best: float, target: float) -> bool:
     return target <= reached < best
 
 
-def cut_once(job: Job, choose: Callable[[Job, nn.Module], Landed], *, distil: bool = False) -> Made:
-    """Cuts a trained network and trains it on.
-
-    From scratch the network is first trained for a part of the schedule, which goes on after the cut.
-    """
-    dense = job.copy_of_dense()
-    before = job.trainer(dense)
-    if not job.starts_trained:
-        run_epochs(before, max(1, round(DENSE_PART * job.recipe.epochs)))
-    landed = choose(job, dense)
-    after = continued(job, before, landed.network)
-    if distil:
-        after.teacher = Teacher(job.copy_of_dense(), DISTILLATION)
-    run_epochs(after)
-    return Made(after.model, tries=landed.tries)
-
-
-def continued(job: Job, before: Trainer, network: nn.Module) -> Trainer:
-    """A training of ``network`` that goes on where the one before it has come to."""
-    after = job.trainer(network)
-    state = before.state_dict()
-    after.scheduler.load_state_dict({**state["scheduler"], "lr_lambdas": [None]})
-    for group, rate in zip(after.optimizer.param_groups, after.scheduler.get_last_lr(), strict=True):
-        group["lr"] = rate
-    after.generator.set_state(state["generator"])
-    after.epoch = before.epoch
-    return after
-
-
-def strongest(job: Job, network: nn.Module, widths: Mapping[str, int]) -> dict[str, BoolArray]:
-    """Masks that keep the channels of the largest norm."""
-    groups = ChannelGroups(network, job.axes, {axis.name: 1 for axis in job.axes})
-    alive = torch.ones(groups.member_count, dtype=torch.bool)
-    wanted = np.array([widths[axis.name] for axis in groups.axes])
-    return groups.kept(groups.strongest(groups.member_norms(), alive, wanted))
-
-
-def uniform_magnitude(job: Job, network: nn.Module) -> Landed:
-    """The same fraction of every layer, in steps of the device, by norm."""
-
-    def build(fraction: float) -> nn.Module:
-        return rebuild(network, job.axes, strongest(job, network, uniform(job.axes, fraction, job.aligns)))
-
-    return land(build, job.stopwatch, job.speedup)
-
-
-def narrow(job: Job, *, aligned: bool, full: bool = False) -> Made:
-    """A uniformly narrower network from random weights."""
-    dense = job.copy_of_dense()
-
-    def build(fraction: float) -> nn.Module:
-        widths = uniform(job.axes, fraction, job.aligns if aligned else None)
-        return rebuild(dense, job.axes, first_channels(job.axes, widths))
-
-    landed = land(build, job.stopwatch, job.speedup)
-    network = reinitialised(landed.network, job.seed)
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.reset_parameters()
-    recipe = replace(job.task.recipe, seed=job.seed, epochs=job.recipe.epochs)
-    if full:
-        recipe = replace(recipe, epochs=job.task.epochs + job.task.left)
-    run_epochs(job.trainer(network, recipe))
-    return Made(network, tries=landed.tries)
-
-
-def pruned_by_peer(job: Job, network: nn.Module, *, method: str) -> Landed:
-    """Torch-Pruning with one of its importances; imported here, as it lives in an environment of its own."""
-    from peer_torch_pruning import cut
-
-    def build(ratio: float) -> nn.Module:
-        return cut(network, job.example, method, 1 - ratio, max(job.aligns.values()))
-
-    return land(build, job.stopwatch, job.speedup)
-
-
-def sparse_then_cut(job: Job, *, method: str) -> Made:
-    """Torch-Pruning's training with its regulariser for half of the epochs, then the cut, then the rest."""
-    from peer_torch_pruning import regularised
-
-    network = job.copy_of_dense()
-    before = job.trainer(network, wrap=regularised(network, job.example, method))
-    part = 0.5 if job.starts_trained else DENSE_PART
-    run_epochs(before, max(1, round(part * job.recipe.epochs)))
-    landed = pruned_by_peer(job, network, method=method)
-    after = continued(job, before, landed.network)
-    run_epochs(after)
-    return Made(after.model, tries=landed.tries)
-
-
 _PEER = ("torch-pruning==1.6.1",)
 
 CONTENDERS: dict[str, Contender] = {
     "hwprune": Contender(
         "in microseconds; the envelope from scratch, settled at once from a trained start", compressed
     ),
-    "hwprune-distil": Contender("hwprune, taught by the dense network too", partial(compressed, distil=True)),
+    "hwprune-distil": Contender(
+        "hwprune, taught by the dense network too", partial(compressed, distil=True), scratch=False
+    ),
     "hwprune-unfitted": Contender(
         "hwprune, without fitting survivors to the trained start", partial(compressed, fit=False)
     ),
@@ -236,28 +140,59 @@ CONTENDERS: dict[str, Contender] = {
         "the same part of every layer by norm, in the device's steps",
         partial(cut_once, choose=uniform_magnitude),
     ),
+    "magnitude-distil": Contender(
+        "the same, taught by the dense network too",
+        partial(cut_once, choose=uniform_magnitude, distil=True),
+        scratch=False,
+    ),
+    "uniform-fit-distil": Contender(
+        "the same, and what stays is fitted as hwprune does it",
+        partial(cut_once, choose=uniform_fitted, distil=True),
+        scratch=False,
+    ),
     "tp-magnitude": Contender(
         "Torch-Pruning, global magnitude",
         partial(cut_once, choose=partial(pruned_by_peer, method="magnitude")),
         _PEER,
+    ),
+    "tp-magnitude-distil": Contender(
+        "the same, taught by the dense network too",
+        partial(cut_once, choose=partial(pruned_by_peer, method="magnitude"), distil=True),
+        _PEER,
+        scratch=False,
     ),
     "tp-isomorphic": Contender(
         "Torch-Pruning, isomorphic",
         partial(cut_once, choose=partial(pruned_by_peer, method="isomorphic")),
         _PEER,
     ),
+    "tp-isomorphic-distil": Contender(
+        "the same, taught by the dense network too",
+        partial(cut_once, choose=partial(pruned_by_peer, method="isomorphic"), distil=True),
+        _PEER,
+        scratch=False,
+    ),
     "tp-bn-scale": Contender(
         "Torch-Pruning, batch-norm scales, sparse training",
         partial(sparse_then_cut, method="bn-scale"),
         _PEER,
+        least_left=2,
     ),
     "tp-group-norm": Contender(
-        "Torch-Pruning, group norm, sparse training", partial(sparse_then_cut, method="group-norm"), _PEER
+        "Torch-Pruning, group norm, sparse training",
+        partial(sparse_then_cut, method="group-norm"),
+        _PEER,
+        least_left=2,
     ),
     "narrow": Contender("uniformly narrower, from random weights", partial(narrow, aligned=False)),
     "narrow-aligned": Contender("the same in the device's steps", partial(narrow, aligned=True)),
+    "narrow-aligned-distil": Contender(
+        "the same, taught by the dense network too",
+        partial(narrow, aligned=True, distil=True),
+        scratch=False,
+    ),
     "narrow-aligned-full": Contender(
-        "the same with all epochs of the dense network and of the fine-tuning",
+        "narrow-aligned with all epochs of the dense network and of the fine-tuning",
         partial(narrow, aligned=True, full=True),
         scratch=False,
     ),

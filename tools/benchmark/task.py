@@ -15,14 +15,18 @@ from latency import Stopwatch
 from torch import Tensor, nn
 
 import hwprune
+from hwprune.cli.training import RECONSTRUCTION_IMAGES
 from hwprune.device.profile import DeviceProfile
 from hwprune.graph.axes import BoolArray, ChannelAxis
 from hwprune.graph.coupling import find_axes
 from hwprune.graph.trace import trace_operators
+from hwprune.notes import log_note
 from hwprune.plan import axis_aligns
+from hwprune.runtime.bench import ThisMachine
 from hwprune.surgery.rebuild import rebuild
+from hwprune.train.distillation import Distillation
 from hwprune.train.loop import Recipe, Teacher, Trainer, Wrap
-from hwprune.workloads import Dataset, accuracy, load_dataset, make_model
+from hwprune.workloads import Dataset, accuracy, load_dataset, make_model, spread
 
 DATA = "fashion-mnist"
 #: Test images scored after every epoch; the whole test set is scored once, at the end.
@@ -31,6 +35,8 @@ GLANCE = 100
 DENSE_PART = 0.4
 #: The learning rate of a fine-tuning, as a fraction of the first training's.
 FINE_TUNE_RATE = 0.3
+#: Half of the loss from the dense network's answers.
+DISTILLATION = Distillation(0.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +140,25 @@ class Job:
         return tuple(find_axes(self.dense, self.example))
 
     @cached_property
+    def local_profile(self) -> DeviceProfile:
+        """The device, made true for this machine as hwprune makes it."""
+        operators = trace_operators(self.dense, self.example)
+        return ThisMachine().localize(self.profile, operators, notify=log_note)
+
+    @cached_property
     def aligns(self) -> dict[str, int]:
-        """Channels that cost the same on the device, per axis."""
-        return axis_aligns(self.axes, trace_operators(self.dense, self.example), self.profile)
+        """Channels that cost the same on the device, per axis: the steps that hwprune takes, too."""
+        return axis_aligns(self.axes, trace_operators(self.dense, self.example), self.local_profile)
+
+    @property
+    def reconstruction_images(self) -> Tensor:
+        """Training images on which what stays is fitted."""
+        return spread(self.dataset.train_images, RECONSTRUCTION_IMAGES)
+
+    @property
+    def teacher(self) -> Teacher:
+        """The trained dense network, to learn from."""
+        return Teacher(self.copy_of_dense(), DISTILLATION)
 
     def copy_of_dense(self) -> nn.Module:
         """The dense network, to be changed at will."""
