@@ -5,6 +5,7 @@ import importlib
 import sys
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 import torch
@@ -24,6 +25,9 @@ MODULES = (
     "journal",
     "latency",
     "page",
+    "picture",
+    "revision",
+    "rows",
     "task",
     "worker",
 )
@@ -63,7 +67,9 @@ def small_task(tools, left=1):
 
 
 def outcome_of(tools, run):
-    return tools["journal"].Outcome(0.9 - 0.01 * run.speedup + 0.001 * run.seed, 5.0, 2, 100, 2000, tries=3)
+    return tools["journal"].Outcome(
+        0.9 - 0.01 * run.speedup + 0.001 * run.seed, 5.0, 2, 100, 2000, tries=3, groups=7
+    )
 
 
 @pytest.mark.parametrize("target", [1.5, 2.0, 3.0, 5.0])
@@ -222,43 +228,151 @@ def test_who_learns_from_the_dense_network_needs_a_trained_one(tools):
         assert f"{name} cannot take part: it " in result.output
 
 
-def test_finished_runs_are_kept_failures_are_told_and_missed_targets_counted(tools, monkeypatch, tmp_path):
+@pytest.fixture
+def simulated(tools, monkeypatch, tmp_path):
+    """Invokes the benchmark; seed 1 fails where it is told to, and no network is slower than asked for.
+
+    Attributes on the function: ``done``, all runs made, and ``failing``, contenders that fail with seed 1.
+    """
     main, journal = tools["main"], tools["journal"]
-    done = []
 
     def do(run, _folder):
-        done.append(run)
-        failed = run.contender == "narrow" and run.seed == 1
+        invoke.done.append(run)
+        failed = run.contender in invoke.failing and run.seed == 1
         return journal.Outcome.failed("out of memory") if failed else outcome_of(tools, run)
 
     def time_all(runs, _folder):
-        # seed 1 of hwprune is slower than was asked for
-        slow = {run: 1.1 if (run.contender, run.seed) == ("hwprune", 1) else 0.99 for run in runs}
-        return {
-            run: Timing(1000 / run.speedup * (slow[run] if run.speedup > 1 else 1), 0, 0, 9) for run in runs
-        }
+        return {run: Timing(1010 / run.speedup, 900.0, 1100.0, 9, {}, 1000 / run.speedup) for run in runs}
 
+    def invoke(*options):
+        everything = ["--out", str(tmp_path / "page.md"), "--work", str(tmp_path / "work"), *options]
+        result = CliRunner().invoke(main.main, everything)
+        assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+        return result, tmp_path / "page.md"
+
+    invoke.done, invoke.failing = [], {"narrow"}
     monkeypatch.setattr(main, "do", do)
     monkeypatch.setattr(main, "time_all", time_all)
-    out = tmp_path / "page.md"
-    options = ["--out", str(out), "--work", str(tmp_path / "work"), "--speedup", "2"]
-    options += ["--contender", "hwprune", "--contender", "narrow"]
+    return invoke
+
+
+TWO = ("--speedup", "2", "--contender", "hwprune", "--contender", "narrow")
+
+
+def test_finished_runs_are_kept_and_failures_told(tools, simulated, tmp_path):
     for seeds in (1, 2, 2):
-        result = CliRunner().invoke(main.main, [*options, "--seeds", str(seeds)])
+        result, out = simulated(*TWO, "--seeds", str(seeds))
         assert result.exit_code == 0, result.output
+    done = simulated.done
     assert len(done) == len(set(done)) == 6
     page = out.read_text()
-    assert "| hwprune | 88.05 | 0.07 | +1.00 | 522 | 1.82 to 2.02 | 1 | 2.0 | 3.0 | 5 | 100 | 2,000 |" in page
+    start = "| hwprune | 2 of 2 | 88.05 | 0.07 | 0.05 | - | +1.00 | 500 | 2.00 to 2.00 | 0 | 2.0 | 3.0 | 5 "
+    assert f"{start}| 7 | 100 | 2,000 |" in page
+    assert "| narrow | 1 of 2 | 88.00 | - | - | +0.00 (-) | +1.00 |" in page
+    assert "| narrow | 2 | 0 | 88.00 | 505.0 (900.0 to 1100.0) | 9 | 500.0 | 2.00 | 7 |" in page
     assert "- narrow, 2x, seed 1: out of memory" in page
     assert out.with_suffix(".svg").read_text().count("<path") > 10
-    assert journal.read(tmp_path / "work" / "runs.jsonl").keys() == set(done)
+    assert tools["journal"].read(tmp_path / "work" / "runs.jsonl").keys() == set(done)
+
+
+def test_what_was_not_asked_for_this_time_is_told_all_the_same(simulated):
+    simulated(*TWO, "--seeds", "2")
+    _, out = simulated("--speedup", "2", "--contender", "dense-longer", "--seeds", "2")
+    page = out.read_text()
+    assert "- narrow, 2x, seed 1: out of memory" in page
+    assert "- hwprune, 2x, seed 1: 88.10%" in page
+    assert "| dense-longer | 2 of 2 | 89.05 |" in page.split("## Every network")[0].split("## 1")[0]
+
+
+def test_failed_runs_are_done_again_when_that_is_asked_for(simulated):
+    simulated(*TWO, "--seeds", "2")
+    simulated.failing, before = set(), len(simulated.done)
+    _, out = simulated(*TWO, "--seeds", "2", "--retry-failed")
+    assert [(run.contender, run.seed) for run in simulated.done[before:]] == [("narrow", 1)]
+    assert "## Failed" not in out.read_text()
+
+
+@pytest.mark.parametrize(
+    ("failing", "told"),
+    [({"dense"}, "no dense network of this seed"), ({"dense", "hwprune", "narrow"}, "out of memory")],
+)
+def test_a_dense_network_that_fails_takes_its_seed_along(simulated, failing, told):
+    simulated.failing = failing
+    result, out = simulated(*TWO, "--seeds", "2")
+    assert result.exit_code == 0, result.output
+    assert [run.contender for run in simulated.done if run.seed == 1] == ["dense"]
+    assert told in out.read_text()
+    assert "| hwprune | 1 of 2 |" in out.read_text()
+
+
+def test_a_page_of_failures_only(simulated, tools, monkeypatch):
+    monkeypatch.setattr(tools["main"], "do", lambda *_args: tools["journal"].Outcome.failed("no memory"))
+    result, out = simulated(*TWO, "--seeds", "1")
+    assert result.exit_code == 0, result.output
+    assert "- dense, 1x, seed 0: no memory" in out.read_text()
+
+
+def test_a_page_of_nothing_is_refused(simulated):
+    result, out = simulated(*TWO, "--page-only")
+    assert result.exit_code == 1
+    assert "no run is finished" in result.output
+    assert not out.exists()
+
+
+def test_runs_of_other_code_are_made_again_or_taken_on_request(tools, simulated, monkeypatch):
+    simulated(*TWO, "--seeds", "1")
+    monkeypatch.setattr(tools["main"], "fingerprint", lambda: "other code")
+    result, _ = simulated(*TWO, "--seeds", "1", "--keep-old")
+    assert len(simulated.done) == 3
+    result, _ = simulated(*TWO, "--seeds", "1")
+    assert "3 finished runs are of other code or versions and do not count" in result.output
+    assert len(simulated.done) == 6
+
+
+def test_half_a_line_of_a_killed_run_is_forgotten(tools, tmp_path):
+    journal, path = tools["journal"], tmp_path / "runs.jsonl"
+    runs = [journal.Run(small_task(tools), "dense", seed, 1.0) for seed in range(3)]
+    for run in runs[:2]:
+        journal.note(path, run, outcome_of(tools, run))
+    path.write_text(path.read_text()[:-20])
+    assert list(journal.read(path)) == runs[:1]
+    journal.note(path, runs[2], outcome_of(tools, runs[2]))
+    assert list(journal.read(path)) == [runs[0], runs[2]]
+
+
+def test_the_code_is_known_by_what_runs_depend_on(tools, monkeypatch, tmp_path):
+    revision = tools["revision"]
+    for name in ("task.py", "page.py"):
+        (tmp_path / name).write_text("pass\n")
+    monkeypatch.setattr(revision, "__file__", str(tmp_path / "revision.py"))
+    before = revision.fingerprint()
+    (tmp_path / "page.py").write_text("# another page\n")
+    assert revision.fingerprint() == before
+    (tmp_path / "task.py").write_text("# another task\n")
+    changed = revision.fingerprint()
+    assert changed != before
+    monkeypatch.setattr(revision, "versions", lambda: {"torch": "0.1"})
+    assert revision.fingerprint() not in (before, changed)
+
+
+def test_a_contender_whose_packages_cannot_be_installed_fails_alone(tools, monkeypatch, tmp_path):
+    def refuse(*_args):
+        raise click.ClickException("pip cannot install torch-pruning")
+
+    monkeypatch.setattr(tools["main"], "python_with", refuse)
+    run = tools["journal"].Run(small_task(tools), "tp-magnitude", 0, 2.0)
+    assert tools["main"].do(run, tmp_path).error == "pip cannot install torch-pruning"
 
 
 @pytest.mark.fashion_mnist
-def test_a_worker_trains_scores_and_exports(tools, tmp_path):
+def test_a_worker_trains_scores_and_exports(tools, monkeypatch, tmp_path):
+    monkeypatch.setattr(
+        tools["task"].ThisMachine, "localize", lambda _self, profile, *_args, **_options: profile
+    )
     run = tools["journal"].Run(small_task(tools), "dense", 0, 1.0)
     outcome = tools["worker"].work(run, tmp_path)
     assert (outcome.channels, outcome.trainings) == (70, 1)
+    assert outcome.groups == 3 + 7 + 500  # 20 and 50 channels in steps of 8, and 500 single ones
     assert 0.05 < outcome.accuracy < 0.9
     assert (tmp_path / f"{run.key}.onnx").is_file()
     job = tools["worker"].job_of(tools["journal"].Run(small_task(tools), "hwprune", 0, 2.0), tmp_path)

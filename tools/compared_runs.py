@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from finished_lines import add_line, read_lines
 from torch import Tensor
 
 from hwprune.groups.base import Allowance, Grouping, GroupSet, Terms
@@ -74,8 +74,7 @@ def finish_all(
     for run in planned:
         if run not in known:
             known[run] = train(run)
-            with journal.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({**asdict(run), **asdict(known[run])}) + "\n")
+            add_line(journal, {**asdict(run), **asdict(known[run])})
         finished[run] = known[run]
         print(f"{run}: {known[run]}", flush=True)
     return finished
@@ -83,10 +82,9 @@ def finish_all(
 
 def read_finished(path: Path, kind: type[Run]) -> dict[Run, Outcome]:
     """The runs that the lines of ``path`` tell of; none where it does not exist."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     names = {field.name for field in fields(kind)}
     finished = {}
-    for line in map(json.loads, lines):
+    for line in read_lines(path):
         facts = {name: line.pop(name) for name in names}
         finished[kind(**facts)] = Outcome(**line)
     return finished

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from contenders import CONTENDERS
 from environments import python_with
 from journal import DENSE, Outcome, Run, note, read
 from page import write_pages
+from revision import fingerprint
 from task import Task, load_device
 
 from hwprune.runtime.timing import Timing, measure_alternately
@@ -29,9 +30,9 @@ def planned(task: Task, seeds: int, speedups: Sequence[float], names: Sequence[s
     """Every run, seed by seed, so that an unfinished benchmark compares all contenders."""
     for seed in range(seeds):
         yield Run(task, DENSE, seed, 1.0)
+        yield from (Run(task, name, seed, 1.0) for name in names if CONTENDERS[name].whole)
         for speedup in speedups:
-            for name in names:
-                yield Run(task, name, seed, speedup)
+            yield from (Run(task, name, seed, speedup) for name in names if not CONTENDERS[name].whole)
 
 
 def entrants(task: Task, wished: Sequence[str]) -> list[str]:
@@ -50,7 +51,10 @@ def entrants(task: Task, wished: Sequence[str]) -> list[str]:
 def do(run: Run, folder: Path) -> Outcome:
     """One run, in a process and in the environment of its contender."""
     packages = () if run.contender == DENSE else CONTENDERS[run.contender].packages
-    python = python_with(packages, folder / "environments")
+    try:
+        python = python_with(packages, folder / "environments")
+    except click.ClickException as error:  # the others can do without
+        return Outcome.failed(error.message)
     order = folder / f"{run.key}.json"
     order.write_text(json.dumps(asdict(run)))
     worker = Path(__file__).with_name("worker.py")
@@ -66,6 +70,45 @@ def do(run: Run, folder: Path) -> Outcome:
     if done.returncode:
         return Outcome.failed((log.read_text().strip().splitlines() or ["no message"])[-1][:200])
     return Outcome(**json.loads(order.with_suffix(".outcome").read_text()))
+
+
+def finish(
+    wanted: Sequence[Run], known: Mapping[Run, Outcome], save: Callable[[Run, Outcome], None], work: Path
+) -> dict[Run, Outcome]:
+    """What all wanted runs came to; those that are not known are done.
+
+    Args:
+        wanted: The dense network of a seed before the others.
+        known: What earlier ones came to.
+        save: Keeps what a run came to.
+        work: Where networks are.
+    """
+    outcomes: dict[Run, Outcome] = {}
+    for run in wanted:
+        if run in known:
+            outcomes[run] = known[run]
+            continue
+        dense = outcomes.get(run.dense)
+        if dense is not None and dense.error:
+            outcomes[run] = Outcome.failed("there is no dense network of this seed")
+            continue
+        outcomes[run] = do(run, work)
+        save(run, outcomes[run])
+        click.echo(f"{run.contender} x{run.speedup:g} seed {run.seed}: {outcomes[run]}")
+    return outcomes
+
+
+def recall(journal: Path, made_by: str, *, keep_old: bool) -> dict[Run, Outcome]:
+    """What earlier runs came to, of this code where not told otherwise; says how many are left out."""
+    everything, known = read(journal), read(journal, made_by)
+    if keep_old:
+        return everything
+    others = len(everything.keys() - known.keys())
+    if others:
+        click.echo(
+            f"{others} finished runs are of other code or versions and do not count; --keep-old takes them"
+        )
+    return known
 
 
 def time_all(runs: Sequence[Run], folder: Path) -> dict[Run, Timing]:
@@ -102,6 +145,8 @@ def time_all(runs: Sequence[Run], folder: Path) -> dict[Run, Timing]:
 @click.option("--seeds", default=3, show_default=True)
 @click.option("--speedup", "speedups", type=float, multiple=True, default=(2.0, 3.0, 5.0), show_default=True)
 @click.option("--contender", "names", type=click.Choice(list(CONTENDERS)), multiple=True, help="Only these.")
+@click.option("--retry-failed", is_flag=True, help="Do again what failed before.")
+@click.option("--keep-old", is_flag=True, help="Take runs that other code, or other versions, made.")
 @click.option("--page-only", is_flag=True, help="Train nothing more; time and show what there is.")
 def main(
     out: Path,
@@ -117,22 +162,26 @@ def main(
     seeds: int,
     speedups: tuple[float, ...],
     names: tuple[str, ...],
+    retry_failed: bool,
+    keep_old: bool,
     page_only: bool,
 ) -> None:
     """Runs what is missing, times everything and writes the page."""
     task = Task(network, fraction, images, epochs, left, batch_size, learning_rate, device)
     work.mkdir(parents=True, exist_ok=True)
-    journal = work / "runs.jsonl"
-    known = read(journal)
+    journal, made_by = work / "runs.jsonl", fingerprint()
+    known = recall(journal, made_by, keep_old=keep_old)
+    if retry_failed:
+        known = {run: outcome for run, outcome in known.items() if not outcome.error}
     wanted = list(planned(task, seeds, speedups, entrants(task, names)))
-    for run in wanted:
-        if run not in known and not page_only:
-            known[run] = do(run, work)
-            note(journal, run, known[run])
-            click.echo(f"{run.contender} x{run.speedup:g} seed {run.seed}: {known[run]}")
-    outcomes = {run: known[run] for run in wanted if run in known}
-    timings = time_all([run for run, outcome in outcomes.items() if not outcome.error], work)
-    write_pages(out, outcomes, timings)
+    if page_only:
+        wanted = [run for run in wanted if run in known and run.dense in known]
+    if not wanted:
+        raise click.ClickException("no run is finished that could be shown: leave out --page-only")
+    outcomes = finish(wanted, known, lambda run, outcome: note(journal, run, outcome, made_by), work)
+    there = [run for run in wanted if not (outcomes[run].error or outcomes[run.dense].error)]
+    others = {run: known[run] for run in known if run.task == task and run not in outcomes}
+    write_pages(out, outcomes, time_all(there, work), others, seeds)
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ class Contender:
         packages: What it needs from PyPI, in an environment of its own.
         scratch: Whether it can start from random weights.
         least_left: Epochs it needs at least where it starts from a trained network.
+        whole: Whether it prunes nothing, and so has no speed-up to reach.
     """
 
     what: str
@@ -37,6 +38,7 @@ class Contender:
     packages: tuple[str, ...] = ()
     scratch: bool = True
     least_left: int = 1
+    whole: bool = False
 
     def obstacle(self, task: Task) -> str:
         """Why it cannot take part in a task; empty where it can."""
@@ -110,9 +112,19 @@ def _better(reached: float, best: float, target: float) -> bool:
     return target <= reached < best
 
 
+def trained_on(job: Job) -> Made:
+    """The dense network after the epochs that are left."""
+    network = job.copy_of_dense()
+    run_epochs(job.trainer(network))
+    return Made(network)
+
+
 _PEER = ("torch-pruning==1.6.1",)
 
 CONTENDERS: dict[str, Contender] = {
+    "dense-longer": Contender(
+        "the dense network, trained for the epochs that are left", trained_on, scratch=False, whole=True
+    ),
     "hwprune": Contender(
         "in microseconds; the envelope from scratch, settled at once from a trained start", compressed
     ),

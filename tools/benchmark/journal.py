@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from task import Task
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # what all comparisons share lies there
+
+from finished_lines import add_line, read_lines
 
 DENSE = "dense"
 
@@ -61,6 +66,7 @@ class Outcome:
         parameters: Number of parameters.
         error: Why it failed; empty where it did not.
         tries: Networks that were timed to land on the target.
+        groups: Channels that are left, in the device's steps; 0 where nobody counted.
     """
 
     accuracy: float
@@ -70,6 +76,7 @@ class Outcome:
     parameters: int
     error: str = ""
     tries: int = 0
+    groups: int = 0
 
     @classmethod
     def failed(cls, error: str) -> Outcome:
@@ -77,15 +84,27 @@ class Outcome:
         return cls(0.0, 0.0, 0, 0, 0, error)
 
 
-def read(path: Path) -> dict[Run, Outcome]:
-    """The finished runs in ``path``, in order."""
-    if not path.exists():
-        return {}
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return {Run.from_record(line["run"]): Outcome(**line["outcome"]) for line in lines}
+def read(path: Path, made_by: str | None = None) -> dict[Run, Outcome]:
+    """The finished runs in ``path``, in order.
+
+    Args:
+        path: Where they are noted.
+        made_by: Only those of this code (:func:`revision.fingerprint`); ``None``: of any.
+    """
+    return {
+        Run.from_record(line["run"]): Outcome(**line["outcome"])
+        for line in read_lines(path)
+        if made_by in (None, line.get("made_by"))
+    }
 
 
-def note(path: Path, run: Run, outcome: Outcome) -> None:
-    """Adds a finished run."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"run": asdict(run), "outcome": asdict(outcome)}) + "\n")
+def note(path: Path, run: Run, outcome: Outcome, made_by: str = "") -> None:
+    """Adds a finished run.
+
+    Args:
+        path: Where it is noted.
+        run: What was done.
+        outcome: What it came to.
+        made_by: By which code.
+    """
+    add_line(path, {"run": asdict(run), "outcome": asdict(outcome), "made_by": made_by})

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from task import Job, Made, Task, glanced, load_device, run_epochs, score, timed
 from torch import nn
 
+from hwprune.graph.coupling import find_axes
 from hwprune.runtime.export import export
 from hwprune.train.loop import Trainer
 
@@ -29,15 +30,19 @@ def work(run: Run, folder: Path) -> Outcome:
     """
     task = run.task
     dataset = task.dataset()
+    example, exported = dataset.test_images[:2], folder / f"{run.key}.onnx"
     if run.contender == DENSE:
         started = time.perf_counter()
         trained = trained_dense(task, run.seed)
         made = Made(trained, seconds=time.perf_counter() - started)
         save_file(made.network.state_dict(), folder / f"{run.key}.safetensors")
+        export(trained.eval(), exported, example)
+        job = job_of(run, folder)
     else:
-        made = timed(CONTENDERS[run.contender].make, job_of(run, folder))
+        job = job_of(run, folder)
+        made = timed(CONTENDERS[run.contender].make, job)
+        export(made.network.eval(), exported, example)
     network = made.network
-    export(network.eval(), folder / f"{run.key}.onnx", dataset.test_images[:2])
     return Outcome(
         score(network, dataset),
         made.seconds,
@@ -45,6 +50,7 @@ def work(run: Run, folder: Path) -> Outcome:
         channels(network),
         parameters(network),
         tries=made.tries,
+        groups=groups(network, job),
     )
 
 
@@ -64,6 +70,12 @@ def job_of(run: Run, folder: Path) -> Job:
     example = task.dataset().test_images[:2]
     stopwatch = Stopwatch(folder / f"{dense.key}.onnx", load_device(task.device), example)
     return Job(task, run.seed, run.speedup, network, stopwatch)
+
+
+def groups(network: nn.Module, job: Job) -> int:
+    """Steps of the device that are left on all axes that may shrink."""
+    axes = find_axes(network, job.example)
+    return sum(-(-axis.width // job.aligns.get(axis.name, 1)) for axis in axes if axis.pinned is None)
 
 
 def channels(network: nn.Module) -> int:
