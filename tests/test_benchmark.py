@@ -284,6 +284,38 @@ def test_what_was_not_asked_for_this_time_is_told_all_the_same(simulated):
     assert "| dense-longer | 2 of 2 | 89.05 |" in page.split("## Every network")[0].split("## 1")[0]
 
 
+def test_a_regulariser_is_tuned_on_a_seed_of_its_own(simulated):
+    sparse = ("--speedup", "2", "--contender", "tp-bn-scale", "--seeds", "1")
+    for strength in ("1e-3", "1e-2"):
+        simulated(*sparse, "--first-seed", "100", "--regularisation", strength)
+    _, out = simulated(*sparse, "--regularisation", "1e-2")
+    told = [(run.contender, run.seed, run.regularisation) for run in simulated.done]
+    assert told == [
+        ("dense", 100, 0.0),
+        ("tp-bn-scale", 100, 0.001),
+        ("tp-bn-scale", 100, 0.01),
+        ("dense", 0, 0.0),
+        ("tp-bn-scale", 0, 0.01),
+    ]
+    assert len({run.key for run in simulated.done}) == 5
+    assert "- tp-bn-scale, 2x, seed 100, regularisation 0.001: 98.00%" in out.read_text()
+
+
+def test_the_strength_of_a_regulariser_counts(peer):
+    gradients = []
+    for strength in (0.0, 1e-4, 1e-3):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(288, 4))
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
+        wrapped = peer.regularised(network, torch.zeros(2, 1, 8, 8), "bn-scale", strength)(optimizer)
+        network(torch.ones(2, 1, 8, 8)).sum().backward()
+        network[1].weight.grad.zero_()
+        wrapped.step()
+        gradients.append(float(network[1].weight.grad.abs().max()))
+    assert gradients[0] == gradients[1] > 0
+    assert gradients[2] == pytest.approx(10 * gradients[1])
+
+
 def test_failed_runs_are_done_again_when_that_is_asked_for(simulated):
     simulated(*TWO, "--seeds", "2")
     simulated.failing, before = set(), len(simulated.done)

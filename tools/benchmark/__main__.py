@@ -26,13 +26,18 @@ from task import Task, load_device
 from hwprune.runtime.timing import Timing, measure_alternately
 
 
-def planned(task: Task, seeds: int, speedups: Sequence[float], names: Sequence[str]) -> Iterator[Run]:
+def planned(
+    task: Task, seeds: Sequence[int], speedups: Sequence[float], names: Sequence[str], regularisation: float
+) -> Iterator[Run]:
     """Every run, seed by seed, so that an unfinished benchmark compares all contenders."""
-    for seed in range(seeds):
-        yield Run(task, DENSE, seed, 1.0)
-        yield from (Run(task, name, seed, 1.0) for name in names if CONTENDERS[name].whole)
+    whole = [name for name in names if CONTENDERS[name].whole]
+    for seed in seeds:
+        yield from (Run(task, name, seed, 1.0) for name in (DENSE, *whole))
         for speedup in speedups:
-            yield from (Run(task, name, seed, speedup) for name in names if not CONTENDERS[name].whole)
+            for name in names:
+                if name not in whole:
+                    strength = regularisation if CONTENDERS[name].regularised else 0.0
+                    yield Run(task, name, seed, speedup, strength)
 
 
 def entrants(task: Task, wished: Sequence[str]) -> list[str]:
@@ -142,7 +147,15 @@ def time_all(runs: Sequence[Run], folder: Path) -> dict[Run, Timing]:
 @click.option("--batch-size", default=64, show_default=True)
 @click.option("--learning-rate", default=0.1, show_default=True)
 @click.option("--device", default="x86-avx2-ort", show_default=True)
-@click.option("--seeds", default=3, show_default=True)
+@click.option("--seeds", default=3, show_default=True, help="How many.")
+@click.option("--first-seed", default=0, show_default=True)
+@click.option(
+    "--regularisation",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    help="Strength of the regularisers of those who have one; by default the package's. To choose it, try "
+    "some with a seed that is not reported, such as --first-seed 100 --seeds 1.",
+)
 @click.option("--speedup", "speedups", type=float, multiple=True, default=(2.0, 3.0, 5.0), show_default=True)
 @click.option("--contender", "names", type=click.Choice(list(CONTENDERS)), multiple=True, help="Only these.")
 @click.option("--retry-failed", is_flag=True, help="Do again what failed before.")
@@ -160,6 +173,8 @@ def main(
     learning_rate: float,
     device: str,
     seeds: int,
+    first_seed: int,
+    regularisation: float,
     speedups: tuple[float, ...],
     names: tuple[str, ...],
     retry_failed: bool,
@@ -173,7 +188,8 @@ def main(
     known = recall(journal, made_by, keep_old=keep_old)
     if retry_failed:
         known = {run: outcome for run, outcome in known.items() if not outcome.error}
-    wanted = list(planned(task, seeds, speedups, entrants(task, names)))
+    tried = range(first_seed, first_seed + seeds)
+    wanted = list(planned(task, tried, speedups, entrants(task, names), regularisation))
     if page_only:
         wanted = [run for run in wanted if run in known and run.dense in known]
     if not wanted:

@@ -29,7 +29,7 @@ class Contender:
         make: From a job to a trained network.
         packages: What it needs from PyPI, in an environment of its own.
         scratch: Whether it can start from random weights.
-        least_left: Epochs it needs at least where it starts from a trained network.
+        regularised: Whether it trains with a regulariser of its own before its cut.
         whole: Whether it prunes nothing, and so has no speed-up to reach.
     """
 
@@ -37,15 +37,15 @@ class Contender:
     make: Callable[[Job], Made]
     packages: tuple[str, ...] = ()
     scratch: bool = True
-    least_left: int = 1
+    regularised: bool = False
     whole: bool = False
 
     def obstacle(self, task: Task) -> str:
         """Why it cannot take part in a task; empty where it can."""
         if not task.left:
             return "" if self.scratch else "it needs a trained network: --left 1 or more"
-        if task.left < self.least_left:
-            return f"it trains before and after its cut: --left {self.least_left} or more"
+        if self.regularised and task.left == 1:
+            return "it trains before and after its cut: --left 2 or more"
         return ""
 
 
@@ -188,13 +188,13 @@ CONTENDERS: dict[str, Contender] = {
         "Torch-Pruning, batch-norm scales, sparse training",
         partial(sparse_then_cut, method="bn-scale"),
         _PEER,
-        least_left=2,
+        regularised=True,
     ),
     "tp-group-norm": Contender(
         "Torch-Pruning, group norm, sparse training",
         partial(sparse_then_cut, method="group-norm"),
         _PEER,
-        least_left=2,
+        regularised=True,
     ),
     "narrow": Contender("uniformly narrower, from random weights", partial(narrow, aligned=False)),
     "narrow-aligned": Contender("the same in the device's steps", partial(narrow, aligned=True)),

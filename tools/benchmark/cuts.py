@@ -125,7 +125,7 @@ def sparse_then_cut(job: Job, *, method: str) -> Made:
     from peer_torch_pruning import regularised
 
     network = job.copy_of_dense()
-    before = job.trainer(network, wrap=regularised(network, job.example, method))
+    before = job.trainer(network, wrap=regularised(network, job.example, method, job.regularisation))
     part = 0.5 if job.starts_trained else DENSE_PART
     run_epochs(before, max(1, round(part * job.recipe.epochs)))
     landed = pruned_by_peer(job, network, method=method)

@@ -28,25 +28,26 @@ class Run:
         contender: Its name, or :data:`DENSE`.
         seed: Of the first weights and of the order of the images.
         speedup: How many times faster than dense.
+        regularisation: Strength of the contender's own regulariser; 0: it has none, or the package's default.
     """
 
     task: Task
     contender: str
     seed: int
     speedup: float
+    regularisation: float = 0.0
 
     @property
     def key(self) -> str:
         """A file name of its own."""
-        facts = json.dumps(asdict(self.task), sort_keys=True)
-        return (
-            f"{self.contender}-{self.seed}-{self.speedup:g}-{hashlib.sha256(facts.encode()).hexdigest()[:10]}"
-        )
+        facts = hashlib.sha256(json.dumps(asdict(self.task), sort_keys=True).encode()).hexdigest()[:10]
+        strength = f"-{self.regularisation:g}" if self.regularisation else ""
+        return f"{self.contender}{strength}-{self.seed}-{self.speedup:g}-{facts}"
 
     @property
     def dense(self) -> Run:
         """The run of the dense network with the same task and seed."""
-        return replace(self, contender=DENSE, speedup=1.0)
+        return replace(self, contender=DENSE, speedup=1.0, regularisation=0.0)
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Run:

@@ -145,7 +145,8 @@ def _failure_lines(outcomes: Mapping[Run, Outcome]) -> list[str]:
 
 
 def _name(run: Run) -> str:
-    return f"{run.contender}, {run.speedup:g}x, seed {run.seed}"
+    strength = f", regularisation {run.regularisation:g}" if run.regularisation else ""
+    return f"{run.contender}, {run.speedup:g}x, seed {run.seed}{strength}"
 
 
 def _task_lines(task: Task) -> list[str]:

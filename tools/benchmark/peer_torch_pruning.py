@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hwprune.train.loop import Wrap
 
-#: Strength of the regularisers, the package's own default.
+#: Strength of the regularisers where none is asked for, the package's own default.
 REGULARISATION = 1e-4
 IMPORTANCES: dict[str, Callable[[], Any]] = {
     "magnitude": lambda: torch_pruning.importance.GroupMagnitudeImportance(p=2),
@@ -43,10 +43,17 @@ def cut(network: nn.Module, example: Tensor, method: str, ratio: float, step: in
     return pruned.train()
 
 
-def pruner(network: nn.Module, example: Tensor, method: str, ratio: float, step: int) -> Any:
+def pruner(
+    network: nn.Module,
+    example: Tensor,
+    method: str,
+    ratio: float,
+    step: int,
+    regularisation: float = REGULARISATION,
+) -> Any:
     """The package's pruner for ``network``, which it will change."""
     heads = [module for module in network.modules() if isinstance(module, nn.Linear)]
-    extra = {} if method in ("magnitude", "isomorphic") else {"reg": REGULARISATION}
+    extra = {} if method in ("magnitude", "isomorphic") else {"reg": regularisation}
     made = PRUNERS[method](
         network,
         example,
@@ -76,9 +83,16 @@ def removed_in_steps(removed: int, channels: int, step: int) -> int:
     return max(channels - kept, 0)
 
 
-def regularised(network: nn.Module, example: Tensor, method: str) -> Wrap:
-    """Adds the gradient of the method's regulariser before every step of the optimiser."""
-    regulariser = pruner(network, example, method, 0.5, 1)
+def regularised(network: nn.Module, example: Tensor, method: str, regularisation: float) -> Wrap:
+    """Adds the gradient of the method's regulariser before every step of the optimiser.
+
+    Args:
+        network: Is trained.
+        example: Images.
+        method: A key of :data:`IMPORTANCES` that has one.
+        regularisation: Its strength; 0: the package's default.
+    """
+    regulariser = pruner(network, example, method, 0.5, 1, regularisation or REGULARISATION)
     regulariser.update_regularizer()
 
     def wrap(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:

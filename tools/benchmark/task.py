@@ -100,6 +100,7 @@ class Job:
         speedup: How many times faster than the dense network, measured.
         dense: The dense network: trained where the task starts from a trained one.
         stopwatch: Times networks beside the dense one.
+        regularisation: Strength of the contender's own regulariser; 0: the package's default.
     """
 
     task: Task
@@ -107,6 +108,7 @@ class Job:
     speedup: float
     dense: nn.Module
     stopwatch: Stopwatch
+    regularisation: float = 0.0
 
     @cached_property
     def dataset(self) -> Dataset:

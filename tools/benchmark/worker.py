@@ -69,7 +69,7 @@ def job_of(run: Run, folder: Path) -> Job:
         network.load_state_dict(load_file(folder / f"{dense.key}.safetensors"))
     example = task.dataset().test_images[:2]
     stopwatch = Stopwatch(folder / f"{dense.key}.onnx", load_device(task.device), example)
-    return Job(task, run.seed, run.speedup, network, stopwatch)
+    return Job(task, run.seed, run.speedup, network, stopwatch, run.regularisation)
 
 
 def groups(network: nn.Module, job: Job) -> int:
