@@ -84,8 +84,20 @@ def test_the_search_counts_what_it_tries(tools):
     landed = tools["latency"].land(
         lambda fraction: tried.append(fraction) or of_fraction(fraction), Fractions, 2
     )
-    assert landed.tries == len(tried) <= tools["latency"].MOST_TRIES
+    assert landed.tries == len(tried)
     assert landed.fraction == tried[-1]
+
+
+def test_the_search_ends_where_nothing_lands(tools):
+    tried = []
+
+    def build(fraction):  # nothing between 1.1 and 5.3 times
+        tried.append(fraction)
+        return of_fraction(0.9 if fraction > 0.55 else 0.1)
+
+    landed = tools["latency"].land(build, Fractions, 2.0)
+    assert landed.tries == len(tried) == len(set(tried)) < 13
+    assert 0.545 < landed.fraction <= 0.55
 
 
 def test_the_search_finds_what_is_fast_between_slower_ones(tools):
