@@ -69,11 +69,6 @@ class Variant:
         digest = hashlib.sha256(json.dumps([*key, asdict(settings.recipe)]).encode()).hexdigest()[:16]
         return f"{DENSE}{settings.model.replace(':', '.').replace('/', '.')}-{digest}"
 
-    def finished(self, out: Path) -> bool:
-        """Whether it is complete below ``out``."""
-        wanted = (REPORT_FILE, INT8_FILE) if self.int8 else (REPORT_FILE,)
-        return all((out / self.name / file).is_file() for file in wanted)
-
     def entry(self, folder: Path) -> dict[str, Any]:
         """Makes a finished run ready to ship and returns the manifest's entry of it.
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hwprune.device.profile import DeviceProfile
-from hwprune.errors import ArtifactError, HwpruneError, InputError
+from hwprune.errors import ArtifactError, InputError
 from hwprune.executors.base import Executor, InProcess, Task, TaskObserver
 from hwprune.executors.parcels import ARRIVING
 from hwprune.files import TEMPORARY_FILES, write_json
@@ -28,11 +28,11 @@ from hwprune.variant_tasks import (
     DenseTask,
     Variant,
     VariantTask,
-    begun_with,
     drop_unusable,
     folder_name,
     shared_file,
 )
+from hwprune.variants_kept import keep_whole
 from hwprune.variants_page import MANIFEST_FILE, VariantsFolder
 
 SCHEMA = 1
@@ -151,14 +151,15 @@ def make_variants(
         grid: Which.
         out: The output folder.
         observer: Told how it goes.
-        resume: Keep variants that are finished, go on with one that was interrupted.
+        resume: Keep variants that are finished and whole, those of other grids too, and go on with one that
+            was interrupted.
         executor: Who makes them; one after the other in this process by default.
 
     Returns:
         The folder, with its manifest and page written.
 
     Raises:
-        ArtifactError: If the folder is not ours.
+        ArtifactError: If the folder is not ours, or to be gone on with and made with other settings.
         RuntimeUnavailableError: If this process is to make them and lacks the runtime of a device.
         HwpruneError: If the executor cannot begin.
     """
@@ -168,17 +169,18 @@ def make_variants(
     if executor is None:  # before anything is trained; a cluster has the runtimes on its nodes
         for profile in grid.devices.values():
             runtime_for(profile.runtime)
-    variants, finished = grid.variants(), set[str]()
+    variants = grid.variants()
     _sweep(variants, out)
+    entries: dict[str, dict[str, Any]] = {}
     if goes_on:
-        for variant in variants:
-            _check_settings(out / variant.name, variant.settings)
-        finished = {variant.name for variant in variants if variant.finished(out)}
+        entries = keep_whole(variants, out, observer.note)
+        # What is made anew is not what is listed: were it interrupted, it would be made once more.
+        _write_manifest(out, entries.values())
     else:
         _forget(variants, out)
-    entries = {variant.name: _kept_entry(variant, out) for variant in variants if variant.name in finished}
     by_name = {variant.name: variant for variant in variants}
-    missing = [variant for variant in variants if variant.name not in finished]
+    missing = [variant for variant in variants if variant.name not in entries]
+    order = list(dict.fromkeys([*by_name, *entries]))
     for line in drop_unusable(missing, out):
         observer.note(line)
     tasks = list(_tasks(missing, out, resume=goes_on))
@@ -189,8 +191,8 @@ def make_variants(
         if name in by_name:
             failure = outcome.error and by_name[name].failed_entry(outcome.error)
             entries[name] = failure or dict(outcome.told)
-        _write_manifest(out, [entries.get(name) or each.pending_entry() for name, each in by_name.items()])
-    _write_manifest(out, [entries[name] for name in by_name])
+        _write_manifest(out, [entries.get(name) or by_name[name].pending_entry() for name in order])
+    _write_manifest(out, [entries[name] for name in order])
     folder = VariantsFolder.read(out)
     folder.write_page()
     return folder
@@ -232,29 +234,6 @@ def _tasks(variants: Sequence[Variant], out: Path, *, resume: bool) -> Iterator[
         yield VariantTask(variant, requires, after, resume)
 
 
-def _kept_entry(variant: Variant, out: Path) -> dict[str, Any]:
-    """The manifest's entry of a variant that is finished."""
-    try:
-        return variant.entry(out / variant.name)
-    except HwpruneError as error:
-        return variant.failed_entry(error)
-
-
-def _check_settings(folder: Path, settings: Settings) -> None:
-    """Raises where a variant was begun with other settings."""
-    before = begun_with(folder)
-    if before is None:
-        return
-    # A variant whose looser one failed started from the dense network.
-    asked = {**settings.as_record(), "follows": before.get("follows")}
-    if before != json.loads(json.dumps(asked)):
-        raise ArtifactError(
-            "a variant was made with other settings",
-            where=folder,
-            hint="give the same options, or start without --resume",
-        )
-
-
 def _check_folder(out: Path, *, resume: bool) -> bool:
     """Whether there are variants to go on with; raises where the folder is not ours."""
     if out.exists() and not out.is_dir():
@@ -289,7 +268,7 @@ def _is_ours(out: Path) -> bool:
     )
 
 
-def _write_manifest(out: Path, entries: Sequence[Mapping[str, Any]]) -> None:
+def _write_manifest(out: Path, entries: Iterable[Mapping[str, Any]]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     write_json(
         out / MANIFEST_FILE,

@@ -1,0 +1,182 @@
+"""What a resumed ``hwprune variants`` keeps: what is whole, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hwprune.device.library import load_profile
+from hwprune.errors import ArtifactError, RuntimeUnavailableError
+from hwprune.report import read_json
+from hwprune.targets import Keep
+from hwprune.train.loop import Recipe, Trainer
+from hwprune.variant_tasks import Variant
+from hwprune.variants import Grid, make_variants
+from hwprune.variants_kept import keep_whole
+
+DEVICE = "x86-avx512-ort"
+LOOSE, TIGHT = (f"lenet5-{DEVICE}-keep-{value}" for value in ("0.7", "0.4"))
+
+
+class Silent:
+    """An observer that remembers the lines."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, line: str) -> None:
+        self.lines.append(line)
+
+    def phase(self, *_told: object) -> None: ...
+    def batch(self, *_told: object) -> None: ...
+    def epoch(self, *_told: object) -> None: ...
+    def tasks(self, *_told: object) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def grid() -> Grid:
+    recipe = Recipe(1, 256)
+    return Grid(
+        ["lenet5"], "digits", {DEVICE: load_profile(DEVICE)}, [Keep(0.7), Keep(0.4)], recipe, fine_tune=recipe
+    )
+
+
+@pytest.fixture(scope="module")
+def made(grid: Grid, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("variants") / "out"
+    make_variants(grid, out, Silent(), resume=False)
+    return out
+
+
+@pytest.fixture
+def out(made: Path, tmp_path: Path) -> Path:
+    """A copy that may be damaged."""
+    shutil.copytree(made, tmp_path / "out")
+    return tmp_path / "out"
+
+
+def entries(out: Path) -> dict[str, dict[str, Any]]:
+    listed: list[dict[str, Any]] = json.loads((out / "manifest.json").read_text())["variants"]
+    return {entry["name"]: entry for entry in listed}
+
+
+def test_what_is_whole_is_kept_as_it_is_listed(grid: Grid, out: Path) -> None:
+    lines: list[str] = []
+    assert keep_whole(grid.variants(), out, lines.append) == entries(out)
+    assert lines == []
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        ("model.onnx", Path.unlink),
+        ("slim/model.safetensors", flip),
+        ("slim/structure.json", Path.unlink),
+        ("history.csv", flip),
+        ("report.json", lambda path: path.write_text("{}")),
+        ("report.json", lambda path: path.write_text("no JSON")),
+    ],
+)
+def test_what_is_missing_or_altered_is_to_be_made_anew(
+    grid: Grid, out: Path, name: str, damage: Callable[[Path], Any]
+) -> None:
+    damage(out / TIGHT / name)
+    lines: list[str] = []
+    assert list(keep_whole(grid.variants(), out, lines.append)) == [LOOSE]
+    assert lines == [f"making {out / TIGHT} anew: missing or altered: {name}"]
+    assert not (out / TIGHT / "report.json").exists()
+
+
+@pytest.mark.parametrize("name", ["report.json", "model.onnx"])
+def test_what_a_killed_process_did_not_come_to_list_is_looked_at_too(
+    grid: Grid, out: Path, name: str
+) -> None:
+    """Its report is there, but the manifest says nothing of its files."""
+    manifest = json.loads((out / "manifest.json").read_text())
+    (out / "manifest.json").write_text(json.dumps({**manifest, "variants": []}))
+    assert list(keep_whole(grid.variants(), out, lambda line: None)) == [LOOSE, TIGHT]
+    (out / TIGHT / name).write_text("{}") if name == "report.json" else (out / TIGHT / name).unlink()
+    lines: list[str] = []
+    assert list(keep_whole(grid.variants(), out, lines.append)) == [LOOSE]
+    assert name in lines[0]
+
+
+def test_what_can_be_written_again_is(grid: Grid, out: Path) -> None:
+    (out / TIGHT / "run.py").unlink()
+    (out / TIGHT / "report.html").write_text("written anew by hwprune report")
+    kept = keep_whole(grid.variants(), out, lambda line: None)
+    before = entries(out)[TIGHT]["files"]
+    assert {name for name, digest in kept[TIGHT]["files"].items() if digest != before[name]} == {
+        "report.html"
+    }
+    assert (out / TIGHT / "run.py").is_file()
+
+
+def test_without_its_runtime_an_intact_variant_is_kept_and_another_fails(
+    grid: Grid, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_arguments: object) -> None:
+        raise RuntimeUnavailableError("the runtime is not installed")
+
+    monkeypatch.setattr("hwprune.variant_tasks.make_shippable", missing)
+    (out / TIGHT / "run.py").unlink()
+    kept = keep_whole(grid.variants(), out, lambda line: None)
+    assert [kept[name]["status"] for name in (LOOSE, TIGHT)] == ["done", "failed"]
+    assert (out / TIGHT / "report.json").is_file()
+
+
+def test_variants_of_other_targets_stay_listed(grid: Grid, out: Path) -> None:
+    other = replace(grid, targets=[Keep(0.9)])
+    assert list(keep_whole(other.variants(), out, lambda line: None)) == [LOOSE, TIGHT]
+    (out / LOOSE / "model.onnx").unlink()
+    lines: list[str] = []
+    assert list(keep_whole(other.variants(), out, lines.append)) == [TIGHT]
+    assert lines == [f"{LOOSE} is left out of the manifest: missing or altered: model.onnx"]
+    seeded = replace(other, recipe=replace(grid.recipe, seed=1))
+    with pytest.raises(ArtifactError, match="other settings"):
+        keep_whole(seeded.variants(), out, lambda line: None)
+
+
+def test_a_resumed_grid_makes_what_was_damaged_and_lists_what_was_made_before(
+    grid: Grid, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, trained = entries(out), list[int]()
+    original = Trainer.run_epoch
+
+    def counted(self: Trainer, *rest: Any) -> Any:
+        trained.append(self.epoch)
+        return original(self, *rest)
+
+    monkeypatch.setattr(Trainer, "run_epoch", counted)
+    (out / TIGHT / "report.json").write_text("{}")
+    folder = make_variants(replace(grid, targets=[Keep(0.4)]), out, Silent(), resume=True)
+    assert len(trained) == 1
+    assert set(entries(out)) == {LOOSE, TIGHT}
+    assert entries(out)[LOOSE] == before[LOOSE]
+    assert read_json(out / TIGHT / "report.json", "")["target"] == {"kind": "keep", "value": 0.4}
+    assert len(folder.measured) == 2
+
+
+def test_altered_numbers_of_8_bits_are_made_anew_without_the_run(grid: Grid, out: Path) -> None:
+    """The quantised network is a step of its own."""
+    (out / TIGHT / "int8").mkdir()
+    (out / TIGHT / "int8" / "int8.json").write_text("{}")
+    manifest = json.loads((out / "manifest.json").read_text())
+    manifest["variants"][1]["files"]["int8/int8.json"] = "another digest"
+    (out / "manifest.json").write_text(json.dumps(manifest))
+    wanted: list[Variant] = [replace(variant, int8=True) for variant in grid.variants()]
+    assert keep_whole(wanted, out, lambda line: None) == {}
+    assert (out / TIGHT / "report.json").is_file()
+    assert not (out / TIGHT / "int8" / "int8.json").exists()
