@@ -26,7 +26,7 @@ from hwprune.runtime.bench import THIS_MACHINE, Bench
 from hwprune.runtime.environment import versions
 from hwprune.runtime.export import export
 from hwprune.runtime.timing import Timing
-from hwprune.shared_files import load_shared, save_shared
+from hwprune.shared_files import load_shared, save_shared, shared_answers
 from hwprune.surgery.artifact import check_state
 from hwprune.targets import Target, describe
 from hwprune.train.distillation import Distillation
@@ -114,11 +114,13 @@ class Shared:
             where it does not.
         start: Masked weights of a run at a looser target, which this one starts from.
         masked: Where this run leaves its own.
+        answers: What the dense network has answered the pruned ones that learn from it.
     """
 
     dense: Path | None = None
     start: Path | None = None
     masked: Path | None = None
+    answers: Path | None = None
 
 
 def compress(
@@ -157,7 +159,7 @@ def compress(
     job = _Job.prepare(settings, profile, observer, bench)
     folder = from_first(lambda: OutputFolder.open(out, settings.as_record(), resume=resume, started=started))
     with folder.empty_if_nothing_is_kept():
-        history = [*job.train_dense(folder, shared.dense), *job.train_pruned(folder, shared.start)]
+        history = [*job.train_dense(folder, shared.dense), *job.train_pruned(folder, shared)]
     observer.note("rebuilding the slim network and comparing it with the masked one")
     result = job.compressor.finish([job.verification_images])
     return on_first(lambda: job.deliver(result, folder, history, shared.masked))
@@ -253,18 +255,19 @@ class _Job:
             save_shared(shared, folder.load_checkpoint("dense"), self.settings.dense_record())
         return rows
 
-    def train_pruned(self, folder: OutputFolder, start: Path | None) -> list[dict[str, Any]]:
+    def train_pruned(self, folder: OutputFolder, shared: Shared) -> list[dict[str, Any]]:
         """Trains the pruned network; the rows of the history."""
         if self.settings.fine_tune is not None:
-            self.pruned.load_state_dict(self._trained_weights(start))
+            self.pruned.load_state_dict(self._trained_weights(shared.start))
             self.compressor.proximal.bury_zeros()
             if self.settings.reconstruct and self.settings.granularity in SHRINKING:
                 self.compressor.reconstruct_on(spread(self.dataset.train_images, self.settings.reconstruct))
         distillation = self.settings.distillation
-        teacher = None if distillation is None else Teacher(self.dense, distillation)
         recipe = self.settings.pruning_recipe
-        trainer = Trainer(self.pruned, self.dataset, recipe, self.compressor.wrap, teacher)
-        return run_phase("prune", trainer, folder, self.observer, self.compressor)
+        with shared_answers(shared.answers if distillation else None, self.dense) as answers:
+            teacher = None if distillation is None else Teacher(self.dense, distillation, answers)
+            trainer = Trainer(self.pruned, self.dataset, recipe, self.compressor.wrap, teacher)
+            return run_phase("prune", trainer, folder, self.observer, self.compressor)
 
     def _trained_weights(self, start: Path | None) -> Mapping[str, Any]:
         """The weights that the pruned network starts from: of the run before it, or the dense ones."""

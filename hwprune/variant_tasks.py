@@ -24,7 +24,7 @@ from hwprune.shared_files import load_shared
 from hwprune.shipping import file_hashes, make_shippable
 from hwprune.targets import Target, describe
 
-#: What variants hand to each other: dense trainings, and masked networks that others start from.
+#: What variants hand to each other: dense trainings, what those networks have answered, and masked networks.
 SHARED_FOLDER = ".shared"
 #: Beginning of the names of dense trainings, and of the folders with their checkpoints.
 DENSE = "dense-"
@@ -68,6 +68,11 @@ class Variant:
         key = [settings.model, settings.data, settings.train_images, settings.weights]
         digest = hashlib.sha256(json.dumps([*key, asdict(settings.recipe)]).encode()).hexdigest()[:16]
         return f"{DENSE}{settings.model.replace(':', '.').replace('/', '.')}-{digest}"
+
+    @property
+    def answers_name(self) -> str:
+        """Names what its dense network has answered all that learn from it."""
+        return f"answers-{self.dense_name}"
 
     def entry(self, folder: Path) -> dict[str, Any]:
         """Makes a finished run ready to ship and returns the manifest's entry of it.
@@ -248,14 +253,15 @@ class VariantTask:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The networks that it starts from, and its own folder if it was interrupted."""
-        networks = [self.variant.dense_name, *([self.variant.looser] if self.variant.looser else [])]
-        return (*map(shared_file, networks), *([self.name] if self.resume else []))
+        """The networks that it starts from and learns from, and its own folder if it was interrupted."""
+        variant = self.variant
+        shared = [variant.dense_name, variant.answers_name, *([variant.looser] if variant.looser else [])]
+        return (*map(shared_file, shared), *([self.name] if self.resume else []))
 
     @property
     def makes(self) -> tuple[str, ...]:
-        """Its folder, and the masked network that a tighter one starts from."""
-        return (self.name, shared_file(self.name))
+        """Its folder, the masked network that a tighter one starts from, and what the dense one answered."""
+        return (self.name, shared_file(self.name), shared_file(self.variant.answers_name))
 
     def run(self, root: Path, bench: Bench, observer: Observer) -> Mapping[str, Any]:
         """Returns the manifest's entry; see :meth:`hwprune.executors.base.Task.run`."""
@@ -297,6 +303,6 @@ class VariantTask:
             folder,
             observer,
             resume=begun,
-            shared=Shared(dense, start, masked),
+            shared=Shared(dense, start, masked, root / shared_file(self.variant.answers_name)),
             bench=bench,
         )

@@ -104,7 +104,8 @@ def _kept(variant: Variant, listed: Entry | None, out: Path, notify: Callable[[s
         return None
     if variant.int8 and INT8_FILE not in found:
         return None
-    if listed is None or (variant.int8 and "int8" not in listed) or _of_consequence(altered):
+    # Manifests of earlier versions do not say what a variant comes from.
+    if listed is None or "settings" not in listed or (variant.int8 and "int8" not in listed) or _of_consequence(altered):
         return _entry(variant, folder, notify)
     return {**listed, "files": found}
 

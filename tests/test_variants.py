@@ -22,10 +22,12 @@ from hwprune.cli import main
 from hwprune.device.library import load_profile, shipped_folder
 from hwprune.device.table import LatencyTable
 from hwprune.targets import Keep
+from hwprune.train.checkpoint import load_checkpoint
 from hwprune.train.loop import Recipe, Trainer
 from hwprune.variants import Grid
 from hwprune.variants_charts import pareto_front
 from hwprune.variants_page import VariantsFolder, render_variants
+from hwprune.workloads import load_dataset
 
 # Survivors are fitted elsewhere: here it would take most of the time.
 QUICK = ["--model", "lenet5", "--epochs", "2", "--batch-size", "128", "--reconstruct", "0"]
@@ -90,6 +92,14 @@ def test_the_dense_training_is_shared(made: tuple[Path, list[object], list[str]]
     assert len(made[2]) == 2 + 4  # one dense training of two epochs, four fine-tunings of one
     accuracies = {entry["dense"]["accuracy"] for entry in entries(made[0])}
     assert len(accuracies) == 1
+
+
+def test_the_dense_network_is_asked_once_for_all_devices_and_targets(
+    made: tuple[Path, list[object], list[str]],
+) -> None:
+    (file,) = (made[0] / ".shared").glob("answers-*.safetensors")
+    answers = load_checkpoint(file)["answers"]
+    assert sum(len(logits) for logits in answers.values()) == len(load_dataset("digits").train_labels)
 
 
 def test_a_tighter_target_starts_from_the_network_of_the_looser_one(

@@ -36,7 +36,7 @@ def save_checkpoint(path: Path, state: Any) -> None:
     """
     tensors: dict[str, Tensor] = {}
     skeleton = json.dumps(_encode(state, tensors))
-    content = {"schema": SCHEMA, "state": skeleton, "sha256": _digest(skeleton, tensors)}
+    content = {"schema": SCHEMA, "state": skeleton, "sha256": digest_of(skeleton, tensors)}
     with replacing(path) as temporary, told_as_os_error("the checkpoint", path):
         save_file(tensors, str(temporary), metadata={_METADATA_KEY: json.dumps(content)})
 
@@ -55,7 +55,7 @@ def load_checkpoint(path: Path) -> Any:
             if not isinstance(content, dict) or content.get("schema") != SCHEMA:
                 raise ArtifactError("not a checkpoint of this version", where=path)
             tensors = {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118
-        if _digest(content["state"], tensors) != content["sha256"]:
+        if digest_of(content["state"], tensors) != content["sha256"]:
             raise ValueError("its content is not what was written")
         return _decode(json.loads(content["state"]), tensors)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
@@ -67,8 +67,13 @@ def load_checkpoint(path: Path) -> Any:
         ) from error
 
 
-def _digest(skeleton: str, tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of everything that a checkpoint holds."""
+def digest_of(skeleton: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of everything that a checkpoint holds.
+
+    Args:
+        skeleton: What is not a tensor, as text.
+        tensors: Contiguous, on the CPU.
+    """
     digest = hashlib.sha256(skeleton.encode())
     for key in sorted(tensors):
         tensor = tensors[key]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from hwprune.errors import HwpruneError, InputError, TrainingError
 from hwprune.graph.twin import copy_of
 from hwprune.processes import alike, is_lost_process
+from hwprune.train.answers import Answers
 from hwprune.train.distillation import Distillation
 from hwprune.train.finite import check_finite
 from hwprune.train.randomness import Randomness
@@ -90,17 +91,20 @@ class Teacher:
     Attributes:
         model: The trained one; asked in evaluation mode.
         distillation: How much it says.
+        answers: What it has been asked before; ``None`` to ask it every time.
     """
 
     model: nn.Module
     distillation: Distillation
+    answers: Answers | None = None
 
     def mix(self, loss: Tensor, logits: Tensor, images: Tensor) -> Tensor:
         """The loss from the labels mixed with the divergence from the teacher's answers to ``images``."""
         self.model.eval()
         with torch.no_grad():
-            answers = self.model(images)
-        return self.distillation.mix(loss, logits, answers)
+            known = self.answers
+            answer = self.model(images) if known is None else known.to(images, self.model)
+        return self.distillation.mix(loss, logits, answer)
 
 
 def rehearse(model: nn.Module, dataset: Dataset, recipe: Recipe) -> None:
