@@ -17,7 +17,7 @@ from typing import Any
 
 from hwprune.errors import HostError, InputError, MissingPackageError
 from hwprune.executors.base import Outcome, Task, TaskObserver, failed_before
-from hwprune.executors.node import RETRIES, Delivery, first_line, run_task
+from hwprune.executors.node import RETRIES, SAME_VERSION, Delivery, first_line, last_line, run_task
 from hwprune.executors.parcels import pack, unpack
 
 #: Seconds between looks at what the nodes have told.
@@ -85,14 +85,14 @@ class _Farm:
                 if error is None:
                     self._begin(task, mailbox)
                 else:
-                    yield self._over(Outcome(task, {}, error))
+                    yield self._over(Outcome(task, {}, error), len(tasks))
             done: list[Any] = []
             if self.running:
                 done, _ = self.ray.wait(list(self.running), timeout=_LOOK)
             for line in mailbox.get_nowait_batch(mailbox.qsize()):
                 self.observer.note(line)
             for reference in done:
-                yield self._over(self._received(self.running.pop(reference), reference))
+                yield self._over(self._received(self.running.pop(reference), reference), len(tasks))
         self.observer.tasks(len(self.outcomes), len(tasks))
 
     def _begin(self, task: Task, mailbox: Any) -> None:
@@ -104,8 +104,15 @@ class _Farm:
         """What a task came to, its files put in place."""
         try:
             delivery: Delivery = self.ray.get(reference)
-        except self.ray.exceptions.RayTaskError:  # not a loss but a mistake in the code: to be seen whole
-            raise
+        except self.ray.exceptions.RayTaskError as error:  # the task's own errors come back
+            failed = HostError(
+                "the task failed on its node, outside of its own work",
+                where=task.name,
+                got=last_line(error),
+                hint=SAME_VERSION,
+            )
+            failed.__cause__ = error
+            return Outcome(task, {}, failed)
         except self.ray.exceptions.RayError as error:
             lost = HostError(
                 "the task was lost with its node",
@@ -118,8 +125,9 @@ class _Farm:
         unpack(delivery.files, self.root, task.makes)
         return Outcome(task, delivery.told, delivery.error)
 
-    def _over(self, outcome: Outcome) -> Outcome:
+    def _over(self, outcome: Outcome, count: int) -> Outcome:
         self.outcomes[outcome.task.name] = outcome
+        self.observer.note(f"{len(self.outcomes)} of {count} tasks are over: {outcome.task.name}")
         return outcome
 
 
@@ -138,6 +146,13 @@ def _connected(address: str | None, devices: Sequence[str]) -> Iterator[Any]:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         ray.init(address=address or "auto", **quiet)
+    except RuntimeError as error:  # there is one, of another version of Ray or Python
+        raise HostError(
+            "the cluster cannot be joined",
+            where=address or "the cluster of this machine",
+            got=first_line(error),
+            hint="install the same versions of ray and Python here and on every node",
+        ) from error
     except (ConnectionError, ValueError) as error:  # nobody there, or no address at all
         if address is not None:
             raise HostError(
@@ -147,7 +162,8 @@ def _connected(address: str | None, devices: Sequence[str]) -> Iterator[Any]:
                 hint="see that this works: ray status --address HOST:PORT",
             ) from error
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told what is done here
-        ray.init(resources=dict.fromkeys(devices, 1.0), include_dashboard=False, **quiet)
+        # Without an address, one that was killed and has left its own behind would be looked for.
+        ray.init(address="local", resources=dict.fromkeys(devices, 1.0), include_dashboard=False, **quiet)
     try:
         yield ray
     finally:

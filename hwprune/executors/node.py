@@ -23,6 +23,8 @@ from hwprune.runtime.timing import Timing
 RETRIES = 3
 #: Seconds that a measurement waits for its device to come back where no node offers it any more.
 PATIENCE = 600.0
+#: What to do about an error that neither the user's code nor a runtime tells of.
+SAME_VERSION = "see that every node has the same version of hwprune, and the packages that its devices need"
 #: Seconds between looks at whether it is there.
 _LOOK = 5.0
 
@@ -138,7 +140,7 @@ class Farm:
             subject: What to measure.
 
         Raises:
-            HostError: If the device is lost, or away for too long.
+            HostError: If the device is lost, or away for too long, or its node lacks what is needed.
             HwpruneError: What the measurement raises.
         """
         import ray
@@ -150,8 +152,13 @@ class Farm:
             _await(ray, asked, profile.name)
             try:
                 answer = ray.get(asked)
-            except ray.exceptions.RayTaskError:  # a mistake in the code: to be seen whole
-                raise
+            except ray.exceptions.RayTaskError as error:  # of a runtime, say, and not of the user's code
+                raise HostError(
+                    "the measurement failed on the node with the device",
+                    where=profile.name,
+                    got=last_line(error),
+                    hint=SAME_VERSION,
+                ) from error
             except ray.exceptions.RayError as error:
                 raise HostError("the device was lost", where=profile.name, got=first_line(error)) from error
         if isinstance(answer, HwpruneError):
@@ -162,6 +169,11 @@ class Farm:
 def first_line(error: Exception) -> str:
     """Of an error's message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def last_line(error: Exception) -> str:
+    """Of an error's message: what was raised, where that is the report of a stack."""
+    return (str(error).strip() or type(error).__name__).splitlines()[-1]
 
 
 def measure_there(measurement: Callable[..., Any], profile: DeviceProfile, subject: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -66,6 +67,27 @@ class Asks(Reads):
         return {"begin": begin, "end": end}
 
 
+@dataclass(frozen=True)
+class Foreign(Reads):
+    """A task that only its own machine can read, as of another version of the package."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return importlib.import_module, ("hwprune.of_another_version",)
+
+
+@dataclass(frozen=True)
+class Breaks(Reads):
+    """A task whose measurement ends as no runtime tells it."""
+
+    def run(self, root: Path, bench: Any, observer: Observer) -> Mapping[str, Any]:
+        bench.ask(load_profile(DEVICE), break_down, None)
+        return {}
+
+
+def break_down(_bench: Bench, _profile: object, _subject: object) -> None:
+    raise RuntimeError("illegal instruction")
+
+
 def nap(_bench: Bench, _profile: object, seconds: float) -> tuple[float, float]:
     begin = time.monotonic()
     time.sleep(seconds)
@@ -77,7 +99,7 @@ def cluster() -> Iterator[None]:
     """This machine as a cluster of two cores that offers one device."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        ray.init(num_cpus=2, resources={DEVICE: 1}, include_dashboard=False, log_to_driver=False)
+        ray.init("local", num_cpus=2, resources={DEVICE: 1}, include_dashboard=False, log_to_driver=False)
         ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
         yield
         ray.shutdown()
@@ -94,6 +116,8 @@ def test_tasks_hand_each_other_files_and_errors_come_back_as_they_were(cluster: 
         Measures("measured", devices=(DEVICE,)),
         Asks("one", devices=(DEVICE,)),
         Asks("two", devices=(DEVICE,)),
+        Foreign("foreign"),
+        Breaks("breaks", devices=(DEVICE,)),
     ]
     observer = Heard()
     found = {outcome.task.name: outcome for outcome in RayCluster().run(tasks, tmp_path, observer)}
@@ -105,9 +129,16 @@ def test_tasks_hand_each_other_files_and_errors_come_back_as_they_were(cluster: 
         assert isinstance(found[name].error, TrainingError)
         assert str(found[name].error) == "the loss is not finite (in epoch 1)"
     assert isinstance(found["measured"].error, RuntimeUnavailableError)
+    for name, message in (
+        ("foreign", "No module named 'hwprune.of_another_version'"),
+        ("breaks", f"node with the device (in {DEVICE}): got RuntimeError: illegal instruction"),
+    ):
+        assert isinstance(found[name].error, HostError)
+        assert message in str(found[name].error)
     ordered = sorted((found[name].told["begin"], found[name].told["end"]) for name in ("one", "two"))
     assert ordered[0][1] <= ordered[1][0], "two measurements had the device at once"
     assert observer.counts[-1] == (len(tasks), len(tasks))
+    assert sum("tasks are over: " in line for line in observer.lines) == len(tasks)
     assert any(line.startswith("second: begins on node") for line in observer.lines)
 
 
