@@ -53,6 +53,26 @@ def test_prune_reads_a_file_too(grids: list[Grid], tmp_path: Path) -> None:
     assert grids[0].targets == [Keep(0.9), Keep(0.5)]
 
 
+@pytest.mark.parametrize(
+    ("content", "address"),
+    [("ray: true", None), ("ray: any", None), ("ray: HOST:6379", "HOST:6379"), ("ray: false", "no cluster")],
+)
+def test_a_cluster_of_no_address_is_any_one(
+    content: str, address: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    executors: list[Any] = []
+    monkeypatch.setattr(
+        sys.modules["hwprune.cli.variants"],
+        "run_grid",
+        lambda *_arguments, executor, **_rest: executors.append(executor),
+    )
+    (tmp_path / "grid.yaml").write_text(content)
+    result = CliRunner().invoke(main, ["variants", "--config", str(tmp_path / "grid.yaml")])
+    assert result.exit_code == 0, result.output
+    (executor,) = executors
+    assert ("no cluster" if executor is None else executor.address) == address
+
+
 @pytest.mark.parametrize("content", WRONG)
 def test_a_wrong_file_is_wrong_usage(content: str, grids: list[Grid], tmp_path: Path) -> None:
     path = tmp_path / "wrong.yaml"

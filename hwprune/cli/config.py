@@ -61,7 +61,12 @@ def read_config(path: Path, parameters: list[click.Parameter]) -> dict[str, Any]
 
 
 def _fitting(path: Path, key: str, option: click.Option, value: Any) -> Any:
-    """The value as the option takes it: a list where it may be repeated, else one scalar."""
+    """The value as the option takes it: a list where it may be repeated, else one scalar.
+
+    ``true`` is an option that needs no value on the command line either, ``false`` one that is left out.
+    """
+    if isinstance(value, bool) and not option.is_flag and isinstance(option.flag_value, str):
+        return option.flag_value if value else None
     values = value if isinstance(value, list) else [value]
     scalar = all(isinstance(item, (str, int, float)) for item in values)
     if not scalar or (isinstance(value, list) and not option.multiple):
