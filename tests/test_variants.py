@@ -415,6 +415,17 @@ def test_cores_of_no_cluster_are_a_mistake(tmp_path: Path) -> None:
     assert "--ray-cores goes with --ray" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "path"),
+    [("--weights", "w.safetensors", "w.safetensors"), ("--data", "imagefolder:cats", "cats")],
+)
+def test_a_relative_path_is_refused_on_a_cluster(tmp_path: Path, option: str, value: str, path: str) -> None:
+    result = run("variants", "--ray", option, value, "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert f"(in {option}): expected an absolute one, got {path}." in result.stderr.replace("\n", "")
+    assert str(Path(path).absolute()) in result.stderr.replace("\n", "")
+
+
 def test_the_front_holds_what_nothing_beats() -> None:
     assert pareto_front([(1.0, 0.5), (1.0, 0.6), (2.0, 0.6), (3.0, 0.7)]) == [1, 3]
 

@@ -23,6 +23,7 @@ from hwprune.processes import launched_count
 from hwprune.runtime.environment import local_profile
 from hwprune.variants import Grid, make_variants
 from hwprune.variants_page import VariantsFolder, why_not
+from hwprune.workloads import dataset_names
 
 #: Stands for a cluster of no address.
 ANY_CLUSTER = "any"
@@ -99,10 +100,26 @@ def variants(
     by_name = dict(zip(devices or [found[0].name], found, strict=True))
     executor = None
     if address is not None:
+        _refuse_relative(training.weights, data)
         executor = RayCluster(None if address == ANY_CLUSTER else address, ray_cores or 1)
     named = None if profiles is None else str(profiles)
     grid = replace(training.grid(models, data, by_name), int8=int8, profiles=named)
     run_grid(grid, out, resume=resume, as_json=as_json, executor=executor)
+
+
+def _refuse_relative(weights: Path | None, data: str) -> None:
+    """Raises :class:`InputError` for paths that mean another place on the nodes of a cluster."""
+    source, _, folder = data.partition(":")
+    paths = {"--weights": weights, "--data": Path(folder) if folder and source in dataset_names() else None}
+    for option, path in paths.items():
+        if path is not None and not path.is_absolute():
+            raise InputError(
+                "a path of this folder is nowhere on the nodes of a cluster",
+                where=option,
+                expected="an absolute one",
+                got=path,
+                hint=f"put it on every node that trains, and give {path.absolute()}, say",
+            )
 
 
 def refuse_processes() -> None:
