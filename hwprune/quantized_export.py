@@ -106,6 +106,11 @@ def add_quantized(run: Path, profile: DeviceProfile, bench: Bench = THIS_MACHINE
     }
 
 
+def has_8_bits(profile: DeviceProfile) -> bool:
+    """Whether variants for a device can be quantised besides."""
+    return profile.runtime.precision == "fp32" and profile.runtime.kind in INT8_FORMATS.values()
+
+
 def format_for(profile: DeviceProfile) -> str:
     """The format on 8 bits that a device in single precision runs.
 
@@ -113,7 +118,7 @@ def format_for(profile: DeviceProfile) -> str:
         InputError: If it is on 8 bits already, or its runtime has none.
     """
     by_kind: Mapping[str, str] = {kind: name for name, kind in INT8_FORMATS.items()}
-    if profile.runtime.precision != "fp32" or profile.runtime.kind not in by_kind:
+    if not has_8_bits(profile):
         raise InputError(
             "variants for this device cannot be quantised besides",
             where=f"device {profile.name}",

@@ -16,7 +16,7 @@ from hwprune.executors.parcels import ARRIVING
 from hwprune.files import TEMPORARY_FILES, write_json
 from hwprune.output_folder import is_marked, may_take, nothing_to_resume
 from hwprune.pipeline import Settings
-from hwprune.quantized_export import format_for
+from hwprune.quantized_export import format_for, has_8_bits
 from hwprune.runtime.base import runtime_for
 from hwprune.runtime.environment import environment, versions
 from hwprune.targets import Speedup, Target, describe
@@ -57,12 +57,13 @@ class Grid:
             kind from the dense network, a tighter one from what the looser left. ``None``: every variant
             is trained from scratch.
         reconstruct: See :class:`~hwprune.pipeline.Settings`.
-        int8: Whether every variant is quantised besides, and measured and scored on 8 bits.
+        int8: Whether every variant is quantised besides, and measured and scored on 8 bits, where its device
+            can.
         profiles: The folder that profiles were looked for in first, as the user named it.
 
     Raises:
         InputError: If there is no variant, two would share a folder, weights have several models to go to, or
-            a device cannot run what is quantised.
+            no device can run what is quantised.
     """
 
     models: Sequence[str]
@@ -92,9 +93,9 @@ class Grid:
             raise InputError(
                 "weights are those of one model", expected="one model", got=", ".join(self.models)
             )
-        if self.int8:
-            for profile in self.devices.values():
-                format_for(profile)
+        profiles = list(self.devices.values())
+        if self.int8 and not any(map(has_8_bits, profiles)):
+            format_for(profiles[0])  # tells what it lacks
 
     def variants(self) -> list[Variant]:
         """Every variant, those of one model together and a looser target before a tighter one."""
@@ -122,7 +123,7 @@ class Grid:
                     self.reconstruct,
                 ),
                 profile,
-                self.int8,
+                self.int8 and has_8_bits(profile),
                 self.profiles,
             )
             for model in self.models
@@ -169,6 +170,10 @@ def make_variants(
     if executor is None:  # before anything is trained; a cluster has the runtimes on its nodes
         for profile in grid.devices.values():
             runtime_for(profile.runtime)
+    for profile in grid.devices.values():
+        if grid.int8 and not has_8_bits(profile):
+            runs = f"{profile.runtime.precision} in {profile.runtime.kind}"
+            observer.note(f"{profile.name} runs {runs}: its variants are not quantised besides")
     variants = grid.variants()
     _sweep(variants, out)
     entries: dict[str, dict[str, Any]] = {}

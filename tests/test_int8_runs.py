@@ -19,6 +19,7 @@ from hwprune.quantization import accuracy_in_runtime
 from hwprune.runtime.base import REGISTRY, kinds_running
 from hwprune.runtime.quantize import is_quantized
 from hwprune.shipping import make_shippable
+from hwprune.variant_tasks import Variant
 from hwprune.workloads import load_dataset
 
 QUICK = ["--epochs", "2", "--batch-size", "128", "--keep", "0.5"]
@@ -171,6 +172,24 @@ def test_a_device_that_cannot_run_what_is_quantised_is_refused(devices: Path, tm
         assert result.exit_code == 1
         assert "cannot be quantised besides" in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_beside_a_device_with_8_bits_one_without_is_told_and_made_without(
+    devices: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quantised: dict[str, bool] = {}
+
+    def record(variants: list[Variant], *_rest: object, **_options: object) -> None:
+        quantised.update((variant.profile.name, variant.int8) for variant in variants)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hwprune.variants._tasks", record)
+    arguments = ["--device", "x86-avx2-ort", "--device", "int8", "--profiles", devices, "--int8"]
+    result = run("variants", *arguments, "--out", tmp_path / "out", *QUICK)
+    assert result.exit_code == 130
+    told = result.output.replace("\n", "")
+    assert "int8 runs int8 in onnxruntime: its variants are not quantised besides" in told
+    assert quantised == {"x86-avx2-ort": True, "int8": False}
 
 
 @pytest.mark.parametrize("kind", kinds_running("int8"))

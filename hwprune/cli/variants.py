@@ -54,7 +54,7 @@ SHOWN = [
 @click.option(
     "--int8",
     is_flag=True,
-    help="Quantise every variant besides (ONNX Runtime, OpenVINO), measure and score it.",
+    help="Quantise every variant besides, measure and score it: for devices of ONNX Runtime and OpenVINO.",
 )
 @click.option("--resume", is_flag=True, help="Make only what is missing in the output folder.")
 @click.option(
