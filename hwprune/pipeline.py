@@ -187,6 +187,25 @@ def train_dense(settings: Settings, out: Path, observer: Observer, shared: Path)
     save_shared(shared, folder.load_checkpoint("dense"), settings.dense_record())
 
 
+def export_dense(settings: Settings, shared: Path, profile: DeviceProfile, path: Path) -> None:
+    """Writes the dense network of several runs in single precision, as ONNX.
+
+    Args:
+        settings: Of any of the runs; target and pruning do not matter.
+        shared: Where :func:`train_dense` has left the training; not read where the weights are given.
+        profile: Says the batch where the network fixes it.
+        path: The file. Its folder must exist.
+
+    Raises:
+        HwpruneError: If a file is damaged, or the network cannot be exported.
+    """
+    dataset = load_dataset(settings.data).first(settings.train_images)
+    model = _new_model(settings, dataset)
+    if settings.weights is None:
+        model.load_state_dict(load_shared(shared, settings.dense_record())["trainer"]["model"])
+    export(model, path, dataset.test_images[:2], batch=profile.runtime.batch)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Job:
     """One run at work.

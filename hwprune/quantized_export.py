@@ -11,17 +11,27 @@ from typing import Any
 
 from hwprune.device.profile import DeviceProfile
 from hwprune.errors import InputError
-from hwprune.files import replacing
-from hwprune.output_folder import INT8_FOLDER, INT8_STEM, REPORT_FILE, single_precision_file
+from hwprune.files import replacing, write_json
+from hwprune.output_folder import (
+    INT8_FILE,
+    INT8_FOLDER,
+    INT8_STEM,
+    REPORT_FILE,
+    SINGLE_FILE,
+    single_precision_file,
+)
 from hwprune.quantization import CALIBRATION_IMAGES, Scores, quantize_on, scores
 from hwprune.report import read_json, told_where_damaged
 from hwprune.runtime.base import get_runtime
 from hwprune.runtime.bench import THIS_MACHINE, Bench
 from hwprune.runtime.formats import convert
-from hwprune.workloads import load_dataset
+from hwprune.runtime.timing import Timing
+from hwprune.workloads import Dataset, load_dataset
 
 #: Format to the runtime that runs it.
 INT8_FORMATS = {"onnx-int8": "onnxruntime", "openvino-int8": "openvino"}
+#: Beside a dense network in both precisions: what is known of it, written last.
+DENSE_FACTS = Path(INT8_FILE).name
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +72,12 @@ def export_quantized(run: Path, name: str, out: Path, images: int = CALIBRATION_
     record = read_json(run / REPORT_FILE, "hwprune prune, finished")
     with told_where_damaged(run / REPORT_FILE):
         data, count = record["data"], record["train_images"]
-    dataset = load_dataset(data).first(count)
+    return _quantized(source, load_dataset(data).first(count), name, out, images)
+
+
+def _quantized(source: Path, dataset: Dataset, name: str, out: Path, images: int) -> QuantizedExport:
+    """Quantises an ONNX file into a folder, and scores it."""
+    kind = INT8_FORMATS[name]
     with tempfile.TemporaryDirectory(prefix="hwprune-") as folder:
         quantized = Path(folder) / f"{INT8_STEM}.onnx"
         used = quantize_on(dataset, source, quantized, images)
@@ -76,33 +91,77 @@ def export_quantized(run: Path, name: str, out: Path, images: int = CALIBRATION_
         return QuantizedExport((target,), scored)
 
 
-def add_quantized(run: Path, profile: DeviceProfile, bench: Bench = THIS_MACHINE) -> dict[str, Any]:
-    """Quantises a variant and times it against the network it came from.
+def quantize_dense(source: Path, data: str, train_images: int | None, profile: DeviceProfile) -> None:
+    """Quantises the dense network of variants beside its file, for :func:`add_quantized`.
+
+    Args:
+        source: The dense network in single precision, as :data:`~hwprune.output_folder.SINGLE_FILE`.
+        data: The data set.
+        train_images: How many of its training images are used; ``None`` for all.
+        profile: The device.
+
+    Raises:
+        WorkloadError: If the data cannot be found.
+        RuntimeUnavailableError: If the network cannot be quantised.
+    """
+    dataset = load_dataset(data).first(train_images)
+    exported = _quantized(source, dataset, format_for(profile), source.parent, CALIBRATION_IMAGES)
+    file = exported.files[0].name
+    write_json(source.parent / DENSE_FACTS, {"file": file, **_facts(exported)})
+
+
+def add_quantized(
+    run: Path, profile: DeviceProfile, dense: Path, bench: Bench = THIS_MACHINE
+) -> dict[str, Any]:
+    """Quantises a variant and times it against the network it came from, and the dense one against its own.
 
     Args:
         run: The folder of a finished run for a device in single precision; the network on 8 bits is
             written into a folder below.
         profile: The device.
+        dense: Folder where :func:`quantize_dense` left the dense network in both.
         bench: Times the networks.
 
     Returns:
-        What the manifest says of it: accuracy in single precision and on 8 bits, latencies of both, timed
-        alternately, speed-up over the slim network, bytes of all files and calibration images.
+        What the manifest says of it: accuracy in single precision and on 8 bits, latencies of both,
+        speed-up over the slim network, bytes of all files and calibration images. Likewise of the dense
+        network; all four were timed alternately.
 
     Raises:
         RuntimeUnavailableError: If the device's runtime has no 8 bits, or the network cannot be quantised.
     """
     exported = export_quantized(run, format_for(profile), run / INT8_FOLDER)
-    paths = {"fp32": single_precision_file(run), "int8": exported.files[0]}
+    facts = read_json(dense / DENSE_FACTS, "hwprune variants --int8")
+    paths = {
+        "fp32": single_precision_file(run),
+        "int8": exported.files[0],
+        "dense-fp32": dense / SINGLE_FILE,
+        "dense-int8": dense / facts.pop("file"),
+    }
     timings = bench.time(paths, profile)
+    return {
+        **_facts(exported),
+        **_against(timings["fp32"], timings["int8"], "slim"),
+        "dense": {**facts, **_against(timings["dense-fp32"], timings["dense-int8"], "dense")},
+    }
+
+
+def _facts(exported: QuantizedExport) -> dict[str, Any]:
+    """What is known of a network on 8 bits before it is timed."""
     return {
         "accuracy": exported.scores.after,
         "accuracy_fp32": exported.scores.before,
-        "latency_us": timings["int8"].summary(),
-        "latency_us_fp32": timings["fp32"].summary(),
-        "speedup_over_slim": round(timings["fp32"].median_us / timings["int8"].median_us, 4),
         "file_bytes": sum(file.stat().st_size for file in exported.files),
         "calibration_images": exported.scores.calibration_images,
+    }
+
+
+def _against(single: Timing, quantised: Timing, name: str) -> dict[str, Any]:
+    """Latencies of a network in single precision and on 8 bits."""
+    return {
+        "latency_us": quantised.summary(),
+        "latency_us_fp32": single.summary(),
+        f"speedup_over_{name}": round(single.median_us / quantised.median_us, 4),
     }
 
 

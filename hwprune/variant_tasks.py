@@ -14,10 +14,18 @@ from hwprune.device.profile import DeviceProfile
 from hwprune.errors import ArtifactError
 from hwprune.files import write_json
 from hwprune.outcome import shortfall_line
-from hwprune.output_folder import CHECKPOINTS, INT8_FILE, INT8_FOLDER, MARKER, REPORT_FILE, is_marked
+from hwprune.output_folder import (
+    CHECKPOINTS,
+    INT8_FILE,
+    INT8_FOLDER,
+    MARKER,
+    REPORT_FILE,
+    SINGLE_FILE,
+    is_marked,
+)
 from hwprune.phases import Observer
-from hwprune.pipeline import Settings, Shared, compress, train_dense
-from hwprune.quantized_export import add_quantized
+from hwprune.pipeline import Settings, Shared, compress, export_dense, train_dense
+from hwprune.quantized_export import DENSE_FACTS, add_quantized, quantize_dense
 from hwprune.report import read_json, told_where_damaged
 from hwprune.runtime.bench import Bench
 from hwprune.shared_files import load_shared
@@ -73,6 +81,11 @@ class Variant:
     def answers_name(self) -> str:
         """Names what its dense network has answered all that learn from it."""
         return f"answers-{self.dense_name}"
+
+    @property
+    def dense_int8(self) -> str:
+        """Folder of the dense network on 8 bits, shared by all variants for the device."""
+        return f"{SHARED_FOLDER}/{self.dense_name}-int8-{self.profile.name}"
 
     def entry(self, folder: Path) -> dict[str, Any]:
         """Makes a finished run ready to ship and returns the manifest's entry of it.
@@ -256,12 +269,15 @@ class VariantTask:
         """The networks that it starts from and learns from, and its own folder if it was interrupted."""
         variant = self.variant
         shared = [variant.dense_name, variant.answers_name, *([variant.looser] if variant.looser else [])]
-        return (*map(shared_file, shared), *([self.name] if self.resume else []))
+        own = [self.name] if self.resume else []
+        return (*map(shared_file, shared), *([variant.dense_int8] if variant.int8 else []), *own)
 
     @property
     def makes(self) -> tuple[str, ...]:
-        """Its folder, the masked network that a tighter one starts from, and what the dense one answered."""
-        return (self.name, shared_file(self.name), shared_file(self.variant.answers_name))
+        """Its folder, and what others take: the masked network, the dense one on 8 bits and its answers."""
+        variant = self.variant
+        shared = (shared_file(self.name), shared_file(variant.answers_name))
+        return (self.name, *shared, *([variant.dense_int8] if variant.int8 else []))
 
     def run(self, root: Path, bench: Bench, observer: Observer) -> Mapping[str, Any]:
         """Returns the manifest's entry; see :meth:`hwprune.executors.base.Task.run`."""
@@ -269,9 +285,22 @@ class VariantTask:
         if not (self.resume and (folder / REPORT_FILE).is_file()):
             self._compress(root, bench, observer)
         if self.variant.int8:
+            dense = self._dense_on_8_bits(root, observer)
             observer.note("quantising the slim network and timing it against single precision")
-            write_json(folder / INT8_FILE, add_quantized(folder, self.variant.profile, bench))
+            write_json(folder / INT8_FILE, add_quantized(folder, self.variant.profile, dense, bench))
         return self.variant.entry(folder)
+
+    def _dense_on_8_bits(self, root: Path, observer: Observer) -> Path:
+        """The folder of the dense network on 8 bits; made by the first variant of its model and device."""
+        variant, settings = self.variant, self.variant.settings
+        folder = root / variant.dense_int8
+        if not (folder / DENSE_FACTS).is_file():
+            observer.note("quantising the dense network")
+            folder.mkdir(parents=True, exist_ok=True)
+            source = folder / SINGLE_FILE
+            export_dense(settings, root / shared_file(variant.dense_name), variant.profile, source)
+            quantize_dense(source, settings.data, settings.train_images, variant.profile)
+        return folder
 
     def _start(self, root: Path) -> tuple[Settings, Path | None, bool]:
         """What the run is asked to do, the network it starts from, and whether it goes on with one begun."""

@@ -135,6 +135,20 @@ def test_every_variant_is_quantised_scored_and_timed(made: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_dense_network_is_quantised_scored_and_timed_too(made: Path) -> None:
+    (entry,) = json.loads((made / "manifest.json").read_text())["variants"]
+    dense = entry["int8"]["dense"]
+    (folder,) = (made / ".shared").glob("dense-*-int8-x86-avx2-ort")
+    assert is_quantized(folder / "model.int8.onnx")
+    assert not is_quantized(folder / "model.fp32.onnx")
+    spec = RuntimeSpec(kind="onnxruntime", precision="int8")
+    assert dense["accuracy"] == accuracy_in_runtime(folder / "model.int8.onnx", spec, load_dataset("digits"))
+    assert dense["accuracy_fp32"] == pytest.approx(entry["dense"]["accuracy"])
+    ratio = dense["latency_us_fp32"]["median"] / dense["latency_us"]["median"]
+    assert dense["speedup_over_dense"] == pytest.approx(ratio, rel=1e-3)
+
+
+@pytest.mark.slow
 def test_the_report_shows_the_networks_on_8_bits(made: Path) -> None:
     page = (made / "report.html").read_text()
     assert "On 8 bits" in page
