@@ -105,7 +105,8 @@ def _kept(variant: Variant, listed: Entry | None, out: Path, notify: Callable[[s
     if variant.int8 and INT8_FILE not in found:
         return None
     # Manifests of earlier versions do not say what a variant comes from.
-    if listed is None or "settings" not in listed or (variant.int8 and "int8" not in listed) or _of_consequence(altered):
+    told = listed is not None and "settings" in listed and ("int8" in listed or not variant.int8)
+    if listed is None or not told or _of_consequence(altered):
         return _entry(variant, folder, notify)
     return {**listed, "files": found}
 

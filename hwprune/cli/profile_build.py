@@ -35,7 +35,7 @@ from hwprune.files import TEMPORARY_FILES, write_text
 from hwprune.profile_pictures import staircases
 from hwprune.runtime.base import REGISTRY, SKIPPING_ZEROS
 from hwprune.runtime.build import TABLE_FILE, BuildRequest, build_profile
-from hwprune.runtime.environment import hardware_for
+from hwprune.runtime.environment import environment, hardware_for
 from hwprune.sampled_networks import at_random_widths
 
 #: Operators whose channels are pruned; their steps are found by measuring.

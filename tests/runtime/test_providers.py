@@ -10,9 +10,9 @@ import pytest
 
 import hwprune
 from hwprune.device.profile import RuntimeSpec
+from hwprune.device.runtimes import CPU_PROVIDER
 from hwprune.errors import InputError, RuntimeUnavailableError
 from hwprune.operators import Operator
-from hwprune.device.runtimes import CPU_PROVIDER
 from hwprune.runtime.base import Effort, get_runtime, is_here, runtime_for
 from hwprune.runtime.operator_models import OperatorModel, make_operator_model
 from hwprune.runtime.remote import Host, measure_on
