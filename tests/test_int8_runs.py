@@ -152,6 +152,18 @@ def test_the_dense_network_is_quantised_scored_and_timed_too(made: Path) -> None
 def test_the_report_shows_the_networks_on_8_bits(made: Path) -> None:
     page = (made / "report.html").read_text()
     assert "On 8 bits" in page
+    (entry,) = json.loads((made / "manifest.json").read_text())["variants"]
+    dense, slim = entry["int8"]["dense"], entry["int8"]
+    first_us = dense["latency_us_fp32"]["median"]
+    for network, accuracy, latency in (
+        ("dense, fp32", dense["accuracy_fp32"], dense["latency_us_fp32"]),
+        ("dense, int8", dense["accuracy"], dense["latency_us"]),
+        ("slim, fp32", slim["accuracy_fp32"], slim["latency_us_fp32"]),
+        ("slim, int8", slim["accuracy"], slim["latency_us"]),
+    ):
+        us = latency["median"]
+        cells = (entry["name"], network, f"{accuracy:.2%}", f"{us:.1f}", f"{first_us / us:.2f}")
+        assert f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>" in page
     rows = run("report", made, "--csv").stdout
     assert "slim-int8" in rows
 
