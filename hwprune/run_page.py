@@ -255,9 +255,15 @@ def command_of(record: Record) -> str:
             *(f"--{key} {shlex.quote(record[key])}" for key in ("model", "data", "device")),
             *map(target_option, (*looser, record["target"])),
             training_options(record),
-            *([f"--fine-tune-epochs {record['fine_tune']['epochs']}"] if record.get("fine_tune") else []),
+            _start(record),
         )
     )
+
+
+def _start(record: Record) -> str:
+    """The option that says what pruning started from."""
+    fine_tune = record.get("fine_tune")
+    return f"--fine-tune-epochs {fine_tune['epochs']}" if fine_tune else "--from-scratch"
 
 
 def target_label(target: Record) -> str:

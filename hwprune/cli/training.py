@@ -81,9 +81,8 @@ _OPTIONS = (
     click.option(
         "--fine-tune-epochs",
         type=int,
-        help="Start pruning from the trained dense network and train for so many epochs. "
-        f"Default: with --weights --epochs, or else with several targets, and for variants, "
-        f"{FINE_TUNE_SHARE:.0%} of them.",
+        help="Epochs of the pruned network, from the dense one's trained weights on. Default: --epochs; with "
+        f"several targets, and for variants, {FINE_TUNE_SHARE:.0%} of them unless there are --weights.",
     ),
     click.option(
         "--distill",
@@ -107,7 +106,9 @@ _OPTIONS = (
         f"{RECONSTRUCTION_IMAGES} there.",
     ),
     click.option(
-        "--from-scratch", is_flag=True, help="Prune from random weights, for --epochs, at every target."
+        "--from-scratch",
+        is_flag=True,
+        help="Start from random weights, not from the dense network: the penalty pulls, for --epochs.",
     ),
 )
 
@@ -178,13 +179,12 @@ class Training:
             recipe: Of the dense training.
             several: Whether several networks share it.
         """
-        epochs = self.fine_tune_epochs
-        if epochs is None and self.weights is not None:
-            epochs = recipe.epochs
-        if epochs is None and several and not self.from_scratch:
-            epochs = max(1, round(FINE_TUNE_SHARE * recipe.epochs))
-        if epochs is None:
+        if self.from_scratch:
             return None
+        epochs = self.fine_tune_epochs
+        if epochs is None:
+            shared = several and self.weights is None
+            epochs = max(1, round(FINE_TUNE_SHARE * recipe.epochs)) if shared else recipe.epochs
         return replace(recipe, epochs=epochs, learning_rate=FINE_TUNE_RATE * recipe.learning_rate)
 
     def distillation(self, fine_tune: Recipe | None) -> Distillation | None:
@@ -216,7 +216,7 @@ class Training:
             if images:
                 raise click.UsageError(
                     "--reconstruct fits networks to what they computed before pruning, but this one starts "
-                    "from random weights: add --weights or --fine-tune-epochs, or leave it out"
+                    "from random weights: leave out --from-scratch, or this"
                 )
             return 0
         if granularity is not None and granularity not in SHRINKING:

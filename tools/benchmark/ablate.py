@@ -50,9 +50,10 @@ class Part:
         trained: Start from the trained network; else from random weights.
         pull: Fraction of the training over which the penalty pulls; ``None``: as the start has it.
         penalty: Which.
-        fit: Fit the survivors to what the trained network computed.
+        fit: Choose the survivors by what their readers lose and fit them, both on training images.
         distil: Learn from the dense network too.
         count: Choose by a number of groups, not by microseconds; settled at once.
+        rate: Factor on the learning rate.
     """
 
     what: str
@@ -62,6 +63,7 @@ class Part:
     fit: bool = True
     distil: bool = True
     count: bool = False
+    rate: float = 1.0
 
     def schedule(self, total_steps: int) -> StrengthSchedule | None:
         """When the penalty pulls and when survivors are fixed; ``None``: the default from random weights."""
@@ -72,19 +74,22 @@ class Part:
         return StrengthSchedule.from_trained(total_steps) if self.trained else None
 
 
-_WHOLE = Part("as `prune` does it: settled at once, fitted, distilled")
+_WHOLE = Part("as `prune` does it: channels settled at once by what their readers lose, fitted, distilled")
 _SCRATCH = Part("from random weights: the exact envelope", trained=False, fit=False, distil=False)
 PARTS: dict[str, Part] = {
     WHOLE: _WHOLE,
+    "norm": replace(_WHOLE, what="channels and widths chosen by norm", penalty="magnitude"),
     "undistilled": replace(_WHOLE, what="without distillation", distil=False),
-    "unfitted": replace(_WHOLE, what="without the fit of the survivors", fit=False),
-    "bare": replace(_WHOLE, what="without distillation and fit", fit=False, distil=False),
+    "unfitted": replace(_WHOLE, what="channels and widths chosen by norm, no fit", fit=False),
+    "bare": replace(_WHOLE, what="the same without distillation", fit=False, distil=False),
     "pull-quarter": replace(_WHOLE, what="the exact envelope pulls for a quarter", pull=0.25),
     "pull-half": replace(_WHOLE, what="the exact envelope pulls for half", pull=0.5),
     "plain-quarter": replace(
         _WHOLE, what="the plain envelope pulls for a quarter", pull=0.25, penalty="wgsef"
     ),
     "count": replace(_WHOLE, what="chosen by number of groups, not by microseconds", count=True),
+    "gentle": replace(_WHOLE, what="a third of the learning rate", rate=1 / 3),
+    "fierce": replace(_WHOLE, what="three times the learning rate", rate=3.0),
     "scratch": _SCRATCH,
     "scratch-plain": replace(_SCRATCH, what="from random weights: the plain envelope", penalty="wgsef"),
     "scratch-norm": replace(_SCRATCH, what="from random weights: cut once by norm", penalty="magnitude"),
@@ -125,6 +130,7 @@ def pruned(part: Part, job: Job) -> tuple[nn.Module, float]:
     """The slim network after its training, and how many times faster it is predicted to be."""
     network = job.copy_of_dense() if part.trained else job.task.untrained(job.seed)
     recipe = job.recipe if part.trained else replace(job.task.recipe, seed=job.seed)
+    recipe = replace(recipe, learning_rate=part.rate * recipe.learning_rate)
     steps = job.trainer(network, recipe).total_steps
     target = fraction_for(part, job) if part.count else Speedup(job.speedup)
     compressor = compressor_of(part, job, network, steps, target)

@@ -1,0 +1,67 @@
+"""What pruning starts from, and for how long it trains, by what was asked for."""
+
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from hwprune.cli import main
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Settings of the runs, and grids, that would have been made."""
+    made = []
+    prune = sys.modules["hwprune.cli.prune"]  # the command hides the module of the same name
+    monkeypatch.setattr(prune, "compress", lambda settings, *_rest, **_named: made.append(settings))
+    for name in ("prune", "variants"):
+        module = sys.modules[f"hwprune.cli.{name}"]
+        monkeypatch.setattr(module, "run_grid", lambda grid, *_rest, **_named: made.append(grid))
+    return made
+
+
+def ask(asked, *arguments):
+    result = CliRunner().invoke(main, [*arguments, "--epochs", "10"])
+    assert result.exit_code == 0, result.output
+    return asked[-1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "epochs"),
+    [
+        (["prune"], 10),
+        (["prune", "--weights", "trained.pt"], 10),
+        (["prune", "--fine-tune-epochs", "4"], 4),
+        (["prune", "--keep", "0.5", "--keep", "0.3"], 3),
+        (["prune", "--keep", "0.5", "--keep", "0.3", "--weights", "trained.pt"], 10),
+        (["variants", "--keep", "0.5"], 3),
+        (["variants", "--keep", "0.5", "--fine-tune-epochs", "4"], 4),
+    ],
+)
+def test_pruning_starts_from_trained_weights(asked, arguments, epochs):
+    run = ask(asked, *arguments)
+    assert run.fine_tune.epochs == epochs
+    assert run.fine_tune.learning_rate < run.recipe.learning_rate
+    assert run.distillation.weight == 0.5
+    assert run.reconstruct > 0
+
+
+@pytest.mark.parametrize("command", ["prune", "variants"])
+def test_from_scratch_nothing_is_fitted_and_nobody_teaches(asked, command):
+    run = ask(asked, command, "--from-scratch")
+    assert run.fine_tune is None
+    assert run.distillation is None
+    assert run.reconstruct == 0
+
+
+@pytest.mark.parametrize("also", [["--weights", "trained.pt"], ["--fine-tune-epochs", "3"]])
+def test_from_scratch_contradicts_a_trained_start(asked, also):
+    result = CliRunner().invoke(main, ["prune", "--from-scratch", *also])
+    assert result.exit_code == 2
+    assert "--from-scratch contradicts" in result.output
+
+
+def test_there_is_nothing_to_fit_to_from_scratch(asked):
+    result = CliRunner().invoke(main, ["prune", "--from-scratch", "--reconstruct", "100"])
+    assert result.exit_code == 2
+    assert "leave out --from-scratch" in result.output
