@@ -91,9 +91,10 @@ import numpy as np
 import openvino
 
 options = {{"INFERENCE_NUM_THREADS": {threads}, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}}
-network = openvino.Core().read_model(str(Path(__file__).parent / "{file}"))
+core = openvino.Core()
+network = core.read_model(str(Path(__file__).parent / "{file}"))
 network.reshape({shape})
-compiled = openvino.Core().compile_model(network, "CPU", options)
+compiled = core.compile_model(network, "CPU", options)
 images = np.random.default_rng(0).standard_normal({shape}).astype(np.float32)
 scores = compiled([images])[0]
 print("classes", scores.argmax(axis=1))

@@ -37,9 +37,10 @@ def _openvino(path: Path, feed: Mapping[str, Any], threads: int) -> Callable[[],
     import openvino
 
     options = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
-    model = openvino.Core().read_model(str(path))
+    core = openvino.Core()
+    model = core.read_model(str(path))
     model.reshape({name: list(value.shape) for name, value in feed.items()})
-    compiled = openvino.Core().compile_model(model, "CPU", {**options, "INFERENCE_PRECISION_HINT": "f32"})
+    compiled = core.compile_model(model, "CPU", {**options, "INFERENCE_PRECISION_HINT": "f32"})
     request = compiled.create_infer_request()
     return lambda: request.infer(dict(feed))
 

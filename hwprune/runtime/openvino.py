@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -135,16 +136,26 @@ def _options(spec: RuntimeSpec) -> dict[str, Any]:
     }
 
 
+@cache
+def _core() -> Any:
+    """The one core of this process.
+
+    A core's plugin for processors moves the stack that signals are handled on, and puts the one before in its
+    place when it goes: of two cores the first to go leaves the memory of the other, and Ctrl-C crashes.
+    """
+    return openvino.Core()
+
+
 def _read(source: str | bytes, weights: bytes | None, where: object) -> Any:
     try:
-        return openvino.Core().read_model(source, *([] if weights is None else [weights]))
+        return _core().read_model(source, *([] if weights is None else [weights]))
     except Exception as error:  # the runtime raises a dozen unrelated types
         raise RuntimeUnavailableError("OpenVINO refuses the model", where=where, got=_told(error)) from error
 
 
 def _compile(model: Any, options: Mapping[str, Any], where: object) -> Any:
     try:
-        return openvino.Core().compile_model(model, _DEVICE, dict(options))
+        return _core().compile_model(model, _DEVICE, dict(options))
     except Exception as error:  # likewise
         raise RuntimeUnavailableError(
             "OpenVINO cannot compile the model", where=where, got=_told(error)
