@@ -5,9 +5,9 @@
 For every seed three sides are made of the same targets:
 
 - one run: the command with all targets, where each network is fine-tuned from the one at the looser target;
-- own runs: the same with ``--from-scratch``, where each is pruned from random weights, as a command with one
-  target does it by default;
-- direct: each target by itself, fine-tuned from the same dense weights with the recipe of the one run.
+- own runs: each target by itself, from the same dense weights for as many epochs again, as a command with one
+  target does it;
+- from scratch: all targets with ``--from-scratch``, where each is pruned from random weights.
 
 The dense training counts once on every side; runs that are complete are not repeated.
 """
@@ -36,10 +36,10 @@ from hwprune.variant_tasks import SHARED_FOLDER
 from hwprune.variants_page import MADE, MANIFEST_FILE
 
 #: Names of the sides.
-ONE, OWN, DIRECT = "one run", "own runs", "direct"
+ONE, OWN, SCRATCH = "one run", "own runs", "from scratch"
 
 #: Sides that are one command with all targets, to the options that make them.
-GRIDS: Mapping[str, Sequence[str]] = {ONE: (), OWN: ("--from-scratch",)}
+GRIDS: Mapping[str, Sequence[str]] = {ONE: (), SCRATCH: ("--from-scratch",)}
 
 #: Exit code of the command where a network failed or misses its target.
 MISSED = 1
@@ -114,15 +114,15 @@ def _seconds(history: pd.DataFrame, phase: str) -> float:
 
 def lines_of(seeds: Sequence[Mapping[str, Side]]) -> list[str]:
     """The table over all seeds, what was missed, and what it cost."""
-    names = (ONE, OWN, DIRECT)
+    names = (ONE, OWN, SCRATCH)
     titles = " | ".join(f"{name}: accuracy (sd), measured" for name in names)
     lines = [
-        f"| speed-up | {titles} | one run - own runs, points (sd) | one run - direct, points (sd) |",
+        f"| speed-up | {titles} | one run - own runs, points (sd) | one run - from scratch, points (sd) |",
         "|---" * 6 + "|",
     ]
     for target in seeds[0][ONE].accuracies:
         cells = [_scores([seed[name] for seed in seeds], target) for name in names]
-        gaps = [_gaps(seeds, other, target) for other in (OWN, DIRECT)]
+        gaps = [_gaps(seeds, other, target) for other in (OWN, SCRATCH)]
         lines.append(f"| {target:g} | {' | '.join([*cells, *gaps])} |")
     made = len(seeds) * len(seeds[0][ONE].accuracies)
     missed = [f"{sum(len(seed[name].missed) for seed in seeds)} of {made} ({name})" for name in names]
@@ -143,10 +143,13 @@ def _gaps(seeds: Sequence[Mapping[str, Side]], other: str, target: float) -> str
 def _costs(seeds: Sequence[Mapping[str, Side]]) -> list[str]:
     """All targets of the one run, as multiples of each other thing that one could do instead."""
     rows = {
-        "one target, `hwprune prune --speedup X`: dense and pruned from random weights": (OWN, "single"),
-        "one target, direct: dense and fine-tuned with the recipe of the one run": (DIRECT, "single"),
-        "all targets, each pruned from random weights, the dense training once": (OWN, "whole"),
-        "all targets, direct, the dense training once": (DIRECT, "whole"),
+        "one target, `hwprune prune --speedup X`: dense, and pruned from it for as many epochs": (
+            OWN,
+            "single",
+        ),
+        "one target with `--from-scratch`: dense, and pruned from random weights": (SCRATCH, "single"),
+        "all targets, each a run of its own, the dense training once": (OWN, "whole"),
+        "all targets with `--from-scratch`, the dense training once": (SCRATCH, "whole"),
     }
     lines = [
         "What the one run costs with all its targets and its dense training, as a multiple of:",
@@ -206,8 +209,8 @@ def run(folder: Path, options: Sequence[str]) -> None:
         raise click.ClickException(f"{shlex.join(command)} failed")
 
 
-def run_direct(folder: Path, options: Sequence[str], chain: Path) -> None:
-    """Fine-tunes a network for one target from the dense weights of a run with all of them, as that run does.
+def run_alone(folder: Path, options: Sequence[str], chain: Path) -> None:
+    """Prunes for one target from the dense weights of a run with all of them, as a command of its own does.
 
     Args:
         folder: Where it goes; left alone where it is complete.
@@ -219,9 +222,7 @@ def run_direct(folder: Path, options: Sequence[str], chain: Path) -> None:
     """
     if (folder / REPORT_FILE).is_file() and not (folder / CHECKPOINTS).exists():
         return
-    looser = next(iter(folders_of(chain).values()))
-    epochs = read_json(looser / REPORT_FILE, "hwprune prune")["fine_tune"]["epochs"]
-    command = [sys.executable, "-m", "hwprune", "prune", *options, "--fine-tune-epochs", str(epochs)]
+    command = [sys.executable, "-m", "hwprune", "prune", *options]
     command += ["--weights", str(dense_weights(chain)), "--out", str(folder)]
     if folder.exists():
         command.append("--resume")
@@ -251,10 +252,12 @@ def sides_of(work: Path, seed: int, options: Sequence[str], speedups: Sequence[f
         run(folder, [*seeded, *(word for words in targets.values() for word in words), *extra])
         sides[name] = read_side(folders_of(folder))
     chain = work / f"{seed}-{ONE.replace(' ', '-')}"
-    alone = {target: work / f"{seed}-{DIRECT}" / f"{target:g}" for target in sides[ONE].accuracies}
+    alone = {
+        target: work / f"{seed}-{OWN.replace(' ', '-')}" / f"{target:g}" for target in sides[ONE].accuracies
+    }
     for target, folder in alone.items():
-        run_direct(folder, [*seeded, *targets[target]], chain)
-    return {**sides, DIRECT: read_side(alone, sides[ONE].dense_seconds)}
+        run_alone(folder, [*seeded, *targets[target]], chain)
+    return {**sides, OWN: read_side(alone, sides[ONE].dense_seconds)}
 
 
 @click.command()
@@ -283,9 +286,9 @@ def main(
             "",
             f"Written by `tools/compare_budgets.py`, {seeds} seeds. One run: `hwprune prune",
             f"{shlex.join(asked)}`, each network fine-tuned from the one at the looser target.",
-            "Own runs: the same with `--from-scratch`, each pruned from random weights for all the epochs,",
-            "as `hwprune prune` with one target does it. Direct: `hwprune prune --weights` with one target",
-            "and the dense weights of the one run, fine-tuned by the same recipe.",
+            "Own runs: `hwprune prune --weights` with one target and the dense weights of the one run, for",
+            "all the epochs, as `hwprune prune` with one target does it. From scratch: the one run's command",
+            "with `--from-scratch`, each network pruned from random weights for all the epochs.",
             "Accuracies in percent, mean and standard deviation.",
             "",
             machine_line(),

@@ -51,7 +51,7 @@ from hwprune.workloads import make_model
 #: A target in groups: a latency is settled by measuring, which no two runs do alike.
 COMMON = ("--keep", "0.5", "--epochs", "3", "--batch-size", "128")
 #: Name of a network to the options of its run; one has batch norm, and starts from a dense training.
-SETUPS = {"lenet5": (), "resnet8": ("--fine-tune-epochs", "2")}
+SETUPS = {"lenet5": ("--from-scratch",), "resnet8": ("--fine-tune-epochs", "2")}
 PHASES = {"dense", "prune"}
 POLL_SECONDS = 0.0005
 
