@@ -75,6 +75,7 @@ class ChannelScope(WidthScope[ChannelGroups]):
         """
 
         def rank(norms: Tensor, alive: Tensor) -> Ranking:
+            self._request.notify("choosing channels by what the layers that read them would lose")
             flags = torch.split(alive, self.groups.widths.tolist())
             orders = eliminate(self._request.model, self.groups.axes, self.groups.aligns, flags, inputs)
             self.allowance.rank = self.allowance.by_norm  # the inputs are of no more use

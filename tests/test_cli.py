@@ -325,7 +325,10 @@ def test_fine_tuning_starts_from_the_trained_dense_network(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("options", "told"),
-    [((), "random weights"), (("--fine-tune-epochs", 1, "--granularity", "weight"), "with weight")],
+    [
+        (("--from-scratch",), "random weights"),
+        (("--fine-tune-epochs", 1, "--granularity", "weight"), "with weight"),
+    ],
 )
 def test_there_must_be_something_to_fit_survivors_to(
     tmp_path: Path, options: tuple[object, ...], told: str
@@ -397,7 +400,8 @@ def test_a_shipped_template_says_so_and_names_the_command_that_fills_it(name: st
     assert profile.provenance.source == ("template" if profile.table is None else "measured")
     command = shlex.split(profile.provenance.command)
     if not command:
-        assert profile.granularity == "shape"  # no table says what kernel positions cost
+        # No table says what kernel positions cost, nor does ONNX Runtime tell the times of kernels on a GPU.
+        assert profile.granularity == "shape" or profile.runtime.provider == "CUDAExecutionProvider"
         return
     spec = profile.runtime
     options = [f"--{key}" for key in ("precision", "threads") if f"--{key}" in command]

@@ -29,6 +29,8 @@ from hwprune.train.patches import drawn_positions, is_plain, only_input, patches
 RIDGE = 1e-3
 #: Layers with more weights per output are not looked at: the equations would fill gigabytes.
 MOST_WEIGHTS = 8192
+#: Equations are copied without the weights that are gone where fewer than this part of them stay.
+DROPPED_BELOW = 0.8
 
 
 @dataclass(slots=True, eq=False)
@@ -41,6 +43,7 @@ class _Reader:
         columns: Shape ``(channels, weights per channel)``: which of the weights read each channel.
         reads: Shape ``(channels,)``: whether it reads a channel at all.
         energy: Mean square of its outputs about their means.
+        stays: Shape ``(weights + 1,)``: which weights are not gone.
     """
 
     inverse: Tensor
@@ -48,6 +51,7 @@ class _Reader:
     columns: Tensor
     reads: Tensor
     energy: float
+    stays: Tensor
 
     def losses(self, channels: Tensor) -> Tensor:
         """What taking out each of some channels would add to the lost part, shape ``(channels,)``."""
@@ -67,17 +71,20 @@ class _Reader:
             self.inverse[gone][:, gone], torch.cat([self.inverse[gone], read.T], dim=1)
         )
         makes_up, alone = solved.split([len(self.inverse), len(read)], dim=1)
-        self.weights = self.weights - read @ makes_up
-        self.inverse = self.inverse - self.inverse[:, gone] @ makes_up
-        self._drop(gone)
-        return float((read.T * alone).sum()) / self.energy
+        lost = float((read.T * alone).sum()) / self.energy
+        self.weights.addmm_(read, makes_up, alpha=-1)
+        self.inverse.addmm_(self.inverse[:, gone], makes_up, alpha=-1)
+        self.stays[gone] = False
+        if self.stays.sum() < DROPPED_BELOW * len(self.stays):
+            self._drop()
+        return lost
 
-    def _drop(self, gone: Tensor) -> None:
-        """Drops what belongs to weights that are gone, so that the next step has less to compute."""
-        stays = torch.ones(len(self.inverse), dtype=torch.bool)
-        stays[gone] = False
+    def _drop(self) -> None:
+        """Drops what belongs to weights that are gone, so that the next steps have less to compute."""
+        stays = self.stays
         self.inverse, self.weights = self.inverse[stays][:, stays], self.weights[:, stays]
         self.columns = (stays.cumsum(0) - 1).clamp_min(0)[self.columns]
+        self.stays = stays[stays]
 
 
 def _reader(layer: nn.Module, moments: Tensor, part: TensorSlice, width: int) -> _Reader | None:
@@ -105,9 +112,9 @@ def _reader(layer: nn.Module, moments: Tensor, part: TensorSlice, width: int) ->
     diagonal = moments.diagonal()
     held = moments.clone()
     held.diagonal().add_(RIDGE * (diagonal + 1e-6 * diagonal.mean()))
-    return _Reader(
-        torch.linalg.inv(held), weights, torch.from_numpy(columns), torch.from_numpy(reads > 0), energy
-    )
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(held))
+    stays = torch.ones(len(held), dtype=torch.bool)
+    return _Reader(inverse, weights, torch.from_numpy(columns), torch.from_numpy(reads > 0), energy, stays)
 
 
 def eliminate(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,9 +69,9 @@ def test_every_file_holds_as_many_bytes_as_the_network(monkeypatch: pytest.Monke
     made: list[int] = []
     original = sampling.make_operator_model
 
-    def counted(operators: Sequence[Operator], batch: int) -> OperatorModel:
+    def counted(operators: Sequence[Operator], batch: int, **named: Any) -> OperatorModel:
         made.append(sum(map(sampling.bytes_of, operators)))
-        return original(operators, batch)
+        return original(operators, batch, **named)
 
     monkeypatch.setattr(sampling, "make_operator_model", counted)
     operators = [Operator("linear", 1024, 1024), Operator("linear", 512, 1024), Operator("linear", 8, 8)]

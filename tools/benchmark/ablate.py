@@ -54,6 +54,7 @@ class Part:
         distil: Learn from the dense network too.
         count: Choose by a number of groups, not by microseconds; settled at once.
         rate: Factor on the learning rate.
+        images: Training images that survivors are chosen and fitted on.
     """
 
     what: str
@@ -64,6 +65,7 @@ class Part:
     distil: bool = True
     count: bool = False
     rate: float = 1.0
+    images: int = RECONSTRUCTION_IMAGES
 
     def schedule(self, total_steps: int) -> StrengthSchedule | None:
         """When the penalty pulls and when survivors are fixed; ``None``: the default from random weights."""
@@ -90,6 +92,7 @@ PARTS: dict[str, Part] = {
     "count": replace(_WHOLE, what="chosen by number of groups, not by microseconds", count=True),
     "gentle": replace(_WHOLE, what="a third of the learning rate", rate=1 / 3),
     "fierce": replace(_WHOLE, what="three times the learning rate", rate=3.0),
+    "more-images": replace(_WHOLE, what="chosen and fitted on four times as many images", images=3072),
     "scratch": _SCRATCH,
     "scratch-plain": replace(_SCRATCH, what="from random weights: the plain envelope", penalty="wgsef"),
     "scratch-norm": replace(_SCRATCH, what="from random weights: cut once by norm", penalty="magnitude"),
@@ -135,7 +138,7 @@ def pruned(part: Part, job: Job) -> tuple[nn.Module, float]:
     target = fraction_for(part, job) if part.count else Speedup(job.speedup)
     compressor = compressor_of(part, job, network, steps, target)
     if part.fit:
-        compressor.reconstruct_on(spread(job.dataset.train_images, RECONSTRUCTION_IMAGES))
+        compressor.reconstruct_on(spread(job.dataset.train_images, part.images))
     teacher = Teacher(job.copy_of_dense(), DISTILLATION) if part.distil else None
     run_epochs(job.trainer(network, recipe, compressor.wrap, teacher))
     result = compressor.finish()
