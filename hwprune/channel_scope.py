@@ -79,7 +79,9 @@ class ChannelScope(WidthScope[ChannelGroups]):
             flags = torch.split(alive, self.groups.widths.tolist())
             orders = eliminate(self._request.model, self.groups.axes, self.groups.aligns, flags, inputs)
             self.allowance.rank = self.allowance.by_norm  # the inputs are of no more use
-            return ranking(self.groups, norms, alive, orders)
+            return (
+                ranking(self.groups, norms, alive, orders) if orders else self.allowance.by_norm(norms, alive)
+            )
 
         self.allowance.rank = rank
 

@@ -12,9 +12,9 @@ from hwprune.groups.costs import COST_FLOOR, LOOK_AHEAD, Budget, FloatArray, Wid
 #: Groups that an axis gains or loses in an exchange, at most.
 EXCHANGED = 2
 #: Exchanges that a budget is asked about in a round, the most promising first.
-MOST_ASKED = 2048
-#: By how much of the budget the sum of what two axes save alone may be wrong, as a filter.
-LEEWAY = 0.03
+MOST_ASKED, ASKED_AT_ONCE = 2048, 256
+#: By how much of itself the cost of what two axes gain and lose may be wrong where each is asked about alone.
+LEEWAY = 0.1
 
 
 def fit(
@@ -84,7 +84,7 @@ def _narrowed(
     networks = np.stack([narrower(current, aligns, int(step), fewest) for step in steps])
     savings = used - budget.used(networks)
     lost = table[axes, np.maximum(have - steps[:, None], fewest)] - table[axes, have]
-    floor = max(COST_FLOOR * float(np.abs(savings).mean()), float(np.finfo(np.float64).tiny))
+    floor = max(COST_FLOOR * float(np.abs(savings).mean()), 1e-12 * max(used, 1e-300))
     ratios = np.where(have - steps[:, None] >= fewest, lost / np.maximum(savings, floor), np.inf)
     step, axis = np.unravel_index(int(np.argmin(ratios)), ratios.shape)
     return np.asarray(networks[step, axis])
@@ -98,22 +98,22 @@ def _exchanged(
     Returns:
         ``None`` where every such network loses more or exceeds the budget.
     """
-    candidates, lost = _candidates(budget, table, current, widths, aligns, fewest)
-    for part in np.array_split(np.argsort(lost, kind="stable")[:MOST_ASKED], max(1, len(lost) // 256)):
-        if len(part):
-            fits = budget.used(candidates[part]) <= budget.limit
-            if fits.any():
-                return np.asarray(candidates[part[int(np.argmax(fits))]])
+    candidates = _candidates(budget, table, current, widths, aligns, fewest)
+    for start in range(0, len(candidates), ASKED_AT_ONCE):
+        part = candidates[start : start + ASKED_AT_ONCE]
+        fits = budget.used(part) <= budget.limit
+        if fits.any():
+            return np.asarray(part[int(np.argmax(fits))])
     return None
 
 
 def _candidates(
     budget: Budget, table: FloatArray, current: Widths, widths: Widths, aligns: Widths, fewest: int
-) -> tuple[Widths, FloatArray]:
+) -> Widths:
     """Networks that lose less than the current one, may be within the budget, and differ in one or two axes.
 
     Returns:
-        Widths of shape ``(candidates, axes)`` and how much more each loses, all negative.
+        Widths of shape ``(candidates, axes)``, those that lose least first.
     """
     have, most, axes = _groups(current, aligns), _groups(widths, aligns), np.arange(len(current))
     steps = np.arange(-EXCHANGED, EXCHANGED + 1)
@@ -126,13 +126,16 @@ def _candidates(
     wider, other = slice(EXCHANGED + 1, None), slice(None, EXCHANGED + 1)  # the last of which changes nothing
     total_lost = lost[wider][:, :, None, None] + lost[other]
     total_cost = costs[wider][:, :, None, None] + costs[other]
-    room = budget.limit * (1 + LEEWAY) - float(budget.used(current))
-    better = (total_lost < -1e-12 * max(float(np.abs(table).max()), 1e-300)) & (total_cost <= room)
+    room = budget.limit - float(budget.used(current))
+    leeway = LEEWAY * (np.abs(costs[wider])[:, :, None, None] + np.abs(costs[other]))
+    better = (total_lost < -1e-12 * max(float(np.abs(table).max()), 1e-300)) & (total_cost <= room + leeway)
     # An axis that is wider at the expense of none is paired with itself.
     better &= np.eye(len(axes), dtype=bool)[:, None, :] == (steps[other] == 0)[:, None]
-    up, axis, down, at_expense = np.nonzero(better)
+    places = np.nonzero(better)
+    best = np.argsort(total_lost[better], kind="stable")[:MOST_ASKED]
+    up, axis, down, at_expense = (place[best] for place in places)
     found = np.tile(current, (len(up), 1))
     rows = np.arange(len(up))
     found[rows, at_expense] = changed[other][down, at_expense]
     found[rows, axis] = changed[wider][up, axis]
-    return found, total_lost[better]
+    return found

@@ -23,10 +23,17 @@ from hwprune.graph.axes import ChannelAxis, TensorSlice
 from hwprune.graph.record import ExampleInputs, call_observed
 from hwprune.groups.order import Order
 from hwprune.groups.shards import is_sharded
-from hwprune.train.patches import drawn_positions, is_plain, only_input, patches, rows_of
+from hwprune.train.patches import drawn_positions, is_batched, is_plain, only_input, patches, rows_of
 
 #: How firmly the weights that stay are held, as a fraction of the mean square of what each is multiplied by.
 RIDGE = 1e-3
+#: With fewer samples than so many times the weights per output that are used, these are held more firmly, by
+#: so much times how many of them there are for every sample: what is learned from few samples does not hold.
+ENOUGH, SCARCE_RIDGE = 4, 0.1
+#: Variances below this part of the mean square are rounding.
+ROUNDING = 1e-6
+#: Channels that may leave together are chosen among so many times as many, one after another.
+CANDIDATES = 4
 #: Layers with more weights per output are not looked at: the equations would fill gigabytes.
 MOST_WEIGHTS = 8192
 #: Equations are copied without the weights that are gone where fewer than this part of them stay.
@@ -56,6 +63,11 @@ class _Reader:
     def losses(self, channels: Tensor) -> Tensor:
         """What taking out each of some channels would add to the lost part, shape ``(channels,)``."""
         columns = self.columns[channels]
+        if not bool(self.reads.any()):
+            return torch.zeros(len(channels), dtype=torch.float64)
+        if columns.shape[1] == 1:  # the blocks below are single numbers
+            read = self.weights[:, columns[:, 0]].square().sum(0) / self.inverse.diagonal()[columns[:, 0]]
+            return torch.where(self.reads[channels], read / self.energy, 0.0)
         blocks = self.inverse[columns[:, :, None], columns[:, None, :]]
         read = self.weights[:, columns].permute(1, 2, 0)
         lost = (read * torch.linalg.solve(blocks, read)).sum((1, 2)) / self.energy
@@ -79,6 +91,17 @@ class _Reader:
             self._drop()
         return lost
 
+    def among(self, channels: Tensor) -> _Reader:
+        """The same layer as far as some channels are concerned, which are numbered anew."""
+        reads = self.reads[channels]
+        own = self.columns[channels[reads]]
+        columns = torch.zeros(len(channels), own.shape[1], dtype=torch.long)
+        columns[reads] = torch.arange(own.numel()).view_as(own)
+        places = own.flatten()
+        stays = torch.ones(len(places), dtype=torch.bool)
+        inverse, weights = self.inverse[places][:, places], self.weights[:, places]
+        return _Reader(inverse, weights, columns, reads, self.energy, stays)
+
     def _drop(self) -> None:
         """Drops what belongs to weights that are gone, so that the next steps have less to compute."""
         stays = self.stays
@@ -88,11 +111,13 @@ class _Reader:
 
 
 def _reader(layer: nn.Module, moments: Tensor, part: TensorSlice, width: int) -> _Reader | None:
-    """A layer that has lost nothing yet; ``None`` where its outputs are constant or it reads unevenly.
+    """A layer that has lost nothing yet; ``None`` where it cannot be judged.
+
+    That is where its outputs are constant or not finite, or it reads unevenly.
 
     Args:
         layer: Plain.
-        moments: Of its inputs, shape ``(weights + 1, weights + 1)``.
+        moments: Of its inputs, shape ``(weights + 1, weights + 1)``, and of how many samples in its corner.
         part: Which of its inputs read the axis.
         width: Of the axis.
     """
@@ -100,19 +125,28 @@ def _reader(layer: nn.Module, moments: Tensor, part: TensorSlice, width: int) ->
     bias = layer.bias
     constant = bias.detach().double().cpu() if isinstance(bias, Tensor) else rows.new_zeros(len(rows))
     weights = torch.cat([rows, constant[:, None]], dim=1)
+    samples = float(moments[-1, -1])
+    moments = moments / samples
     means = moments[-1]
+    whole = float(((weights @ moments) * weights).sum())
     energy = float(((weights @ (moments - torch.outer(means, means))) * weights).sum())
     owners = np.repeat(part.channels, rows.shape[1] // len(part.channels))
     of_axis = np.flatnonzero(owners >= 0)
     reads = np.bincount(owners[of_axis], minlength=width)
-    if energy <= 0 or len(set(reads[reads > 0].tolist())) != 1:
+    # Moments are sums in single precision: what is left of them by chance is no energy.
+    if not energy > ROUNDING * whole or len(set(reads[reads > 0].tolist())) != 1:
         return None
     columns = np.zeros((width, reads.max()), dtype=np.int64)
     columns[reads > 0] = of_axis[np.argsort(owners[of_axis], kind="stable")].reshape(-1, reads.max())
     diagonal = moments.diagonal()
     held = moments.clone()
-    held.diagonal().add_(RIDGE * (diagonal + 1e-6 * diagonal.mean()))
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(held))
+    used = int((diagonal > 0).sum())
+    ridge = RIDGE if samples >= ENOUGH * used else max(RIDGE, SCARCE_RIDGE * used / samples)
+    held.diagonal().add_(ridge * (diagonal + 1e-6 * diagonal.mean()))
+    factor, failed = torch.linalg.cholesky_ex(held)
+    if bool(failed):
+        return None
+    inverse = torch.cholesky_inverse(factor)
     stays = torch.ones(len(held), dtype=torch.bool)
     return _Reader(inverse, weights, torch.from_numpy(columns), torch.from_numpy(reads > 0), energy, stays)
 
@@ -149,7 +183,7 @@ def eliminate(
             for part in parts
             if (reader := _reader(layers[_layer(part)], moments[part.tensor], part, axis.width)) is not None
         ]
-        if reading:
+        if reading and bool(lives.any()):
             found[axis.name] = _order(reading, lives.cpu().nonzero().flatten(), align)
     return found
 
@@ -159,8 +193,7 @@ def _order(readers: Sequence[_Reader], living: Tensor, align: int) -> Order:
     order: list[int] = []
     steps = [0.0]
     while len(living) > align:
-        losses = torch.stack([reader.losses(living) for reader in readers]).sum(0)
-        least = losses.argsort(stable=True)[: len(living) % align or align]
+        least = _least(readers, living, len(living) % align or align)
         steps.append(sum(reader.take_out(living[least]) for reader in readers))
         order += living[least].tolist()
         stays = torch.ones(len(living), dtype=torch.bool)
@@ -169,6 +202,30 @@ def _order(readers: Sequence[_Reader], living: Tensor, align: int) -> Order:
     lost = np.cumsum(steps)[::-1]
     everything = max(float(len(readers)), float(lost[0]))  # what readers lose with the last channels
     return Order([*living.tolist(), *reversed(order)], np.concatenate([[everything], lost]))
+
+
+def _losses(readers: Sequence[_Reader], channels: Tensor) -> Tensor:
+    """What all readers would lose with each of some channels, shape ``(channels,)``."""
+    return torch.stack([reader.losses(channels) for reader in readers]).sum(0)
+
+
+def _least(readers: Sequence[_Reader], living: Tensor, count: int) -> Tensor:
+    """Places of so many of the living channels that are missed least together, those first that leave first.
+
+    One after another: of two that can stand in for each other only one is to leave.
+    """
+    candidates = _losses(readers, living).argsort(stable=True)[: CANDIDATES * count]
+    if count == 1:
+        return candidates[:1]
+    apart = [reader.among(living[candidates]) for reader in readers]
+    left, chosen = torch.arange(len(candidates)), []
+    for _ in range(count):
+        place = int(_losses(apart, left).argmin())
+        chosen.append(int(left[place]))
+        for reader in apart:
+            reader.take_out(left[place : place + 1])
+        left = torch.cat([left[:place], left[place + 1 :]])
+    return candidates[chosen]
 
 
 def _readers(model: nn.Module, axis: ChannelAxis) -> list[TensorSlice]:
@@ -191,15 +248,18 @@ def _layer(part: TensorSlice) -> str:
 
 
 def _moments(model: nn.Module, weights: set[str], inputs: ExampleInputs) -> Mapping[str, Tensor]:
-    """Mean products of what weights are multiplied by, and of a constant 1, by the name of the weights."""
+    """Sums of products of what weights are multiplied by, and of a constant 1, by the name of the weights."""
     sums: dict[str, Tensor] = {}
 
     def observe(name: str, layer: nn.Module, arriving: Tensor, output: Tensor) -> None:
-        for part in patches(layer, arriving, drawn_positions(layer, output)):
-            known = torch.cat([part, part.new_ones(len(part), 1)], dim=1)
-            # Summed up in double precision, part by part; products in it would take twice as long.
-            product = (known.T @ known).cpu().double()
-            sums[name] = sums[name] + product if name in sums else product
+        if not output.numel() or not is_batched(layer, output):
+            return
+        with torch.autocast(arriving.device.type, enabled=False):
+            for part in patches(layer, arriving, drawn_positions(layer, output)):
+                known = torch.cat([part, part.new_ones(len(part), 1)], dim=1)
+                # Summed up in double precision, part by part; products in it would take twice as long.
+                product = (known.T @ known).cpu().double()
+                sums[name] = sums[name] + product if name in sums else product
 
     layers = dict(model.named_modules())
     handles = [
@@ -212,4 +272,4 @@ def _moments(model: nn.Module, weights: set[str], inputs: ExampleInputs) -> Mapp
         for name in sorted(weights)
     ]
     call_observed(model, inputs, handles)
-    return {name: total / total[-1, -1] for name, total in sums.items()}
+    return sums

@@ -24,6 +24,12 @@ def is_plain(module: nn.Module) -> bool:
     return type(module) in PLAIN_LAYERS and getattr(module, "groups", 1) == 1
 
 
+def is_batched(layer: nn.Module, output: Tensor) -> bool:
+    """Whether a plain layer was called with a batch, by what it computed."""
+    weight = layer.state_dict()["weight"]
+    return output.dim() > 1 and (isinstance(layer, nn.Linear) or output.dim() == weight.dim())
+
+
 def rows_of(layer: nn.Module) -> Tensor:
     """A plain layer's weights, one row per output."""
     weight = layer.weight

@@ -25,6 +25,7 @@ from hwprune.train.patches import (
     arriving,
     by_position,
     drawn_positions,
+    is_batched,
     is_plain,
     only_input,
     patches,
@@ -153,8 +154,7 @@ def _observed(model: nn.Module, inputs: ExampleInputs) -> dict[str, _Targets]:
 
     def observe(name: str, layer: nn.Module, output: Tensor) -> None:
         runs[name] += 1
-        in_batch = isinstance(layer, nn.Linear) or output.dim() == len(layer.state_dict()["weight"].shape)
-        if in_batch and output.dim() > 1:
+        if output.numel() and is_batched(layer, output):
             found[name] = _sampled(layer, output)
 
     handles = [

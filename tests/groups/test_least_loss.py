@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+from hwprune.errors import TargetError
 from hwprune.groups.costs import CountBudget, LatencyBudget
 from hwprune.groups.least_loss import fit
 
@@ -80,3 +81,28 @@ def test_branches_may_all_leave():
     ones = np.ones(2, dtype=np.int64)
     assert fit(CountBudget(ones, 1), losses, ones, ones, fewest=0).tolist() == [1, 0]
     assert fit(CountBudget(ones, 0), losses, ones, ones, fewest=0).tolist() == [0, 0]
+
+
+def test_a_network_of_a_hundred_axes_is_filled_up():
+    rng = np.random.default_rng(0)
+    aligns, widths = np.full(100, 8), np.full(100, 128)
+    losses = [convex(rng, 16) for _ in range(100)]
+    budget = LatencyBudget(coupled, 0.5 * float(coupled(widths)))
+    found = fit(budget, losses, widths, aligns)
+    room = budget.limit - budget.used(found)
+    wider = np.minimum(found + 8 * np.eye(100, dtype=int), widths)
+    grown = (wider != found).any(1)
+    assert room >= 0
+    assert (budget.used(wider)[grown] > budget.limit).all()
+
+
+def test_where_nothing_saves_anything_the_end_is_told():
+    losses = [np.array([9.0, 8.0, 0.0]), np.array([9.0, 8.0, 0.0])]
+    ones = np.ones(2, dtype=np.int64)
+    with pytest.raises(TargetError, match="as few are left"):
+        fit(
+            LatencyBudget(lambda widths: np.zeros(np.asarray(widths).shape[:-1]) + 5.0, 4.0),
+            losses,
+            2 * ones,
+            ones,
+        )

@@ -95,6 +95,52 @@ def test_a_copy_of_another_channel_leaves_first_however_large(images):
     assert order.lost[5] < 0.01 < order.lost[4]
 
 
+def test_of_two_that_stand_in_for_each_other_only_one_leaves_in_a_group(images):
+    torch.manual_seed(0)
+    model = Chain(width=8).eval()
+    with torch.no_grad():
+        for copy, original in ((4, 1), (5, 2)):
+            model.first.weight[copy] = 3 * model.first.weight[original]
+            model.first.bias[copy] = 3 * model.first.bias[original]
+    order = orders_of(model, images, align=2)["first"]
+    first_to_leave = set(order.channels[-2:])
+    assert len(first_to_leave & {1, 4}) == len(first_to_leave & {2, 5}) == 1
+    assert order.lost[3] < 0.01 < order.lost[2]
+
+
+def test_moments_are_exact_where_the_network_computes_in_half_precision(images):
+    torch.manual_seed(0)
+    model = Chain().eval()
+    exact = orders_of(model, images)["first"]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = orders_of(model, images)["first"]
+    assert rounded.lost == pytest.approx(exact.lost, rel=0.05, abs=1e-3)
+
+
+def test_what_few_samples_tell_is_not_believed():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 64), nn.ReLU(), nn.Linear(64, 8)).eval()
+    many, few = torch.randn(4096, 4), torch.randn(16, 4)
+    # Sixteen samples are made up for by any sixteen channels, the others would seem to be worth nothing.
+    assert orders_of(model, few)["0"].lost[16] > 0.5 * orders_of(model, many)["0"].lost[16] > 0
+
+
+def test_an_axis_without_a_living_channel_has_no_order(images):
+    torch.manual_seed(0)
+    alive = [torch.zeros(6, dtype=torch.bool), torch.ones(5, dtype=torch.bool)]
+    assert "first" not in orders_of(Chain().eval(), images, alive=alive)
+
+
+def test_a_reader_whose_outputs_are_constant_is_no_reader(images):
+    torch.manual_seed(0)
+    model = Chain().eval()
+    with torch.no_grad():
+        model.first.weight.zero_()
+        model.first.bias.fill_(1.0)
+        model.second.padding = (0, 0)
+    assert "first" not in orders_of(model, images)
+
+
 def test_channels_that_a_linear_layer_reads_after_flattening_have_all_their_places(images):
     torch.manual_seed(0)
     model = Chain().eval()
