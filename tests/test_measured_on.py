@@ -5,20 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from measured_here import HERE
 
 from hwprune.measured_on import COLUMNS, measured_columns, measured_rows, stand_in_for, stand_in_lines
-
-HERE = {
-    "cpu": "AMD EPYC",
-    "isa": "avx2",
-    "os": "Linux x86_64",
-    "runtime": "onnxruntime",
-    "runtime_version": "1.2",
-    "precision": "fp32",
-    "threads": 1,
-    "batch": 1,
-    "date": "2026-01-01",
-}
 
 
 def entry(vendor: str, model: str, isa: str, /, **facts: Any) -> dict[str, Any]:

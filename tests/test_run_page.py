@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from measured_here import HERE
 
 from hwprune import charts
 from hwprune.cli import main
@@ -87,26 +88,13 @@ def test_paths_with_spaces_can_be_pasted() -> None:
     assert words[words.index("--weights") + 1] == "my net.pt"
 
 
-ENVIRONMENT = {
-    "cpu": "AMD EPYC",
-    "isa": "avx2",
-    "os": "Linux x86_64",
-    "runtime": "onnxruntime",
-    "runtime_version": "1.2",
-    "precision": "fp32",
-    "threads": 1,
-    "batch": 1,
-    "date": "2026-01-01",
-}
-
-
 def variants(folder: Path, *changes: dict[str, Any]) -> VariantsFolder:
     """A folder of variants, each the same run but for some changes of its entry."""
     entries = []
     for number, changed in enumerate(changes):
         settings = {**RECORD, "profiles": None, "int8": False, **changed.get("settings", {})}
         name = f"v{number}"
-        entry = {**RECORD, "name": name, "status": "done", "environment": ENVIRONMENT, **changed}
+        entry = {**RECORD, "name": name, "status": "done", "environment": HERE, **changed}
         entries.append({**entry, "settings": settings})
         (folder / name).mkdir()
         (folder / name / "report.json").write_text(json.dumps(RECORD))
@@ -171,7 +159,7 @@ def test_one_dense_network_of_a_model_is_drawn_and_in_the_front(tmp_path: Path) 
     drawn = list[charts.Line]()
     slower = {**NETWORK, "accuracy": 0.4, "latency_us": {"median": 1.0}}
     better = {**NETWORK, "accuracy": 0.9}  # another timing of the dense network, which is not drawn
-    entries = [{**RECORD, "environment": ENVIRONMENT, "slim": slower}]
+    entries = [{**RECORD, "environment": HERE, "slim": slower}]
     entries.append({**entries[0], "dense": better})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(charts, "line_chart", lambda lines, **_options: str(drawn.extend(lines)))

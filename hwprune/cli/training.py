@@ -101,9 +101,9 @@ _OPTIONS = (
         "--reconstruct",
         type=click.IntRange(min=0),
         metavar="IMAGES",
-        help="Where pruning starts from trained weights: fit the channels that stay, layer by layer on so "
-        f"many training images, to what the network computed before. 0: do not. Default: "
-        f"{RECONSTRUCTION_IMAGES} there.",
+        help="Where pruning starts from trained weights: on so many training images choose the channels that "
+        "stay, by what the layers behind them would lose, and fit these, layer by layer, to what the network "
+        f"computed before. 0: choose by norm, fit nothing. Default: {RECONSTRUCTION_IMAGES} there.",
     ),
     click.option(
         "--from-scratch",

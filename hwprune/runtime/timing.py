@@ -26,10 +26,14 @@ from hwprune.runtime.undisturbed import undisturbed
 _TOLD_APART = (".onnx", ".xml")
 #: Files that do not tell their precision.
 _BUILT = (".engine",)
-#: Files that run what they hold while they are loaded: programs of ``torch.export`` unpickle.
-_RUN_WHEN_LOADED = (".pt2",)
-#: Files that do not say how large their inputs are.
-_WITHOUT_SIZES = (".param",)
+#: Ending of files that are not timed as they are, to why not and the runtime that the ONNX file is timed in.
+_NOT_TIMED = {
+    ".pt2": ("a program of torch.export is not loaded: it may run any code while it is", "torch"),
+    ".param": (
+        "a file of ncnn does not say how large its inputs are, and latency depends on it",
+        "ncnn",
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,19 +183,13 @@ def check_request(paths: Mapping[str, Path], runs: int | None) -> None:
     for path in paths.values():
         if not path.is_file():
             raise InputError("no such model file", where=path, expected="an ONNX file")
-        if path.suffix in _RUN_WHEN_LOADED:
+        if path.suffix in _NOT_TIMED:
+            reason, runtime = _NOT_TIMED[path.suffix]
             raise InputError(
-                "a program of torch.export is not loaded: it may run any code while it is",
+                reason,
                 where=path,
                 expected="an ONNX file",
-                hint="time the ONNX file that it was made from, with --device of a profile for torch",
-            )
-        if path.suffix in _WITHOUT_SIZES:
-            raise InputError(
-                "a file of ncnn does not say how large its inputs are, and latency depends on it",
-                where=path,
-                expected="an ONNX file",
-                hint="time the ONNX file that it was made from, with --device of a profile for ncnn",
+                hint=f"time the ONNX file that it was made from, with --device of a profile for {runtime}",
             )
     if runs is not None and runs < 1:
         raise InputError("too few runs", expected="at least 1", got=runs)

@@ -22,8 +22,7 @@ from torch import Tensor, nn
 from hwprune.graph.axes import ChannelAxis, TensorSlice
 from hwprune.graph.record import ExampleInputs, call_observed
 from hwprune.groups.order import Order
-from hwprune.groups.shards import is_sharded
-from hwprune.train.patches import drawn_positions, is_batched, is_plain, only_input, patches, rows_of
+from hwprune.train.patches import drawn_positions, is_batched, is_solvable, only_input, patches, rows_of
 
 #: How firmly the weights that stay are held, as a fraction of the mean square of what each is multiplied by.
 RIDGE = 1e-3
@@ -34,8 +33,6 @@ ENOUGH, SCARCE_RIDGE = 4, 0.1
 ROUNDING = 1e-6
 #: Channels that may leave together are chosen among so many times as many, one after another.
 CANDIDATES = 4
-#: Layers with more weights per output are not looked at: the equations would fill gigabytes.
-MOST_WEIGHTS = 8192
 #: Equations are copied without the weights that are gone where fewer than this part of them stay.
 DROPPED_BELOW = 0.8
 
@@ -230,16 +227,11 @@ def _least(readers: Sequence[_Reader], living: Tensor, count: int) -> Tensor:
 
 def _readers(model: nn.Module, axis: ChannelAxis) -> list[TensorSlice]:
     """The weights of plain layers that read an axis by their inputs."""
-    layers, parameters = dict(model.named_modules()), dict(model.named_parameters())
+    layers = dict(model.named_modules())
     return [
         part
         for part in axis.consumers
-        if part.dim == 1
-        and part.tensor.endswith(".weight")
-        and is_plain(layers[_layer(part)])
-        and part.tensor in parameters
-        and not is_sharded(parameters[part.tensor])
-        and rows_of(layers[_layer(part)]).shape[1] <= MOST_WEIGHTS
+        if part.dim == 1 and part.tensor.endswith(".weight") and is_solvable(layers[_layer(part)])
     ]
 
 

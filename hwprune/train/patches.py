@@ -9,12 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hwprune.groups.shards import is_sharded
+
 #: Layers whose outputs are a matrix product of patches of the input with the weights. No subclasses: they may
 #: compute anything.
 PLAIN_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
 #: Samples of its inputs that equations for a layer are made of, where it has that many: so many times as many
 #: as it has weights per output, within these bounds.
 SAMPLES_PER_WEIGHT, LEAST_SAMPLES, MOST_SAMPLES = 4, 8192, 16384
+#: For layers with more weights per output no equations are set up: they would fill gigabytes.
+MOST_WEIGHTS = 8192
 #: Numbers that are unfolded at a time.
 _CHUNK = 1 << 24
 
@@ -35,6 +39,18 @@ def rows_of(layer: nn.Module) -> Tensor:
     weight = layer.weight
     assert isinstance(weight, Tensor)  # of a plain layer
     return weight.detach().flatten(1)
+
+
+def is_solvable(module: nn.Module) -> bool:
+    """Whether least-squares equations can be set up for a module: it is plain, and its weights are at hand.
+
+    Weights that are computed from others or spread over processes are not, nor are too many of them.
+    """
+    if not is_plain(module):
+        return False
+    weight = module._parameters.get("weight")
+    at_hand = isinstance(weight, nn.Parameter) and not is_sharded(weight)
+    return at_hand and rows_of(module).shape[1] <= MOST_WEIGHTS
 
 
 def by_position(layer: nn.Module, output: Tensor) -> Tensor:

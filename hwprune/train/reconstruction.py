@@ -19,14 +19,13 @@ from torch.utils._pytree import tree_map
 
 from hwprune.errors import GraphError
 from hwprune.graph.record import ExampleInputs, call_observed
-from hwprune.groups.shards import is_sharded
 from hwprune.processes import agree_
 from hwprune.train.patches import (
     arriving,
     by_position,
     drawn_positions,
     is_batched,
-    is_plain,
+    is_solvable,
     only_input,
     patches,
     rows_of,
@@ -36,8 +35,6 @@ from hwprune.train.patches import (
 RIDGES = (1e-3, 1e-2, 1e-1)
 #: The part of the inputs on which one of :data:`RIDGES` is chosen: a fit that only repeats its samples loses.
 HELD_OUT = 1 / 8
-#: Layers with more weights per output are not fitted: the equations would fill gigabytes.
-MOST_WEIGHTS = 8192
 #: Bytes that the outputs of one layer may fill; of large maps fewer inputs are looked at.
 MOST_BYTES = 1 << 30
 
@@ -171,12 +168,9 @@ def _fittable(model: nn.Module) -> dict[str, nn.Module]:
     return {
         name: module
         for name, module in model.named_modules()
-        if is_plain(module)
-        and isinstance(weight := module._parameters.get("weight"), nn.Parameter)
-        and weight.requires_grad
+        if is_solvable(module)
+        and (weight := module.get_parameter("weight")).requires_grad
         and weights[id(weight)] == 1
-        and not is_sharded(weight)
-        and rows_of(module).shape[1] <= MOST_WEIGHTS
     }
 
 

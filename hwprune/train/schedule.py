@@ -14,7 +14,7 @@ LEAST_STRENGTH, GREATEST_STRENGTH = 0.01, 0.25
 #: Fractions of a fine-tuning after which a pull is full, and after which the survivors are fixed.
 TRAINED_FULL, TRAINED_SETTLE = 0.1, 0.25
 #: Granularity and penalties that need no pull where the weights are trained already.
-BY_NORMS = ("channel", ("envelope", "magnitude"))
+SETTLED_AT_ONCE = ("channel", ("envelope", "magnitude"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +120,8 @@ class StrengthSchedule:
 def needs_pull(granularity: str, penalty: str) -> bool:
     """Whether groups of a trained network need a pull before they are chosen.
 
-    Few channels go, and trained norms tell which; of single weights and the like nearly all go, which takes a
-    pull, and so do penalties that somebody asked for by name.
+    Few channels go, and the trained weights tell which; of single weights and the like nearly all go, which
+    takes a pull, and so do penalties that somebody asked for by name.
 
     Args:
         granularity: What a group is.
@@ -130,5 +130,5 @@ def needs_pull(granularity: str, penalty: str) -> bool:
     >>> needs_pull("channel", "envelope"), needs_pull("weight", "envelope"), needs_pull("channel", "halo")
     (False, True, True)
     """
-    of, penalties = BY_NORMS
+    of, penalties = SETTLED_AT_ONCE
     return granularity != of or penalty not in penalties
