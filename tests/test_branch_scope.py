@@ -7,7 +7,9 @@ from torch import nn
 
 import hwprune
 from hwprune.branch_scope import BranchScope
+from hwprune.device.profile import Hardware
 from hwprune.graph.trace import trace_operators
+from hwprune.runtime.environment import environment
 from hwprune.scope import Request
 from hwprune.targets import Keep
 from hwprune.workloads import make_model
@@ -21,7 +23,12 @@ def network(seed=0):
 
 
 def profile():
-    return hwprune.load_profile("x86-avx2-ort")
+    """A measured profile, as if it had been measured on the machine at hand."""
+    shipped, facts = hwprune.load_profile("x86-avx2-ort"), environment()
+    here = Hardware(vendor="any", model=str(facts["cpu"]), isa=str(facts["isa"]), cores=int(facts["cores"]))
+    return shipped.model_copy(
+        update={"hardware": here, "runtime": shipped.runtime.model_copy(update={"version": ""})}
+    )
 
 
 def compressor(model, target, **options):

@@ -82,7 +82,7 @@ def test_a_latency_names_the_operator_that_has_no_price() -> None:
         job(hwprune.Speedup(1.5), notify=lambda line: None)
 
 
-@pytest.mark.parametrize("device", ["x86-avx2-ort", "x86-avx512-ort"])
+@pytest.mark.parametrize("device", ["x86-avx2-ort", "x86-avx512-ort", "any-cpu-ort"])
 def test_nothing_is_measured_for_a_number_of_groups_on_request(
     device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -47,9 +47,9 @@ def devices(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a template of OpenVINO beside the shipped profiles."""
     folder = tmp_path_factory.mktemp("profiles")
     (folder / "here-openvino").mkdir()
-    content = (shipped_folder() / "x86-avx512-ort" / "profile.toml").read_text()
-    content = content.replace('"x86-avx512-ort"', '"here-openvino"').replace('"onnxruntime"', '"openvino"')
-    content = content.replace('"CPUExecutionProvider"', '""')
+    content = (shipped_folder() / "any-cpu-ort" / "profile.toml").read_text()
+    content = content.replace('"any-cpu-ort"', '"here-openvino"').replace('"onnxruntime"', '"openvino"')
+    content = content.replace('"CPUExecutionProvider"', '""').replace('isa = ""', 'isa = "avx512"')
     (folder / "here-openvino" / "profile.toml").write_text(content)
     return folder
 
@@ -59,7 +59,7 @@ def made(devices: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     """Two devices at two targets, the command that made them, and the trainings it took."""
     out = tmp_path_factory.mktemp("variants") / "out"
     arguments: list[object] = ["variants", "--profiles", devices, "--out", out, *QUICK]
-    for device in ("x86-avx512-ort", "here-openvino"):
+    for device in ("any-cpu-ort", "here-openvino"):
         arguments += ["--device", device]
     for fraction in (0.4, 0.7):
         arguments += ["--keep", fraction]
@@ -80,7 +80,7 @@ def made(devices: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
 def test_every_device_and_target_has_a_variant(made: tuple[Path, list[object], list[str]]) -> None:
     out, _, _ = made
     found = {(entry["device"], entry["target"]["value"]): entry for entry in entries(out)}
-    assert set(found) == {(d, t) for d in ("x86-avx512-ort", "here-openvino") for t in (0.4, 0.7)}
+    assert set(found) == {(d, t) for d in ("any-cpu-ort", "here-openvino") for t in (0.4, 0.7)}
     for entry in found.values():
         assert entry["status"] == "done"
         for name, digest in entry["files"].items():
@@ -296,7 +296,7 @@ def test_a_runtime_that_is_missing_is_told_before_anything_is_trained(
     # Another test may have used it.
     monkeypatch.delitem(sys.modules, "hwprune.runtime.openvino", raising=False)
     out = tmp_path / "out"
-    arguments = ["--device", "x86-avx512-ort", "--device", "here-openvino", "--profiles", devices]
+    arguments = ["--device", "any-cpu-ort", "--device", "here-openvino", "--profiles", devices]
     result = run("variants", "--out", out, *QUICK, *arguments, "--keep", 0.5)
     assert result.exit_code == 1
     assert result.stderr.startswith("Error: ")
@@ -341,7 +341,7 @@ def test_the_manifest_says_from_what_every_variant_was_made(
         assert settings["profiles"] == str(devices)
         for key in ("seed", "recipe", "fine_tune", "follows", "weights", "train_images", "penalty"):
             assert settings[key] == report[key]
-        assert entry["hardware"]["isa"] == "avx512"
+        assert entry["hardware"]["isa"] == {"any-cpu-ort": "", "here-openvino": "avx512"}[entry["device"]]
 
 
 def test_the_page_says_what_was_measured_where_and_how_to_make_it_again(
@@ -350,7 +350,7 @@ def test_the_page_says_what_was_measured_where_and_how_to_make_it_again(
     out, _, _ = made
     folder = VariantsFolder.read(out)
     page = render_variants(folder)
-    assert f"--device x86-avx512-ort --device here-openvino --profiles {devices} --data digits" in page
+    assert f"--device any-cpu-ort --device here-openvino --profiles {devices} --data digits" in page
     assert "4 of 4 variants with a number of groups as their target keep to it." in page
     assert "as measured" not in page
     for entry in folder.record["variants"]:
@@ -358,7 +358,7 @@ def test_the_page_says_what_was_measured_where_and_how_to_make_it_again(
         assert f"<td>{facts['runtime']} {facts['runtime_version']}</td><td>fp32</td>" in page
         entry["environment"]["isa"] = "avx2"  # as if on another machine
     page = render_variants(folder)
-    line = f"x86-avx512-ort: measured on {facts['cpu']} (avx2), not on any processor (avx512): a stand-in"
+    line = f"here-openvino: measured on {facts['cpu']} (avx2), not on any processor (avx512): a stand-in"
     assert page.count(line) == (2 if charts.available() else 1)
 
 

@@ -59,7 +59,7 @@ def skipping(model: nn.Module, rules: tuple[Rule, ...] = RULES) -> DeviceProfile
     zeros = {operator: Row(operator, latency_us(operator)) for operator in sparse}
     cpu, isa, cores = (facts[name] for name in ("cpu", "isa", "cores"))
     here = Hardware(vendor="any", model=str(cpu), isa=str(isa), cores=int(cores))
-    template = hwprune.load_profile("x86-avx512-ort")
+    template = hwprune.load_profile("any-cpu-ort")
     table = LatencyTable((*dense.values(), *zeros.values()))
     return template.model_copy(update={"hardware": here, "rule": rules, "rows": table})
 

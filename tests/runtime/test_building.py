@@ -233,7 +233,7 @@ def building_steps() -> object:
 
 
 def request(out: Path, model: nn.Module | None = None, *, anew: bool = False) -> BuildRequest:
-    template = hwprune.load_profile("x86-avx512-ort")
+    template = hwprune.load_profile("any-cpu-ort")
     network = (model or small_network(), torch.zeros(2, 1, 8, 8))
 
     def samples(local: DeviceProfile) -> dict[str, tuple[nn.Module, torch.Tensor]]:
