@@ -105,7 +105,9 @@ def axis_aligns(
 ) -> dict[str, int]:
     """Channels that leave together, per axis: the largest alignment among its producing operators.
 
-    A channel that owns several filters of a layer (a whole group of a group norm, say) counts for as many.
+    Where one of these has no more channels than one step, its channels leave in parts of the step
+    (:attr:`~hwprune.device.steps.Steps.fine`). A channel that owns several filters of a layer (a whole group
+    of a group norm, say) counts for as many.
     """
     by_layer: dict[str, int] = {}
     for operator in operators:

@@ -264,9 +264,11 @@ class DeviceProfile(_Section):
         return min(matching, key=lambda rule: rule.groups is None, default=None)
 
     def align_for(self, operator: Operator) -> int:
-        """How many channels of ``operator`` leave together; 1 where no rule says."""
+        """How many output channels of ``operator`` leave together; 1 where no rule says."""
         rule = self.rule_for(operator)
-        return rule.align if rule is not None and rule.granularity == "channel" else 1
+        if rule is None or rule.granularity != "channel":
+            return 1
+        return Steps(rule.align, divisor=rule.divisor).unit(operator.out_channels)
 
     def steps_for(self, operator: Operator) -> Steps:
         """The latency staircase of ``operator`` along its channels; steps of 1 where no rule says.

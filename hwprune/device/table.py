@@ -209,9 +209,9 @@ class LatencyTable:
         """Whether the operator has a price, and has one at every smaller number of whole steps."""
         if operator.density < 1 or not self.covers(operator, steps):
             return self.covers(operator, steps)  # zeros are priced at the width of the network alone
-        first = max(steps.align, 2) if operator.depthwise else steps.align
-        inputs = np.array([*range(first, operator.in_channels, steps.align), operator.in_channels])
-        outputs = np.array([*range(first, operator.out_channels, steps.align), operator.out_channels])
+        inputs, outputs = map(np.array, map(steps.narrower, (operator.in_channels, operator.out_channels)))
+        if operator.depthwise:  # a single channel is no depthwise convolution
+            outputs = outputs[outputs > 1]
         inputs = inputs[:, None] if operator.matrix else outputs
         return not bool(np.isnan(self.surface(operator, steps).latencies_us(inputs, outputs)).any())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -62,27 +62,34 @@ def _middle(interval: tuple[int, int]) -> int:
     return (interval[0] + interval[1]) // 2
 
 
-def lattice(width: int, align: int) -> list[int]:
+def lattice(width: int, steps: Steps) -> list[int]:
     """Widths that are considered for measuring: whole steps below ``width``, and ``width``.
 
-    Where channels have no step of their own, a few small ones and multiples of eight.
+    Of a single step, its parts in which channels leave. Where channels have no step of their own, a few small
+    ones and multiples of eight.
 
-    >>> lattice(20, 8), lattice(3, 8), lattice(20, 1)
-    ([8, 16, 20], [3], [1, 2, 4, 8, 16, 20])
+    >>> lattice(20, Steps(8)), lattice(8, Steps(8, divisor=4)), lattice(20, Steps())
+    ([8, 16, 20], [4, 8], [1, 2, 4, 8, 16, 20])
     """
-    if align > 1:
-        return [*range(align, width, align), width]
+    if steps.align > 1:
+        return steps.narrower(width)
     return [*(small for small in SMALL_WIDTHS if small < width), *range(SPACING, width, SPACING), width]
 
 
-def curves(width: int, steps: Steps) -> list[Curve]:
+def curves(widths: Iterable[int], steps: Steps) -> list[Curve]:
     """One curve per place in the period of the staircase.
 
-    >>> [curve.lattice for curve in curves(48, Steps(8, 32))]
+    Args:
+        widths: The full widths that operators of one kind have.
+        steps: The staircase.
+
+    >>> [curve.lattice for curve in curves([48], Steps(8, 32))]
     [[8, 40], [16, 48], [24], [32]]
+    >>> [curve.lattice for curve in curves([8, 16], Steps(8, divisor=4))]
+    [[4], [8, 16]]
     """
     places: dict[int, list[int]] = {}
-    for channels in lattice(width, steps.align):
+    for channels in sorted({channels for width in widths for channels in lattice(width, steps)}):
         places.setdefault(channels % steps.cycle, []).append(channels)
     return [Curve(widths) for widths in places.values()]
 

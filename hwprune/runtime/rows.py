@@ -186,6 +186,7 @@ class _Search:
     ) -> None:
         self.profile, self.progress, self.time_operators = profile, progress, time_operators
         self.widest = _widest(operators)
+        self.widths = _widths(operators)
         self.working_set = working_set
         self.rows: dict[Operator, Row] = {}
 
@@ -197,8 +198,10 @@ class _Search:
     def curves(self, template: Operator, side: str) -> list[Curve]:
         if side == "in" and not template.matrix:
             return []
-        width = template.in_channels if side == "in" else template.out_channels
-        found = curves(width, self.steps(template, side))
+        steps = self.steps(template, side)
+        at_most, widest = self.widths[configuration(template), side], _channels(template, side)
+        # Of those that are wider than a step the widest speaks for all.
+        found = curves({width for width in at_most if width <= steps.align or width == widest}, steps)
         if template.depthwise:  # a single channel is no depthwise convolution
             for curve in found:
                 curve.lattice = [channels for channels in curve.lattice if channels > 1]
@@ -258,3 +261,16 @@ def _widest(operators: Sequence[Operator]) -> tuple[Operator, ...]:
             max(known.out_channels, operator.out_channels),
         )
     return tuple(widest.values())
+
+
+def _widths(operators: Sequence[Operator]) -> dict[tuple[Operator, str], set[int]]:
+    """Configuration and side to the widths that operators of a network have there."""
+    found: dict[tuple[Operator, str], set[int]] = {}
+    for operator in operators:
+        for side in ("in", "out"):
+            found.setdefault((configuration(operator), side), set()).add(_channels(operator, side))
+    return found
+
+
+def _channels(operator: Operator, side: str) -> int:
+    return operator.in_channels if side == "in" else operator.out_channels

@@ -86,7 +86,7 @@ def test_every_file_holds_as_many_bytes_as_the_network(monkeypatch: pytest.Monke
 
 
 def test_a_straight_line_needs_few_measurements_and_a_bent_one_more() -> None:
-    widths = lattice(512, 8)
+    widths = lattice(512, Steps(8))
     straight = measured(Curve(widths), {width: 5.0 + width for width in widths})
     bent = measured(Curve(widths), {width: 5.0 + width + (200.0 if width > 300 else 0.0) for width in widths})
     assert straight <= 5
@@ -94,7 +94,7 @@ def test_a_straight_line_needs_few_measurements_and_a_bent_one_more() -> None:
 
 
 def test_there_is_a_curve_for_every_place_of_the_period() -> None:
-    found = curves(128, Steps(8, 32))
+    found = curves([128], Steps(8, 32))
     assert sorted(curve.lattice[0] for curve in found) == [8, 16, 24, 32]
     assert sum(len(curve.lattice) for curve in found) == 16
 
