@@ -88,7 +88,8 @@ def same_hardware(profile: DeviceProfile) -> tuple[bool, str]:
     wanted = {
         "isa": profile.hardware.isa,
         "cpu": profile.hardware.model,
-        "cores": profile.hardware.cores,
+        # A template is for machines with any number of cores.
+        "cores": 0 if profile.provenance.source == "template" else profile.hardware.cores,
         kind: profile.runtime.version,
     }
     for fact, value in wanted.items():
