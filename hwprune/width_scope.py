@@ -10,8 +10,9 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 from torch import Tensor
 
-from hwprune.closed_loop import DeviceLoop, Predictor, Turn, calibrate, settle_on_device
+from hwprune.closed_loop import SAFETY, DeviceLoop, Predictor, Turn, calibrate, decisive, settle_on_device
 from hwprune.device.profile import DeviceProfile
+from hwprune.errors import TargetError
 from hwprune.groups.costs import (
     NARROWEST,
     Budget,
@@ -21,6 +22,7 @@ from hwprune.groups.costs import (
     Widths,
     check_count,
     limit_within_reach,
+    out_of_reach,
     smallest,
 )
 from hwprune.groups.least_loss import fit
@@ -114,10 +116,25 @@ class WidthScope(Generic[Kind]):
                 return budget
 
     def _limit_us(self, allowed_us: Callable[[float], float]) -> float:
-        """The predicted latency to aim at, from the dense network's to the one allowed."""
+        """The predicted latency to aim at, from the dense network's to the one allowed.
+
+        Raises:
+            TargetError: If that is out of reach, by a measurement where there is a device to measure on.
+        """
         predict, dense, fewest = self._predictor.latency_us, self.groups.widths, self.groups.fewest
-        dense_us, least_us = float(predict(dense)), float(predict(smallest(self._aligns, dense, fewest)))
-        return limit_within_reach(allowed_us(dense_us), dense_us, least_us, NARROWEST[fewest])
+        least = smallest(self._aligns, dense, fewest)
+        dense_us, least_us = float(predict(dense)), float(predict(least))
+        try:
+            return limit_within_reach(allowed_us(dense_us), dense_us, least_us, NARROWEST[fewest])
+        except TargetError:
+            if self._loop is None:
+                raise
+        loop = self._loop
+        self._request.notify("predicted to be out of reach: measuring the smallest network there can be")
+        reached, allowed, dense_us = from_first(lambda: _measured_reach(loop, least, allowed_us))
+        if reached > allowed * (1 - SAFETY):
+            raise out_of_reach(allowed, dense_us, reached, f"measured for {NARROWEST[fewest]}", SAFETY)
+        return least_us
 
     def _settle(self, allowance: WidthAllowance, losses: Sequence[FloatArray], living: Widths) -> Widths:
         """Chooses the survivors; for a latency target, in a closed loop with the device."""
@@ -138,3 +155,13 @@ class WidthScope(Generic[Kind]):
         )
         allowance.record = [asdict(turn) for turn in turns]
         return widths
+
+
+def _measured_reach(
+    loop: DeviceLoop, least: Widths, allowed_us: Callable[[float], float]
+) -> tuple[float, float, float]:
+    """What the smallest network takes, what it may take and what the dense one takes, in microseconds."""
+    timings = loop.measure({"dense": {}, "slim": loop.kept(least)})
+    reached, allowed = decisive(timings, allowed_us)
+    slim, dense = timings["slim"], timings["dense"]
+    return reached, allowed, dense.median_us if reached == slim.median_us else dense.undisturbed_us

@@ -162,16 +162,31 @@ def limit_within_reach(allowed_us: float, dense_us: float, least_us: float, narr
     """
     limit = allowed_us * (1 - MARGIN) if allowed_us < dense_us else allowed_us
     if least_us > limit * (1 + 1e-9):  # a target that the message below gave may be off by the last bit
-        in_reach = min(least_us / (1 - MARGIN), dense_us)
-        latency, factor = math.ceil(in_reach * 10) / 10, math.floor(dense_us / in_reach * 100) / 100
-        raise TargetError(
-            "the target cannot be met by pruning this network on this device",
-            expected=f"at least {latency:.1f} us, {factor:.2f} times faster than dense "
-            f"(predicted for {narrowest}, with {MARGIN:.0%} to spare)",
-            got=f"{allowed_us:.1f} us, {dense_us / allowed_us:.2f} times faster",
-            hint="ask for less, prune something else, or start from another network",
-        )
+        raise out_of_reach(allowed_us, dense_us, least_us, f"predicted for {narrowest}", MARGIN)
     return max(limit, least_us)
+
+
+def out_of_reach(
+    allowed_us: float, dense_us: float, least_us: float, source: str, spare: float
+) -> TargetError:
+    """The error for a latency that even the smallest network exceeds.
+
+    Args:
+        allowed_us: The latency asked for, in microseconds.
+        dense_us: The dense network's.
+        least_us: The smallest network's.
+        source: Where these two come from, in words.
+        spare: The part of a target that must be free.
+    """
+    in_reach = min(least_us / (1 - spare), dense_us)
+    latency, factor = math.ceil(in_reach * 10) / 10, math.floor(dense_us / in_reach * 100) / 100
+    return TargetError(
+        "the target cannot be met by pruning this network on this device",
+        expected=f"at least {latency:.1f} us, {factor:.2f} times faster than dense "
+        f"({source}, with {spare:.0%} to spare)",
+        got=f"{allowed_us:.1f} us, {dense_us / allowed_us:.2f} times faster",
+        hint="ask for less, prune something else, or start from another network",
+    )
 
 
 def check_count(budget: CountBudget, aligns: Widths, dense: Widths, fewest: int = 1) -> None:
