@@ -50,6 +50,8 @@ def compare_networks(
     networks: Iterable[tuple[str, Network]],
     done: Callable[[NetworkError], None],
     widths: str = ALIGNED,
+    *,
+    passes: int = 1,
 ) -> tuple[NetworkError, ...]:
     """Predicts and measures networks one after the other.
 
@@ -58,20 +60,26 @@ def compare_networks(
         networks: Names and networks.
         done: Called after each of them.
         widths: What kind of widths they have, for the record.
+        passes: How often all of them are measured; the least disturbed measurement of each counts.
 
     Raises:
         MissingRowError: If the table lacks an operator.
     """
     errors, of_medians = [], table_of(profile).of_medians
     with tempfile.TemporaryDirectory(prefix="hwprune-") as folder:
+        predicted_us, paths = dict[str, float](), dict[str, Path]()
         for name, network in networks:
-            predicted = predict_operators(trace_operators(network.model, network.example), profile)
-            path = Path(folder) / "network.onnx"
-            export(network.model, path, network.example, batch=profile.runtime.batch)
-            timing = measure(path, profile)
+            operators = trace_operators(network.model, network.example)
+            predicted_us[name] = predict_operators(operators, profile).total_us
+            paths[name] = Path(folder) / f"{len(paths)}.onnx"
+            export(network.model, paths[name], network.example, batch=profile.runtime.batch)
+        before = [{name: measure(path, profile) for name, path in paths.items()} for _ in range(passes - 1)]
+        for name, path in paths.items():
+            seen = [measure(path, profile), *(timings[name] for timings in before)]
+            timing = min(seen, key=lambda each: each.median_us if of_medians else each.undisturbed_us)
             measured_us = timing.median_us if of_medians else timing.undisturbed_us
             noise = timing.p90_us / timing.p10_us - 1
-            errors.append(NetworkError(name, predicted.total_us, measured_us, noise, widths))
+            errors.append(NetworkError(name, predicted_us[name], measured_us, noise, widths))
             done(errors[-1])
     return tuple(errors)
 

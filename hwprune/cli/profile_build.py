@@ -17,6 +17,7 @@ from hwprune.cli.profile_networks import (
     check_command,
     make_networks,
     networks_option,
+    passes_option,
 )
 from hwprune.cli.progress import observing
 from hwprune.device.library import is_name
@@ -76,6 +77,7 @@ class Threads(click.IntRange):
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The profile's folder and name.")
 @click.option("--anew", is_flag=True, help="Forget an unfinished build, and replace a profile that is there.")
 @click.option("--allow-busy", is_flag=True, help="Measure on a busy machine too; the profile will say so.")
+@passes_option
 @told
 def build(
     runtime: str,
@@ -86,6 +88,7 @@ def build(
     out: Path,
     anew: bool,
     allow_busy: bool,
+    passes: int,
 ) -> None:
     """Measure this machine and write a profile with its latency table.
 
@@ -111,6 +114,7 @@ def build(
         command=" ".join(["hwprune", *_without_folders(sys.argv[1:])]),
         anew=anew,
         allow_busy=allow_busy,
+        passes=passes,
     )
     console = Console(highlight=False)
     with telling_how_to_go_on(without="--anew"), observing(console) as observer:

@@ -18,6 +18,7 @@ from hwprune.cli.profile_networks import (
     check_command,
     make_networks,
     networks_option,
+    passes_option,
 )
 from hwprune.device.kinds import describe
 from hwprune.device.library import load_profile
@@ -62,6 +63,7 @@ _NAMED = 4
     type=click.Path(path_type=Path, dir_okay=False),
     help="Write the errors into this Markdown file, as tables.",
 )
+@passes_option
 @json_option
 @told
 def check(
@@ -72,6 +74,7 @@ def check(
     seed: int,
     plot: Path | None,
     markdown: Path | None,
+    passes: int,
     as_json: bool,
 ) -> None:
     """Validate a profile and compare its predictions with measurements of this machine.
@@ -103,12 +106,14 @@ def check(
             hint="build one for this machine with: hwprune profile build --out DIR",
         )
     covered = _covered(make_networks(networks or DEFAULT_NETWORKS), checked, required=bool(networks))
-    errors = _compare(checked, covered, count, seed, console)
+    errors = _compare(checked, covered, (count, seed, passes), console)
     if plot is not None:
         write_text(plot, agreement(errors))
     if markdown is not None:
         place = Path(folder).name if Path(folder).is_absolute() else folder  # it is read on other machines
-        command = check_command(place, networks, "--count", str(count), "--seed", str(seed))
+        command = check_command(
+            place, networks, "--count", str(count), "--seed", str(seed), *_unless_once(passes)
+        )
         about = _about(checked, command)
         write_text(markdown, markdown_page(checked.name, about, errors))
     if as_json:
@@ -140,9 +145,17 @@ def _summary_line(kind: str, summary: Mapping[str, float]) -> str:
 
 
 def _compare(
-    profile: DeviceProfile, covered: dict[str, Network], count: int, seed: int, console: Console
+    profile: DeviceProfile, covered: dict[str, Network], wanted: tuple[int, int, int], console: Console
 ) -> list[NetworkError]:
-    """Errors at aligned widths, and at any where the table prices them: a third of the networks."""
+    """Errors at aligned widths, and at any where the table prices them: a third of the networks.
+
+    Args:
+        profile: With a table.
+        covered: What to narrow.
+        wanted: Number of networks, seed of their widths, passes.
+        console: Told of every network.
+    """
+    count, seed, passes = wanted
     unaligned = _with_any_width(covered, profile)
     if unaligned.keys() < covered.keys():
         absent = ", ".join(sorted(covered.keys() - unaligned.keys()))
@@ -156,9 +169,14 @@ def _compare(
     at_steps = at_random_widths(covered, profile, count - apart, seed)
     anywhere = at_random_widths(unaligned, profile, apart, seed, aligned=False)
     return [
-        *compare_networks(profile, at_steps, done, ALIGNED),
-        *compare_networks(profile, anywhere, done, UNALIGNED),
+        *compare_networks(profile, at_steps, done, ALIGNED, passes=passes),
+        *compare_networks(profile, anywhere, done, UNALIGNED, passes=passes),
     ]
+
+
+def _unless_once(passes: int) -> list[str]:
+    """The option that asks for several passes."""
+    return ["--passes", str(passes)] if passes > 1 else []
 
 
 def _about(profile: DeviceProfile, command: str) -> str:

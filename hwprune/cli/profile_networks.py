@@ -32,6 +32,14 @@ networks_option = click.option(
     help=f"Networks to cover: built-in names or package.module:callable, with the shape of an image "
     f"(default {DEFAULT_SHAPE}). Default: the built-in networks.",
 )
+passes_option = click.option(
+    "--passes",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Measure everything so often, one pass after the other, and count the least disturbed: on a machine "
+    "whose memory others use, too.",
+)
 
 
 def make_networks(specs: Sequence[str]) -> dict[str, Network]:

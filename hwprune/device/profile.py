@@ -155,6 +155,7 @@ class Provenance(_Section):
         reference_us: What the reference kernel of the builder took; rows that are added later must be
             measured while it takes as long.
         busy: Whether the machine was busy, and the numbers were wanted regardless.
+        passes: How often every row was measured; its least disturbed measurement counts.
     """
 
     source: Literal["measured", "estimated", "template"]
@@ -166,6 +167,7 @@ class Provenance(_Section):
     noise: float | None = Field(default=None, ge=0)
     reference_us: float | None = Field(default=None, gt=0)
     busy: bool = False
+    passes: int = Field(default=1, ge=1)
 
 
 class DeviceProfile(_Section):

@@ -47,6 +47,7 @@ class BuildRequest:
         command: How it was built, for the record.
         anew: Forget an unfinished build, and replace a profile instead of adding to it.
         allow_busy: Measure although the machine is busy; the profile says so.
+        passes: How often everything is measured, pass by pass; the least disturbed measurements count.
     """
 
     template: DeviceProfile
@@ -56,6 +57,7 @@ class BuildRequest:
     command: str
     anew: bool = False
     allow_busy: bool = False
+    passes: int = 1
 
 
 def build_profile(
@@ -104,7 +106,7 @@ def build_profile(
             else:
                 notify(f"adding to {len(before.table or ())} rows of {before.name}; its calibration stays")
                 latency = before.latency.model_copy(update={"table": TABLE_FILE})
-                table = _measure_table(before, traced, bench, notify)
+                table = _measure_in_passes(request, before, traced, bench, notify)
                 built = before.model_copy(update={"rows": table, "latency": latency})
             watch.finish("with --anew" if before is None else f"once {partial.path.name} is removed")
         finally:
@@ -186,13 +188,30 @@ def _from_nothing(
     notify("looking for the steps of the latency staircase")
     operators = [operator for network in traced.values() for operator in network]
     local = for_this_machine(request.template, [*operators, *PROBES.values()], notify, bench.steps)
-    table = _measure_table(local, traced, bench, notify)
+    table = _measure_in_passes(request, local, traced, bench, notify)
     local = local.model_copy(update={"rows": table, "name": request.out.absolute().name})
     fitted_to = request.samples(local)
     notify(f"{len(table)} rows; fitting the calibration to {len(fitted_to)} networks")
-    factor, overhead = _calibrate(local, fitted_to, bench)
+    factor, overhead = _calibrate(local, fitted_to, bench, request.passes)
     latency = LatencySpec(table=TABLE_FILE, calibration=factor, overhead_us=overhead)
     return local.model_copy(update={"latency": latency})
+
+
+def _measure_in_passes(
+    request: BuildRequest,
+    profile: DeviceProfile,
+    networks: Mapping[str, Sequence[Operator]],
+    bench: Workbench,
+    notify: Callable[[str], None],
+) -> LatencyTable:
+    """The table after all passes: in each, what is known is measured again, then what that shows to lack."""
+    table = _measure_table(profile, networks, bench, notify)
+    for number in range(bench.passes + 1, request.passes):
+        notify(f"pass {number + 1} of {request.passes}: all rows again, of which the least disturbed count")
+        bench.rows_again(profile.runtime)
+        table = _measure_table(profile, networks, bench, notify)
+        bench.passes = number
+    return table
 
 
 def _measure_table(
@@ -243,6 +262,7 @@ def _with_provenance(
         runs=int(statistics.median(row.runs for row in rows)),
         noise=round(noise, 4),
         reference_us=reference_us,
+        passes=min(request.passes, earlier.passes) if earlier else request.passes,
         busy=watch.busy or (earlier is not None and earlier.busy),
     )
     return profile.model_copy(update={"provenance": provenance})
@@ -265,14 +285,20 @@ def _written(profile: DeviceProfile, out: Path, watch: Watch, partial: PartialBu
     return profile
 
 
-def _calibrate(profile: DeviceProfile, networks: Networks, bench: Workbench) -> tuple[float, float]:
+def _calibrate(
+    profile: DeviceProfile, networks: Networks, bench: Workbench, passes: int
+) -> tuple[float, float]:
     """Factor and overhead that fit whole networks best, in relative terms."""
     raw = profile.model_copy(update={"latency": LatencySpec()})
-    predicted, measured = [], []
-    for model, example in networks.values():
-        operators = trace_operators(model, example)
-        predicted.append(predict_operators(operators, raw).total_us)
-        measured.append(bench.network_us(model, example, operators, profile))
+    traced = {name: trace_operators(*network) for name, network in networks.items()}
+    predicted = [predict_operators(operators, raw).total_us for operators in traced.values()]
+    for number in range(passes):
+        if number:
+            bench.networks_again()
+        measured = [
+            bench.network_us(model, example, traced[name], profile)
+            for name, (model, example) in networks.items()
+        ]
     return fit_calibration(predicted, measured)
 
 

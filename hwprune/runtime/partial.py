@@ -40,6 +40,7 @@ class PartialBuild:
         networks: Digest of a network's operators to its measured latency in microseconds.
         extends: Whether the build adds to a profile that is there already.
         busy: Whether something was measured on a busy machine.
+        passes: Further passes over all rows that are complete.
     """
 
     path: Path
@@ -50,6 +51,7 @@ class PartialBuild:
     networks: dict[str, float] = field(default_factory=dict)
     extends: bool = False
     busy: bool = False
+    passes: int = 0
     _written: float = field(default_factory=time.monotonic)
 
     @classmethod
@@ -122,6 +124,7 @@ class PartialBuild:
             "networks": self.networks,
             "extends": self.extends,
             "busy": self.busy,
+            "passes": self.passes,
         }
 
     @classmethod
@@ -141,6 +144,7 @@ class PartialBuild:
             networks,
             record["extends"],
             record.get("busy", False),
+            record.get("passes", 0),
         )
 
 

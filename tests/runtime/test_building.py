@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import signal
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -200,12 +202,18 @@ def small_network(channels: int = 16) -> nn.Module:
 class Machine:
     """A machine on which everything takes as long as a formula says; it may break off."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, breaks_after: int | None = None) -> None:
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        breaks_after: int | None = None,
+        slowness: Callable[[], float] = lambda: 1.0,
+    ) -> None:
+        self.slowness = slowness
         self.measured: list[Operator] = []
         self.breaks_after = breaks_after
         monkeypatch.setattr(workbench, "measure_operators", self.rows)
         monkeypatch.setattr(workbench, "find_steps", lambda probe, spec: building_steps())
-        monkeypatch.setattr(workbench, "measure", lambda path, profile: hwprune.Timing(50.0, 49.0, 51.0, 9))
+        monkeypatch.setattr(workbench, "measure", self.network)
         monkeypatch.setattr(steady, "RUNS", 1)
         for tolerance in ("STEADY", "DISTURBED", "SAME_STATE"):
             monkeypatch.setattr(steady, tolerance, float("inf"))
@@ -222,8 +230,13 @@ class Machine:
             raise KeyboardInterrupt
         self.measured += operators
         return tuple(
-            Row(operator, float(operator.in_channels * operator.out_channels)) for operator in operators
+            Row(operator, self.slowness() * operator.in_channels * operator.out_channels)
+            for operator in operators
         )
+
+    def network(self, _path: Path, _profile: DeviceProfile) -> hwprune.Timing:
+        median = 50.0 * self.slowness()
+        return hwprune.Timing(median, median, median, 9)
 
 
 def building_steps() -> object:
@@ -263,6 +276,48 @@ def test_an_interrupted_build_goes_on_with_what_it_measured(
     tables = [hwprune.load_profile(tmp_path / name).table for name in ("whole", "mine")]
     assert all(table is not None for table in tables)
     assert set(tables[0] or ()) == set(tables[1] or ())
+
+
+def neighbours() -> Callable[[], float]:
+    """What is measured takes up to twice as long, by turns."""
+    turns = itertools.count(1)
+    return lambda: 1.0 + next(turns) % 3 / 2
+
+
+def test_of_several_passes_the_least_disturbed_measurements_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def built(name: str, passes: int, machine: Machine) -> DeviceProfile:
+        lines: list[str] = []
+        made = build_profile(replace(request(tmp_path / name), passes=passes), lines.append)
+        assert len([line for line in lines if line.startswith("pass ")]) == passes - 1
+        assert made.provenance.passes == passes
+        assert max(Counter(machine.measured).values()) == passes
+        return made
+
+    calm = built("calm", 1, Machine(monkeypatch))
+    once = built("once", 1, Machine(monkeypatch, slowness=neighbours()))
+    assert set(once.table or ()) != set(calm.table or ())
+    thrice = built("thrice", 4, Machine(monkeypatch, slowness=neighbours()))
+    wanted = {row.operator: row.undisturbed_us for row in calm.table or ()}
+    got = {row.operator: row.undisturbed_us for row in thrice.table or ()}
+    assert got.keys() >= wanted.keys()
+    assert sum(got[operator] == wanted[operator] for operator in wanted) > 0.8 * len(wanted)
+
+
+def test_a_build_that_broke_off_in_its_second_pass_goes_on_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    once = Machine(monkeypatch)
+    build_profile(request(tmp_path / "once"), lambda line: None)
+    twice = replace(request(tmp_path / "mine"), passes=2)
+    interrupted = Machine(monkeypatch, breaks_after=len(once.measured))
+    with pytest.raises(KeyboardInterrupt):
+        build_profile(twice, lambda line: None)
+    assert sorted(map(str, interrupted.measured)) == sorted(map(str, once.measured))
+    rest = Machine(monkeypatch)
+    assert build_profile(twice, lambda line: None).provenance.passes == 2
+    assert sorted(map(str, rest.measured)) == sorted(map(str, once.measured))
 
 
 class Unpriced(nn.Module):
