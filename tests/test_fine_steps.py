@@ -79,3 +79,26 @@ def test_every_part_has_a_price_of_its_own(profile: DeviceProfile) -> None:
         for outputs in (4, 8, 12):
             narrow = replace(second, in_channels=inputs, out_channels=outputs)
             assert table.latency_us(narrow, priced.steps_for(narrow)) == inputs + 0.5
+
+
+def test_a_table_without_rows_within_a_step_does_not_cover_what_is_no_wider(profile: DeviceProfile) -> None:
+    conv = Operator("conv", 32, 16, 12, 12, 3, 3, padding=1)
+    steps = profile.steps_for(conv)
+    coarse = LatencyTable(tuple(Row(replace(conv, in_channels=width), 1.0 * width) for width in (16, 32)))
+    assert not coarse.covers_narrower(conv, steps)
+    wide = replace(conv, out_channels=32)
+    wider = [Row(replace(row.operator, out_channels=32), row.median_us) for row in coarse.rows]
+    assert coarse.merged(wider).covers_narrower(wide, steps)
+    fine = measure_rows([conv], profile, working_set=10**6, time_operators=time_operators)
+    assert coarse.merged(fine).covers_narrower(conv, steps)
+
+
+@pytest.mark.parametrize("groups", [2, 8, 16])
+def test_grouped_convolutions_leave_in_whole_steps(profile: DeviceProfile, groups: int) -> None:
+    conv = Operator("conv", 16, 16, 12, 12, 3, 3, padding=1, groups=groups)
+    steps = profile.steps_for(conv)
+    rows = measure_rows([conv], profile, working_set=10**6, time_operators=time_operators)
+    assert LatencyTable(rows).covers_narrower(conv, steps)
+    unit = 1 if conv.depthwise else groups
+    assert all(row.operator.in_channels % unit == row.operator.out_channels % unit == 0 for row in rows)
+    assert min(row.operator.out_channels for row in rows) == (4 if conv.depthwise else 16)

@@ -10,6 +10,7 @@ import difflib
 import math
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -270,7 +271,7 @@ class DeviceProfile(_Section):
         rule = self.rule_for(operator)
         if rule is None or rule.granularity != "channel":
             return 1
-        return Steps(rule.align, divisor=rule.divisor).unit(operator.out_channels)
+        return replace(self.steps_for(operator), align=rule.align).unit(operator.out_channels)
 
     def steps_for(self, operator: Operator) -> Steps:
         """The latency staircase of ``operator`` along its channels; steps of 1 where no rule says.
@@ -280,9 +281,9 @@ class DeviceProfile(_Section):
         unit = operator.out_channels // operator.in_channels if operator.depthwise else operator.groups
         rule = self.rule_for(operator)
         if rule is None or rule.granularity != "channel":
-            return Steps(unit, unit)
+            return Steps(unit, unit, parted=False)
         align = math.lcm(rule.align, unit)
-        return Steps(align, math.lcm(rule.period or align, align), rule.divisor)
+        return Steps(align, math.lcm(rule.period or align, align), rule.divisor, parted=unit == 1)
 
 
 @lru_cache(maxsize=32)

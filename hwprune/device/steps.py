@@ -30,6 +30,7 @@ class Steps:
         period: Channels after which the pattern of steps repeats; a multiple of ``align``.
         divisor: Widths that it does not divide run another kernel; they are priced by measurements of
             such widths alone.
+        parted: Whether channels may leave in parts of a step where there is no more than one.
 
     >>> Steps(align=8).round_up(57)
     64
@@ -38,6 +39,7 @@ class Steps:
     align: int = 1
     period: int = 1
     divisor: int = 1
+    parted: bool = True
 
     def round_up(self, channels: int) -> int:
         """The end of the step that ``channels`` lies on."""
@@ -54,7 +56,7 @@ class Steps:
         (4, 4, 6)
         """
         least = max(self.divisor, self.align // FINE_PARTS, 1)
-        return least if self.align % least == 0 else self.align
+        return least if self.parted and self.align % least == 0 else self.align
 
     def unit(self, width: int) -> int:
         """Channels that leave together of ``width``."""

@@ -206,12 +206,25 @@ class LatencyTable:
         return not bool(np.isnan(surface.latencies_us(*channels)).any())
 
     def covers_narrower(self, operator: Operator, steps: Steps) -> bool:
-        """Whether the operator has a price, and has one at every smaller number of whole steps."""
+        """Whether the operator has a price, and has one at every smaller number of channels that may be left.
+
+        Within a single step widths must have been measured themselves: rounded up to the step they would all
+        cost the same.
+        """
         if operator.density < 1 or not self.covers(operator, steps):
             return self.covers(operator, steps)  # zeros are priced at the width of the network alone
         inputs, outputs = map(np.array, map(steps.narrower, (operator.in_channels, operator.out_channels)))
         if operator.depthwise:  # a single channel is no depthwise convolution
-            outputs = outputs[outputs > 1]
+            inputs, outputs = inputs[inputs > 1], outputs[outputs > 1]
+        measured = [row.operator for row in self._by_configuration[configuration(operator)]]
+        if operator.in_channels <= steps.align and not {row.in_channels for row in measured}.issuperset(
+            inputs
+        ):
+            return False
+        if operator.out_channels <= steps.align and not {row.out_channels for row in measured}.issuperset(
+            outputs
+        ):
+            return False
         inputs = inputs[:, None] if operator.matrix else outputs
         return not bool(np.isnan(self.surface(operator, steps).latencies_us(inputs, outputs)).any())
 
