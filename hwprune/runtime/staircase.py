@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 from hwprune.device.kinds import with_channels
@@ -21,16 +21,18 @@ PROBES: dict[tuple[str, str | None], Operator] = {
 ALIGNS, PERIODS, DIVISORS = (32, 16, 8, 4, 2), (1, 2, 4, 8), (1, 2, 4, 8, 16)
 #: How flat a step is, how well a period must predict, and how much another kernel costs.
 FLAT, PERIODIC, OTHER_KERNEL = 0.05, 0.03, 0.15
-#: Measurements of a probe, until two of them agree.
-ATTEMPTS = 5
+#: Measurements of a probe: how many there are at least, and how many until two of them agree.
+LEAST_ATTEMPTS, MOST_ATTEMPTS = 3, 8
 
 Latencies = Mapping[int, float]
 
 
 def find_steps(probe: Operator, spec: RuntimeSpec) -> Steps:
-    """The staircase of an operator's kind: what two measurements out of a few agree on.
+    """The staircase of an operator's kind: what two measurements in a row agree on.
 
-    Where no two agree in everything, those that agree on the step decide, if most do; else (a busy machine)
+    Every measurement counts what each width took least so far. A disturbance makes widths differ that are on
+    one step, so that first answers may be too fine, and come closer where the machine is shared with others.
+    Where no two agree in everything, the last few decide if they agree on the step; else (a busy machine)
     every channel counts as a step: the safe answer, at which nothing is rounded.
 
     Args:
@@ -38,18 +40,18 @@ def find_steps(probe: Operator, spec: RuntimeSpec) -> Steps:
         spec: Runtime, threads and batch.
     """
     seen: list[Steps] = []
-    for _ in range(ATTEMPTS):
-        steps = _find_once(probe, spec)
-        if steps in seen:
-            return steps
-        seen.append(steps)
-    ((align, votes),) = Counter(steps.align for steps in seen).most_common(1)
-    if 2 * votes <= ATTEMPTS:
-        return Steps()
-    return next(steps for steps in seen if steps.align == align)
+    least_us: dict[Operator, float] = {}
+    while len(seen) < MOST_ATTEMPTS:
+        seen.append(_find_once(probe, spec, least_us))
+        if len(seen) >= LEAST_ATTEMPTS and seen[-1] == seen[-2]:
+            return seen[-1]
+    last = seen[-LEAST_ATTEMPTS:]
+    return last[-1] if len({steps.align for steps in last}) == 1 else Steps()
 
 
-def _find_once(probe: Operator, spec: RuntimeSpec) -> Steps:
+def _find_once(probe: Operator, spec: RuntimeSpec, least_us: dict[Operator, float]) -> Steps:
+    """The staircase by one more measurement; in ``least_us`` is left what each operator took least."""
+
     def outputs(widths: Sequence[int]) -> Latencies:
         return measure([with_channels(probe, probe.in_channels, width) for width in widths], widths)
 
@@ -60,8 +62,9 @@ def _find_once(probe: Operator, spec: RuntimeSpec) -> Steps:
         return measure([with_channels(probe, width, width) for width in widths], widths)
 
     def measure(operators: Sequence[Operator], widths: Sequence[int]) -> Latencies:
-        rows = measure_operators(operators, spec)
-        return {width: row.undisturbed_us for width, row in zip(widths, rows, strict=True)}
+        for operator, row in zip(operators, measure_operators(operators, spec), strict=True):
+            least_us[operator] = min(row.undisturbed_us, least_us.get(operator, math.inf))
+        return {width: least_us[operator] for width, operator in zip(widths, operators, strict=True)}
 
     along: Callable[[Sequence[int]], Latencies] = both if probe.depthwise else outputs
     across = both if probe.depthwise else inputs
