@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import shutil
-import tarfile
 import tempfile
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -21,10 +21,11 @@ def pack(root: Path, names: Iterable[str]) -> bytes:
         names: Paths relative to it.
     """
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
+    with zipfile.ZipFile(buffer, "w", strict_timestamps=False) as archive:
         for name in names:
-            if (root / name).exists():
-                archive.add(root / name, arcname=name)
+            whole = root / name
+            for item in (whole, *sorted(whole.rglob("*"))) if whole.exists() else ():
+                archive.write(item, item.relative_to(root))
     return buffer.getvalue()
 
 
@@ -40,8 +41,8 @@ def unpack(parcel: bytes, root: Path, names: Iterable[str]) -> None:
     """
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root, prefix=ARRIVING) as folder:
-        with tarfile.open(fileobj=io.BytesIO(parcel)) as archive:
-            archive.extractall(folder, filter="data")
+        with zipfile.ZipFile(io.BytesIO(parcel)) as archive:
+            archive.extractall(folder)  # below the folder, whatever the names say
         for name in names:
             arrived, place = Path(folder) / name, root / name
             if not arrived.exists():
