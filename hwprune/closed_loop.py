@@ -169,7 +169,7 @@ def calibrate(loop: Loop, predictor: Predictor, sample: Sequence[Widths]) -> tup
     """
     raw = predictor.with_calibration(1.0, 0.0)
     predicted = np.array([float(raw.latency_us(widths)) for widths in sample])
-    measured = _cached_measurements(loop, raw.operators, sample)
+    measured = measured_once(loop, raw.operators, sample)
     if float(np.ptp(predicted)) < 0.05 * float(predicted.max()):
         return float(measured.mean() / predicted.mean()), 0.0
     # Relative errors count, not absolute ones: weigh every network by its latency.
@@ -180,7 +180,16 @@ def calibrate(loop: Loop, predictor: Predictor, sample: Sequence[Widths]) -> tup
     return float(factor), float(overhead)
 
 
-def _cached_measurements(loop: Loop, operators: Sequence[Operator], sample: Sequence[Widths]) -> FloatArray:
+def measured_once(loop: Loop, operators: Sequence[Operator], sample: Sequence[Widths]) -> FloatArray:
+    """What networks take undisturbed, in microseconds: measured alternately, and kept in the user's cache.
+
+    Equal runs, and a run that is resumed, see equal measurements.
+
+    Args:
+        loop: Measures.
+        operators: Fused operators of the dense network.
+        sample: Widths of the networks.
+    """
     hardware = loop.profile.hardware
     networks = [loop.kept(widths) for widths in sample]
     key = json.dumps(

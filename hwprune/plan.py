@@ -105,7 +105,7 @@ def axis_aligns(
 ) -> dict[str, int]:
     """Channels that leave together, per axis: the largest alignment among its producing operators.
 
-    Where one of these has no more channels than one step, its channels leave in parts of the step
+    A producer with no more channels than one step counts with a part of it
     (:attr:`~hwprune.device.steps.Steps.fine`). A channel that owns several filters of a layer (a whole group
     of a group norm, say) counts for as many.
     """

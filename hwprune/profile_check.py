@@ -14,7 +14,7 @@ from hwprune.device.predict import predict_operators, table_of
 from hwprune.device.profile import DeviceProfile
 from hwprune.graph.trace import trace_operators
 from hwprune.runtime.export import export
-from hwprune.runtime.timing import measure
+from hwprune.runtime.timing import Timing, measure
 from hwprune.sampled_networks import Network
 
 #: Networks at widths that the profile's rules allow, and at any.
@@ -65,22 +65,34 @@ def compare_networks(
     Raises:
         MissingRowError: If the table lacks an operator.
     """
-    errors, of_medians = [], table_of(profile).of_medians
+    errors, of_medians = list[NetworkError](), table_of(profile).of_medians
+
+    def latency_us(timing: Timing) -> float:
+        return timing.median_us if of_medians else timing.undisturbed_us
+
+    def tell(path: Path) -> None:
+        (name, predicted_us), timing = predicted[path], seen[path]
+        noise = timing.p90_us / timing.p10_us - 1
+        errors.append(NetworkError(name, predicted_us, latency_us(timing), noise, widths))
+        done(errors[-1])
+
     with tempfile.TemporaryDirectory(prefix="hwprune-") as folder:
-        predicted_us, paths = dict[str, float](), dict[str, Path]()
-        for name, network in networks:
+        seen: dict[Path, Timing] = {}
+        predicted: dict[Path, tuple[str, float]] = {}
+        for number, (name, network) in enumerate(networks):
             operators = trace_operators(network.model, network.example)
-            predicted_us[name] = predict_operators(operators, profile).total_us
-            paths[name] = Path(folder) / f"{len(paths)}.onnx"
-            export(network.model, paths[name], network.example, batch=profile.runtime.batch)
-        before = [{name: measure(path, profile) for name, path in paths.items()} for _ in range(passes - 1)]
-        for name, path in paths.items():
-            seen = [measure(path, profile), *(timings[name] for timings in before)]
-            timing = min(seen, key=lambda each: each.median_us if of_medians else each.undisturbed_us)
-            measured_us = timing.median_us if of_medians else timing.undisturbed_us
-            noise = timing.p90_us / timing.p10_us - 1
-            errors.append(NetworkError(name, predicted_us[name], measured_us, noise, widths))
-            done(errors[-1])
+            path = Path(folder) / f"{number}.onnx"
+            predicted[path] = name, predict_operators(operators, profile).total_us
+            export(network.model, path, network.example, batch=profile.runtime.batch)
+            seen[path] = measure(path, profile)
+            if passes == 1:
+                path.unlink(missing_ok=True)
+                tell(path)
+        for number in range(1, passes):
+            for path, timing in seen.items():
+                seen[path] = min(timing, measure(path, profile), key=latency_us)
+                if number == passes - 1:
+                    tell(path)
     return tuple(errors)
 
 

@@ -10,10 +10,19 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 from torch import Tensor
 
-from hwprune.closed_loop import SAFETY, DeviceLoop, Predictor, Turn, calibrate, decisive, settle_on_device
+from hwprune.closed_loop import (
+    SAFETY,
+    DeviceLoop,
+    Predictor,
+    Turn,
+    calibrate,
+    measured_once,
+    settle_on_device,
+)
 from hwprune.device.profile import DeviceProfile
 from hwprune.errors import TargetError
 from hwprune.groups.costs import (
+    MARGIN,
     NARROWEST,
     Budget,
     CountBudget,
@@ -129,12 +138,14 @@ class WidthScope(Generic[Kind]):
         except TargetError:
             if self._loop is None:
                 raise
-        loop = self._loop
         self._request.notify("predicted to be out of reach: measuring the smallest network there can be")
-        reached, allowed, dense_us = from_first(lambda: _measured_reach(loop, least, allowed_us))
-        if reached > allowed * (1 - SAFETY):
-            raise out_of_reach(allowed, dense_us, reached, f"measured for {NARROWEST[fewest]}", SAFETY)
-        return least_us
+        loop, operators = self._loop, self._predictor.operators
+        dense_took, took = map(float, from_first(lambda: measured_once(loop, operators, [dense, least])))
+        allowed = allowed_us(dense_took)
+        if took > allowed * (1 - SAFETY):
+            raise out_of_reach(allowed, dense_took, took, f"measured for {NARROWEST[fewest]}", SAFETY)
+        # What is predicted for a network that takes as long as is allowed.
+        return max(least_us, min(least_us * allowed * (1 - MARGIN) / took, dense_us))
 
     def _settle(self, allowance: WidthAllowance, losses: Sequence[FloatArray], living: Widths) -> Widths:
         """Chooses the survivors; for a latency target, in a closed loop with the device."""
@@ -155,13 +166,3 @@ class WidthScope(Generic[Kind]):
         )
         allowance.record = [asdict(turn) for turn in turns]
         return widths
-
-
-def _measured_reach(
-    loop: DeviceLoop, least: Widths, allowed_us: Callable[[float], float]
-) -> tuple[float, float, float]:
-    """What the smallest network takes, what it may take and what the dense one takes, in microseconds."""
-    timings = loop.measure({"dense": {}, "slim": loop.kept(least)})
-    reached, allowed = decisive(timings, allowed_us)
-    slim, dense = timings["slim"], timings["dense"]
-    return reached, allowed, dense.median_us if reached == slim.median_us else dense.undisturbed_us

@@ -156,7 +156,8 @@ class Provenance(_Section):
         reference_us: What the reference kernel of the builder took; rows that are added later must be
             measured while it takes as long.
         busy: Whether the machine was busy, and the numbers were wanted regardless.
-        passes: How often every row was measured; its least disturbed measurement counts.
+        passes: Passes over all rows; the least disturbed measurement of each counts. What a later pass first
+            asked for was measured less often.
     """
 
     source: Literal["measured", "estimated", "template"]
@@ -271,7 +272,11 @@ class DeviceProfile(_Section):
         rule = self.rule_for(operator)
         if rule is None or rule.granularity != "channel":
             return 1
-        return replace(self.steps_for(operator), align=rule.align).unit(operator.out_channels)
+        # Who reads them may be of another kind, which is not to run its other kernel.
+        divisor = math.lcm(*(each.divisor for each in self.rule if each.granularity == "channel"))
+        steps = self.steps_for(operator)
+        divisor = divisor if steps.divisor > 1 else 1
+        return replace(steps, align=rule.align, divisor=divisor).unit(operator.out_channels)
 
     def steps_for(self, operator: Operator) -> Steps:
         """The latency staircase of ``operator`` along its channels; steps of 1 where no rule says.

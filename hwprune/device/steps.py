@@ -51,12 +51,13 @@ class Steps:
 
         A runtime that writes channels in blocks need not read them so: in ONNX Runtime on AVX-512, a resnet20
         of 16 channels everywhere takes 0.81 of its time with 8 channels inside of its blocks, 0.68 with 4.
+        Where no divisor was found, which is where nothing was measured, steps are whole.
 
-        >>> Steps(align=16, divisor=4).fine, Steps(align=8, divisor=4).fine, Steps(align=6, divisor=4).fine
-        (4, 4, 6)
+        >>> Steps(align=16, divisor=4).fine, Steps(align=8, divisor=4).fine, Steps(align=8).fine
+        (4, 4, 8)
         """
-        least = max(self.divisor, self.align // FINE_PARTS, 1)
-        return least if self.parted and self.align % least == 0 else self.align
+        least = max(self.divisor, self.align // FINE_PARTS)
+        return least if self.parted and self.divisor > 1 and self.align % least == 0 else self.align
 
     def unit(self, width: int) -> int:
         """Channels that leave together of ``width``."""
@@ -135,7 +136,8 @@ def _rounded(channels: int, knots: Sequence[int], steps: Steps) -> int:
     if channels % steps.divisor:
         return channels
     wanted = steps.round_up(channels)
-    return knots[-1] if wanted > knots[-1] and knots[-1] % steps.divisor == 0 else wanted
+    # Where the widest runs the other kernel it is the dearer one: no price is too low.
+    return min(wanted, knots[-1])
 
 
 def _class_of(channels: int, steps: Steps) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -216,17 +217,22 @@ class LatencyTable:
         inputs, outputs = map(np.array, map(steps.narrower, (operator.in_channels, operator.out_channels)))
         if operator.depthwise:  # a single channel is no depthwise convolution
             inputs, outputs = inputs[inputs > 1], outputs[outputs > 1]
-        measured = [row.operator for row in self._by_configuration[configuration(operator)]]
-        if operator.in_channels <= steps.align and not {row.in_channels for row in measured}.issuperset(
-            inputs
-        ):
-            return False
-        if operator.out_channels <= steps.align and not {row.out_channels for row in measured}.issuperset(
-            outputs
-        ):
+        if not self._measured_within(operator, steps.align, inputs, outputs):
             return False
         inputs = inputs[:, None] if operator.matrix else outputs
         return not bool(np.isnan(self.surface(operator, steps).latencies_us(inputs, outputs)).any())
+
+    def _measured_within(self, operator: Operator, step: int, inputs: IntArray, outputs: IntArray) -> bool:
+        """Whether every width of sides that are no wider than one step has a row, and every pair of such."""
+        rows = [row.operator for row in self._by_configuration[configuration(operator)]]
+        if operator.in_channels > step and operator.out_channels > step:
+            return True
+        if operator.out_channels > step:
+            return {row.in_channels for row in rows}.issuperset(inputs.tolist())
+        if operator.in_channels > step or not operator.matrix:
+            return {row.out_channels for row in rows}.issuperset(outputs.tolist())
+        pairs = {(row.in_channels, row.out_channels) for row in rows}
+        return pairs.issuperset(itertools.product(inputs.tolist(), outputs.tolist()))
 
     def covers_unaligned(self, operator: Operator, steps: Steps, least: float) -> bool:
         """Whether the operator has a price at every width, on a step or off it, from a fraction of its own.

@@ -47,7 +47,8 @@ class BuildRequest:
         command: How it was built, for the record.
         anew: Forget an unfinished build, and replace a profile instead of adding to it.
         allow_busy: Measure although the machine is busy; the profile says so.
-        passes: How often everything is measured, pass by pass; the least disturbed measurements count.
+        passes: How often everything is measured, pass by pass; the least disturbed measurements count. What
+            a later pass first asks for is measured from there on.
     """
 
     template: DeviceProfile

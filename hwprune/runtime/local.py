@@ -25,6 +25,8 @@ from hwprune.runtime.rows import measure_rows, measure_with_zeros, working_set
 from hwprune.runtime.sampling import telling_rows
 from hwprune.runtime.staircase import PROBES, find_steps
 
+#: How rows and steps are measured: those that were measured in another way are not used.
+MEASURED_AS = 2
 #: Intervals between widths are split for so long; then what is left of them is taken for straight.
 SPLITTING_SECONDS = 45.0
 #: Seconds between two lines about the rows.
@@ -81,7 +83,7 @@ def localize(
         )
         size = working_set([op for op in operators if op.density == 1])
         fresh = _measured(missing, local, size, deadline=deadline, notify=notify)
-        if not set(fresh) - set(table.rows):
+        if not {row.operator for row in fresh} - table.operators:
             break  # nothing new to learn; the prediction will name what is missing
         table = table.merged(fresh)
         cache.parent.mkdir(parents=True, exist_ok=True)
@@ -118,9 +120,25 @@ def _measured(
     whole = [operator for operator in missing if operator.density == 1]
     zeros = [operator for operator in missing if operator.density < 1]
     return (
-        *(measure_rows(whole, profile, working_set=size, progress=tell, seconds=seconds) if whole else ()),
+        *(
+            measure_rows(
+                whole,
+                profile,
+                working_set=size,
+                progress=tell,
+                seconds=seconds,
+                unaligned=any(_is_off_the_divisor(operator, profile) for operator in whole),
+            )
+            if whole
+            else ()
+        ),
         *measure_with_zeros(zeros, profile, working_set=size),
     )
+
+
+def _is_off_the_divisor(operator: Operator, profile: DeviceProfile) -> bool:
+    """Whether whoever reads it, beside what others write, may be left with inputs that run another kernel."""
+    return bool(operator.matrix and operator.out_channels % profile.steps_for(operator).divisor)
 
 
 def _missing(operators: Sequence[Operator], profile: DeviceProfile, table: LatencyTable) -> list[Operator]:
@@ -202,7 +220,8 @@ def cache_folder(profile: DeviceProfile) -> Path:
     hardware = hardware_for(profile.runtime)
     version = runtime_for(profile.runtime).version()
     spec = profile.runtime.model_copy(update={"version": version})
-    key = json.dumps([spec.model_dump(mode="json"), hardware.model, hardware.isa, hardware.cores])
+    machine = hardware.model, hardware.isa, hardware.cores
+    key = json.dumps([spec.model_dump(mode="json"), *machine, MEASURED_AS])
     digest = hashlib.sha256(key.encode()).hexdigest()[:16]
     return user_cache_path("hwprune") / "rows" / digest
 

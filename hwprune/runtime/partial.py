@@ -16,7 +16,7 @@ from hwprune.files import TEMPORARY_FILES, write_text
 from hwprune.operators import Operator
 
 #: Marks the file as ours.
-MARK = "hwprune profile build, undisturbed"
+MARK = "hwprune profile build, undisturbed, a first convolution apart"
 #: Seconds between two writes: what a killed build loses at most.
 INTERVAL = 5.0
 
