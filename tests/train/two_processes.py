@@ -91,7 +91,7 @@ def only_the_first_measures(rank: int) -> Iterator[None]:
         patches.enter_context(mock.patch.dict(os.environ, {"XDG_CACHE_HOME": cache}))
         patches.enter_context(mock.patch("hwprune.runtime.sampling._measure_chunk", rows))
         patches.enter_context(mock.patch.object(DeviceLoop, "measure", measure))
-        patches.enter_context(mock.patch("hwprune.closed_loop._cached_measurements", calibration))
+        patches.enter_context(mock.patch("hwprune.closed_loop.measured_once", calibration))
         if rank > 0:
             patches.enter_context(mock.patch("hwprune.runtime.bench.localize", localize))
         yield
