@@ -3,13 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from profiles_here import shipped_as_here
 from torch import nn
 
 import hwprune
 from hwprune.branch_scope import BranchScope
-from hwprune.device.profile import Hardware
 from hwprune.graph.trace import trace_operators
-from hwprune.runtime.environment import environment
 from hwprune.scope import Request
 from hwprune.targets import Keep
 from hwprune.workloads import make_model
@@ -22,18 +21,16 @@ def network(seed=0):
     return make_model("resnet8", in_channels=1, image_size=8, classes=4, seed=seed)
 
 
-def profile():
-    """A measured profile, as if it had been measured on the machine at hand."""
-    shipped, facts = hwprune.load_profile("x86-avx2-ort"), environment()
-    here = Hardware(vendor="any", model=str(facts["cpu"]), isa=str(facts["isa"]), cores=int(facts["cores"]))
-    return shipped.model_copy(
-        update={"hardware": here, "runtime": shipped.runtime.model_copy(update={"version": ""})}
-    )
-
-
 def compressor(model, target, **options):
     return hwprune.Compressor(
-        model, IMAGES, profile(), target, total_steps=STEPS, granularity="branch", measure=False, **options
+        model,
+        IMAGES,
+        shipped_as_here(),
+        target,
+        total_steps=STEPS,
+        granularity="branch",
+        measure=False,
+        **options,
     )
 
 
@@ -75,8 +72,10 @@ def test_a_latency_is_met_in_prediction_and_predicted_as_built():
     result = job.finish()
     predicted = result.report.predicted_us
     assert predicted["slim"] <= predicted["dense"] / 1.3
-    assert hwprune.predict(result.model, profile(), IMAGES).total_us == pytest.approx(predicted["slim"])
-    assert hwprune.predict(model, profile(), IMAGES).total_us == pytest.approx(predicted["dense"])
+    assert hwprune.predict(result.model, shipped_as_here(), IMAGES).total_us == pytest.approx(
+        predicted["slim"]
+    )
+    assert hwprune.predict(model, shipped_as_here(), IMAGES).total_us == pytest.approx(predicted["dense"])
 
 
 def test_more_than_all_branches_is_out_of_reach():
@@ -106,7 +105,9 @@ def test_a_branch_that_is_kept_stays_with_the_reason():
 
 def test_the_plan_tells_what_every_branch_would_free():
     model = network()
-    scope = BranchScope(Request(model, model, IMAGES, profile(), Keep(1.0), (), False, lambda _line: None))
+    scope = BranchScope(
+        Request(model, model, IMAGES, shipped_as_here(), Keep(1.0), (), False, lambda _line: None)
+    )
     plan = scope.preview()
     assert [(row.name, row.width_before, row.unit) for row in plan.rows] == [
         (f"blocks.{index}", 1, "branches") for index in range(3)
@@ -122,7 +123,7 @@ def test_channels_of_a_network_without_branches_can_be_pruned_and_saved_together
     train(model, job.wrap(torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)))
     shorter = job.finish().model
     second = hwprune.Compressor(
-        shorter, IMAGES, profile(), hwprune.Keep(0.5), total_steps=STEPS, measure=False
+        shorter, IMAGES, shipped_as_here(), hwprune.Keep(0.5), total_steps=STEPS, measure=False
     )
     train(shorter, second.wrap(torch.optim.SGD(shorter.parameters(), lr=0.05, momentum=0.9)))
     result = second.finish([IMAGES])

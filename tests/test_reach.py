@@ -5,14 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from profiles_here import shipped_as_here
 from torch import nn
 
 import hwprune
 from hwprune.closed_loop import DeviceLoop
-from hwprune.device.profile import DeviceProfile, Hardware
 from hwprune.errors import TargetError
 from hwprune.graph.axes import BoolArray
-from hwprune.runtime.environment import environment
 from hwprune.runtime.timing import Timing
 from hwprune.workloads import make_model
 
@@ -41,18 +40,10 @@ def device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[float],
     return takes
 
 
-def profile() -> DeviceProfile:
-    """A measured profile, as if it had been measured on the machine at hand."""
-    shipped, facts = hwprune.load_profile("x86-avx2-ort"), environment()
-    here = Hardware(vendor="any", model=str(facts["cpu"]), isa=str(facts["isa"]), cores=int(facts["cores"]))
-    runtime = shipped.runtime.model_copy(update={"version": ""})
-    return shipped.model_copy(update={"hardware": here, "runtime": runtime})
-
-
 def compressor(factor: float, lines: list[str]) -> hwprune.Compressor:
     model: nn.Module = make_model("resnet8", in_channels=1, image_size=8, classes=4, seed=0)
     return hwprune.Compressor(
-        model, IMAGES, profile(), hwprune.Speedup(factor), total_steps=9, notify=lines.append
+        model, IMAGES, shipped_as_here(), hwprune.Speedup(factor), total_steps=9, notify=lines.append
     )
 
 

@@ -10,18 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from profiles_here import hardware_here
 from torch import nn
 
 import hwprune
 from hwprune.device.kinds import with_channels
-from hwprune.device.profile import DeviceProfile, Hardware, Rule
+from hwprune.device.profile import DeviceProfile, Rule
 from hwprune.device.rows import Row
 from hwprune.device.table import LatencyTable
 from hwprune.errors import TargetError
 from hwprune.graph.trace import trace_operators
 from hwprune.groups.weight import WeightGroups
 from hwprune.operators import Operator, multiply_accumulates
-from hwprune.runtime.environment import environment
 from hwprune.runtime.rows import with_zeros
 from hwprune.zeros_on_device import ZerosLoop
 
@@ -53,15 +53,13 @@ def rows(operator: Operator) -> Iterator[Row]:
 
 def skipping(model: nn.Module, rules: tuple[Rule, ...] = RULES) -> DeviceProfile:
     """A device that was measured here, on which a weight of zero costs nothing."""
-    operators, facts = trace_operators(model, INPUTS), environment()
+    operators = trace_operators(model, INPUTS)
     dense = {row.operator: row for operator in operators for row in rows(operator)}
     sparse = [replace(operator, name="") for operator in with_zeros(operators)]
     zeros = {operator: Row(operator, latency_us(operator)) for operator in sparse}
-    cpu, isa, cores = (facts[name] for name in ("cpu", "isa", "cores"))
-    here = Hardware(vendor="any", model=str(cpu), isa=str(isa), cores=int(cores))
     template = hwprune.load_profile("any-cpu-ort")
     table = LatencyTable((*dense.values(), *zeros.values()))
-    return template.model_copy(update={"hardware": here, "rule": rules, "rows": table})
+    return template.model_copy(update={"hardware": hardware_here(), "rule": rules, "rows": table})
 
 
 def compressor(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -106,7 +106,15 @@ def check(
             hint="build one for this machine with: hwprune profile build --out DIR",
         )
     covered = _covered(make_networks(networks or DEFAULT_NETWORKS), checked, required=bool(networks))
-    errors = _compare(checked, covered, (count, seed, passes), console)
+
+    def done(error: NetworkError) -> None:
+        console.print(_error_line(error), markup=False, soft_wrap=True)
+
+    errors = [
+        error
+        for widths, drawn in _drawn(checked, covered, count, seed, console).items()
+        for error in compare_networks(checked, drawn, done, widths, passes=passes)
+    ]
     if plot is not None:
         write_text(plot, agreement(errors))
     if markdown is not None:
@@ -144,34 +152,20 @@ def _summary_line(kind: str, summary: Mapping[str, float]) -> str:
     )
 
 
-def _compare(
-    profile: DeviceProfile, covered: dict[str, Network], wanted: tuple[int, int, int], console: Console
-) -> list[NetworkError]:
-    """Errors at aligned widths, and at any where the table prices them: a third of the networks.
-
-    Args:
-        profile: With a table.
-        covered: What to narrow.
-        wanted: Number of networks, seed of their widths, passes.
-        console: Told of every network.
-    """
-    count, seed, passes = wanted
+def _drawn(
+    profile: DeviceProfile, covered: dict[str, Network], count: int, seed: int, console: Console
+) -> dict[str, Iterator[tuple[str, Network]]]:
+    """Networks at aligned widths, and at any where the table prices them: a third of all."""
     unaligned = _with_any_width(covered, profile)
     if unaligned.keys() < covered.keys():
         absent = ", ".join(sorted(covered.keys() - unaligned.keys()))
         console.print(f"not at unaligned widths, which the table does not price: {absent}", markup=False)
     has_steps = any(rule.align > 1 for rule in profile.rules)
     apart = count // 3 if unaligned and has_steps else 0
-
-    def done(error: NetworkError) -> None:
-        console.print(_error_line(error), markup=False, soft_wrap=True)
-
-    at_steps = at_random_widths(covered, profile, count - apart, seed)
-    anywhere = at_random_widths(unaligned, profile, apart, seed, aligned=False)
-    return [
-        *compare_networks(profile, at_steps, done, ALIGNED, passes=passes),
-        *compare_networks(profile, anywhere, done, UNALIGNED, passes=passes),
-    ]
+    return {
+        ALIGNED: at_random_widths(covered, profile, count - apart, seed),
+        UNALIGNED: at_random_widths(unaligned, profile, apart, seed, aligned=False),
+    }
 
 
 def _unless_once(passes: int) -> list[str]:

@@ -85,7 +85,8 @@ class Rule(_Section):
         groups: ``depthwise`` matches depthwise operators only; nothing matches any, but a depthwise
             operator is decided by a rule that says so where there is one.
         granularity: What a group is.
-        align: For channels: how many leave together, and the step of the latency staircase.
+        align: For channels: the step of the latency staircase. So many leave together; of no more than one
+            step, parts of it (:attr:`~hwprune.device.steps.Steps.fine`).
         period: For channels: how many output channels lie between two equal places of the staircase, a
             multiple of ``align``; nothing where every step is like the next.
         divisor: For channels: numbers of input channels that it does not divide run another kernel.

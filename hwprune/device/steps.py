@@ -51,7 +51,7 @@ class Steps:
 
         A runtime that writes channels in blocks need not read them so: in ONNX Runtime on AVX-512, a resnet20
         of 16 channels everywhere takes 0.81 of its time with 8 channels inside of its blocks, 0.68 with 4.
-        Where no divisor was found, which is where nothing was measured, steps are whole.
+        Where there is no divisor (nothing was measured, or all widths run one kernel) steps are whole.
 
         >>> Steps(align=16, divisor=4).fine, Steps(align=8, divisor=4).fine, Steps(align=8).fine
         (4, 4, 8)

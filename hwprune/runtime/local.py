@@ -193,7 +193,7 @@ def _rule_here(
     steps = find(probe, profile.runtime) if find else _cached_steps(name, probe, profile)
     notify(f"channels of {name} leave in groups of {steps.align}: the step measured on this machine")
     period = steps.period if steps.period > steps.align else None
-    return rule.model_copy(update={**asdict(steps), "period": period})
+    return rule.model_copy(update={"align": steps.align, "period": period, "divisor": steps.divisor})
 
 
 def _cached_steps(name: str, probe: Operator, profile: DeviceProfile) -> Steps:
