@@ -36,6 +36,8 @@ MOST_WASTE = 0.14
 #: The part of the target that must be free in a measurement, so that the final one does not miss it: ratios
 #: of medians of networks timed alternately for seconds come out alike within 0.7 % (one standard deviation).
 SAFETY = 0.01
+#: The part of the fastest measured network that timing its operators one by one may have added to them.
+MOST_TAKEN_OFF = 0.25
 #: Turns of build, measure, correct.
 MAX_TURNS = 4
 #: Limits that differ by a smaller part are one: nothing is looked for between them.
@@ -175,7 +177,8 @@ def calibrate(loop: Loop, predictor: Predictor, sample: Sequence[Widths]) -> tup
     # Relative errors count, not absolute ones: weigh every network by its latency.
     design = np.stack([predicted, np.ones_like(predicted)], axis=1) / measured[:, None]
     factor, overhead = np.linalg.lstsq(design, np.ones_like(measured), rcond=None)[0]
-    if not 0.5 <= factor <= 2.0:  # too little in common: a plain ratio is the safer correction
+    # Too little in common, or narrow networks would take no time at all: a plain ratio is the safer one.
+    if not 0.5 <= factor <= 2.0 or overhead < -MOST_TAKEN_OFF * float(measured.min()):
         factor, overhead = float(np.mean(measured / predicted)), 0.0
     return float(factor), float(overhead)
 

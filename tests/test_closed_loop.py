@@ -186,3 +186,22 @@ def test_equal_widths_of_another_axis_are_measured_anew(
         predictor: Any = Proportional()
         assert calibrate(device, predictor, [np.array([8]), np.array([2])]) == pytest.approx((1.0, 0.0))
     assert (first.measured, again.measured, other.measured) == (1, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("dense_us", "half_us", "expected"),
+    [
+        (135.0, 75.0, (1.2, -15.0)),  # what the profiler added to every kernel
+        (135.0, 53.0, (0.0, 0.0)),  # rows too dear for narrow networks: the line would end below nothing
+    ],
+)
+def test_no_calibration_predicts_that_narrow_networks_take_no_time(
+    dense_us: float, half_us: float, expected: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 125 and 75 channels, at a microsecond each as rows have it."""
+    monkeypatch.setattr(closed_loop, "measured_once", lambda *_arguments: np.array([dense_us, half_us]))
+    loop: Any = Counting("block")
+    predictor: Any = Proportional()
+    factor, overhead_us = calibrate(loop, predictor, [np.array([125]), np.array([75])])
+    ratio = float(np.mean([dense_us / 125, half_us / 75]))
+    assert (factor, overhead_us) == pytest.approx(expected if expected[0] else (ratio, 0.0))
