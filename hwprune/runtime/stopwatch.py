@@ -22,7 +22,7 @@ LEAST_RUNS, MOST_RUNS, MOST_SECONDS = 200, 4000, 20.0
 DISTURBED = 0.1
 #: Which of the blocks, from the fastest on, is called fast: not the very fastest, which may be luck.
 FAST = 0.05
-#: What is left undisturbed counts alone where it is at least this part of all.
+#: The part of all blocks that counts at least: what was disturbed least where too little was not at all.
 LEAST_CALM = 0.2
 #: Whether it is enough is asked anew after this part more.
 GROWTH = 0.1
@@ -72,43 +72,55 @@ def _turn(
 
 
 def calm(samples: Mapping[str, list[float]]) -> dict[str, list[float]]:
-    """The runs during which nothing else disturbed the machine; all where it was hardly ever left alone.
+    """The runs during which nothing else disturbed the machine, or those that it disturbed least.
 
     Judged are turns, in which every network ran one block: those in which some network's block was a tenth
-    slower than its fast ones are set aside, for all networks alike, so that none gains by it.
+    slower than its fast ones are set aside, for all networks alike, so that none gains by it. Where less
+    than a fifth is left then, the fifth that is nearest to that counts, and whatever is as near.
 
     Args:
         samples: Name to durations as :func:`sample` returns them.
 
     >>> fast, slow = [10.0] * BLOCK, [14.0] * BLOCK
     >>> kept = calm({"dense": 12 * fast + 9 * slow, "slim": 9 * slow + 12 * fast})
-    >>> len(kept["dense"]), len(kept["slim"]), max(kept["dense"])  # too few without disturbance: all count
+    >>> len(kept["dense"]), len(kept["slim"]), max(kept["dense"])  # disturbed alike: all count
     (420, 420, 14.0)
     >>> kept = calm({"dense": 12 * fast + 2 * slow, "slim": 2 * slow + 12 * fast})
     >>> len(kept["dense"]), max(kept["dense"]), max(kept["slim"])
     (200, 10.0, 10.0)
     """
-    return _kept(samples, _calm_turns(samples))
+    slowness = _slowness(samples)
+    return _kept(samples, _calm_turns(slowness) or _least_disturbed(slowness))
 
 
-def _kept(samples: Mapping[str, list[float]], turns: list[int] | None) -> dict[str, list[float]]:
-    """The runs of some turns; of all for None."""
-    if turns is None:
-        return {name: list(values) for name, values in samples.items()}
+def _kept(samples: Mapping[str, list[float]], turns: Sequence[int]) -> dict[str, list[float]]:
+    """The runs of some turns."""
     blocks = {name: _blocks(values) for name, values in samples.items()}
     return {name: [value for turn in turns for value in blocks[name][turn]] for name in samples}
 
 
-def _calm_turns(samples: Mapping[str, list[float]]) -> list[int] | None:
-    """Which turns nothing disturbed; None where they are too few to stand for all."""
+def _slowness(samples: Mapping[str, list[float]]) -> list[float]:
+    """Per turn, how many times as long as its fast blocks the network took that was slowed down most."""
     slowness: list[float] = []
     for values in samples.values():
         medians = [_median(sorted(block)) for block in _blocks(values)]
         fast = sorted(medians)[int(FAST * len(medians))]
         relative = [median / fast for median in medians]
         slowness = [max(pair) for pair in zip(slowness or relative, relative, strict=True)]
+    return slowness
+
+
+def _calm_turns(slowness: Sequence[float]) -> list[int] | None:
+    """Which turns nothing disturbed; None where they are too few to stand for all."""
     turns = [turn for turn, slower in enumerate(slowness) if slower <= 1 + DISTURBED]
     return turns if len(turns) >= max(LEAST_RUNS / BLOCK, LEAST_CALM * len(slowness)) else None
+
+
+def _least_disturbed(slowness: Sequence[float]) -> list[int]:
+    """The turns that were disturbed least, where all were: a part of them, and those that are as near."""
+    count = max(LEAST_RUNS / BLOCK, LEAST_CALM * len(slowness))
+    most = sorted(slowness)[min(math.ceil(count), len(slowness)) - 1]
+    return [turn for turn, slower in enumerate(slowness) if slower <= most]
 
 
 def _blocks(values: Sequence[float]) -> list[Sequence[float]]:
@@ -136,8 +148,8 @@ def _certain(samples: Mapping[str, list[float]], seconds: float) -> bool:
     """Whether the medians of what was run are certain, or will not be."""
     if seconds > MOST_SECONDS:
         return True
-    turns = _calm_turns(samples)
-    kept = _kept(samples, turns)
+    turns = _calm_turns(_slowness(samples))
+    kept = samples if turns is None else _kept(samples, turns)
     least = min(len(values) for values in kept.values())
     if least >= MOST_RUNS and turns is not None:
         return True
