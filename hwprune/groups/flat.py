@@ -215,7 +215,7 @@ class FlatWeights(LayerGroups):
         for layer, place, counts in self._slices_at_hand():
             view = inputs_last(local(layer.tensor))
             if counts:
-                torch.abs(view, out=norms[place].view(view.shape))
+                norms[place].view(view.shape).copy_(view).abs_()
         return sum_over(norms, self._sharers)
 
     def member_products(self, left: Sequence[Tensor], right: Sequence[Tensor]) -> Tensor:
@@ -224,7 +224,7 @@ class FlatWeights(LayerGroups):
         for (_layer, place, counts), one, other in zip(self._slices_at_hand(), left, right, strict=True):
             view = inputs_last(local(one))
             if counts:
-                torch.mul(view, inputs_last(local(other)), out=products[place].view(view.shape))
+                products[place].view(view.shape).copy_(view).mul_(inputs_last(local(other)))
         return sum_over(products, self._sharers)
 
     def scale_(self, factors: Tensor) -> None:

@@ -36,7 +36,7 @@ def network():
 
 def proximal_step(model, penalty, granularity, peak=0.2):
     if granularity == "channel":
-        axes = find_axes(model, torch.zeros(1, 4, 8, 8))
+        axes = find_axes(model, torch.zeros(1, 4, 8, 8, dtype=model[0].weight.dtype))
         groups = ChannelGroups(model, axes, {axis.name: 2 for axis in axes})
         allowance = WidthAllowance(groups, CountBudget(np.array(groups.aligns), 5))
     else:
@@ -52,6 +52,7 @@ def train(model, optimizer, first=0, last=STEPS):
         generator = torch.Generator().manual_seed(step)
         labels = torch.randint(0, 4, (16,), generator=generator)
         images = torch.randn(16, 4, 8, 8, generator=generator) + labels.view(-1, 1, 1, 1)
+        images = images.to(model[0].weight.dtype)
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(images), labels).backward()
         optimizer.step()
@@ -72,6 +73,17 @@ def test_exactly_the_budget_is_left_at_any_strength(penalty, granularity, peak):
     norms = proximal.groups.member_norms()
     assert (norms[~proximal.alive] == 0).all()
     assert torch.isfinite(norms).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize("penalty", ["envelope", "half-space"])
+def test_weights_may_be_of_any_precision(penalty, granularity, dtype):
+    model = network().to(dtype)
+    proximal = proximal_step(model, penalty, granularity)
+    train(model, proximal.attach(make_optimizer(model)))
+    assert proximal.groups_alive == proximal.allowance.limit
+    assert {parameter.dtype for parameter in model.parameters()} == {dtype}
 
 
 @pytest.mark.parametrize(("penalty", "granularity"), CASES)
