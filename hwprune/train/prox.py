@@ -21,6 +21,7 @@ from torch import Tensor
 
 from hwprune.errors import ArtifactError, InputError
 from hwprune.groups.base import Allowance, Grouping, GroupSet
+from hwprune.notes import Weighty, log_note
 from hwprune.penalties import Penalty
 from hwprune.processes import agree_
 from hwprune.train.finite import not_finite
@@ -42,6 +43,7 @@ class ProximalStep:
         allowance: What may stay; asked for survivors once, when the support settles.
         schedule: Strength per step.
         target: What the allowance is of, as JSON; states of another target are refused.
+        notify: Told when an optimiser is resumed without the state of any pruning.
 
     Attributes:
         alive: Shape ``(members,)``: which members are not zero.
@@ -57,9 +59,10 @@ class ProximalStep:
         allowance: Allowance,
         schedule: StrengthSchedule,
         target: Mapping[str, str | float] | None = None,
+        notify: Callable[[str], None] = log_note,
     ) -> None:
         self.groups, self.schedule = groups, schedule
-        self._penalty, self._target = penalty.name, target
+        self._penalty, self._target, self._notify = penalty, target, notify
         self.allowance = allowance
         self.alive = torch.ones(groups.member_count, dtype=torch.bool, device=self._device)
         self.step = 0
@@ -68,6 +71,7 @@ class ProximalStep:
         self._pull = Pull(groups, penalty)
         self._refresh_every = max(1, schedule.settle_step // REFRESHES)
         self._optimizers: list[torch.optim.Optimizer] = []
+        self._only_fills_state = False
         self.after_settling: Callable[[], None] = lambda: None
 
     @property
@@ -84,7 +88,7 @@ class ProximalStep:
             optimizer: Any torch optimiser that updates the groups' parameters.
 
         Raises:
-            InputError: If it updates none of them, or a second optimiser is attached.
+            InputError: If it updates none of them, has no hooks, or a second optimiser is attached.
             ArtifactError: If it was resumed with the state of another network.
         """
         if self._optimizers:
@@ -96,19 +100,34 @@ class ProximalStep:
                 expected="an optimizer over model.parameters() of the compressor's model",
                 got=f"{type(optimizer).__name__} over {len(known)} other parameters",
             )
-        self._optimizers.append(optimizer)
+        if not hasattr(optimizer, "_optimizer_step_post_hooks"):
+            raise InputError(
+                "the optimizer has no hooks that pruning could follow",
+                where=type(optimizer).__name__,
+                expected="a torch.optim.Optimizer, as it was before anything was wrapped around it",
+                hint="wrap it before it is given to accelerator.prepare and the like",
+            )
         if self.alive.device != self._device:  # the network was moved since
             self.load_state_dict(self.state_dict())
-        loaded = optimizer.param_groups[0].pop(STATE_KEY, None)
+        loaded = optimizer.param_groups[0].get(STATE_KEY)
         if loaded is not None:
             self.load_state_dict(loaded)
-        optimizer.register_step_pre_hook(lambda *_arguments: self.before_step())
+            del optimizer.param_groups[0][STATE_KEY]
+        self._optimizers.append(optimizer)
+        optimizer.register_step_pre_hook(lambda stepped, *_arguments: self._precede(stepped))
         optimizer.register_step_post_hook(lambda stepped, *_arguments: self._follow(stepped))
         optimizer.register_state_dict_post_hook(lambda _optimizer, state: self._save_into(state))
         optimizer.register_load_state_dict_pre_hook(lambda _optimizer, state: self._load_from(state))
         return optimizer
 
+    def _precede(self, optimizer: torch.optim.Optimizer) -> None:
+        self._only_fills_state = _only_fills_state(optimizer)
+        if not self._only_fills_state:
+            self.before_step()
+
     def _follow(self, optimizer: torch.optim.Optimizer) -> None:
+        if self._only_fills_state:
+            return
         # A gradient scaler leaves it to a fused optimiser itself to skip a step, and hangs a note on it.
         if not bool(getattr(optimizer, "found_inf", None)):
             self.after_step()
@@ -229,7 +248,7 @@ class ProximalStep:
         self.step, self.settled = int(state["step"]), bool(state["settled"])
         self.allowance.limit = float(state["limit"])
         self.allowance.record = state["record"]
-        self._grouping = None
+        self._grouping, self._pull = None, Pull(self.groups, self._penalty)
         if "grouping" in state:
             self._grouping = self.groups.regroup(state["grouping"])
             self._pull.load_state_dict(state["pull"])
@@ -238,7 +257,7 @@ class ProximalStep:
         """What the training is to come to and how; what is measured on the way is none of it."""
         return {
             "target": self._target,
-            "penalty": self._penalty,
+            "penalty": self._penalty.name,
             "total_steps": self.schedule.total_steps,
             "settle_step": self.schedule.settle_step,
         }
@@ -287,4 +306,20 @@ class ProximalStep:
         if STATE_KEY in first:
             self.load_state_dict(first[STATE_KEY])
             first = {key: value for key, value in first.items() if key != STATE_KEY}
+        elif state["state"]:
+            self._notify(
+                Weighty(f"the optimizer's state holds nothing of the pruning, which is at step {self.step}")
+            )
         return {**state, "param_groups": [first, *others]}
+
+
+def _only_fills_state(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a step is made only for the optimiser to make its state.
+
+    ``torch.distributed.checkpoint.state_dict`` does so before it reads or writes a state that is empty: with
+    a learning rate of 0 and gradients of zero. A warm-up from 0 has other gradients.
+    """
+    if optimizer.state or any(float(group.get("lr", 1.0)) for group in optimizer.param_groups):
+        return False
+    gradients = [parameter.grad for group in optimizer.param_groups for parameter in group["params"]]
+    return not any(bool(gradient.any()) for gradient in gradients if gradient is not None)

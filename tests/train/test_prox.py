@@ -4,6 +4,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
 
 from hwprune.errors import ArtifactError, InputError, TrainingError
 from hwprune.graph.coupling import find_axes
@@ -27,7 +32,9 @@ def network():
     )  # fmt: skip
 
 
-def proximal_step(model, budget=12, penalty="envelope", align=1, choose=None, steps=STEPS):
+def proximal_step(
+    model, budget=12, penalty="envelope", align=1, choose=None, steps=STEPS, notify=lambda line: None
+):
     axes = find_axes(model, torch.zeros(1, 1, 8, 8))
     groups = ChannelGroups(model, axes, {axis.name: align for axis in axes})
     return ProximalStep(
@@ -36,6 +43,7 @@ def proximal_step(model, budget=12, penalty="envelope", align=1, choose=None, st
         WidthAllowance(groups, CountBudget(np.array(groups.aligns), budget), choose),
         StrengthSchedule(steps, peak=0.2),
         describe(Groups(budget)),
+        notify,
     )
 
 
@@ -234,3 +242,119 @@ def test_what_was_pruned_before_is_dead_from_the_start():
     train(second, tight.attach(OPTIMIZERS["sgd"](second.parameters())))
     assert tight.groups_alive == 12
     assert not (tight.alive & ~loose.alive).any()
+
+
+def test_an_optimizer_with_a_closure_ends_on_the_budget_too():
+    model = network()
+    proximal = proximal_step(model)
+    optimizer = proximal.attach(torch.optim.LBFGS(model.parameters(), lr=0.05, max_iter=2, history_size=2))
+    for step in range(STEPS):
+        images, labels = batch(step)
+
+        def closure(images=images, labels=labels):
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(model(images), labels)
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+    assert (proximal.step, proximal.settled, proximal.groups_alive) == (STEPS, True, 12)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_distributed_checkpoints_restore_the_pruning_and_make_no_step(name):
+    whole = network()
+    train(whole, proximal_step(whole).attach(OPTIMIZERS[name](whole.parameters())))
+    first = network()
+    optimizer = proximal_step(first).attach(OPTIMIZERS[name](first.parameters()))
+    train(first, optimizer, last=33)
+    saved = get_optimizer_state_dict(first, optimizer)
+    second = network()
+    resumed = proximal_step(second)
+    again = resumed.attach(OPTIMIZERS[name](second.parameters()))
+    second.load_state_dict(first.state_dict())
+    # What is read before the first step makes the optimiser fill its state by a step of its own.
+    get_optimizer_state_dict(second, again)
+    assert resumed.step == 0
+    set_optimizer_state_dict(second, again, saved)
+    assert resumed.step == 33
+    for key, tensor in first.state_dict().items():
+        assert torch.equal(tensor, second.state_dict()[key]), key
+    train(second, again, first=33)
+    for key, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, second.state_dict()[key]), key
+
+
+def test_the_first_step_of_a_warm_up_from_nothing_counts():
+    model = network()
+    proximal = proximal_step(model)
+    optimizer = proximal.attach(torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9))
+    train(model, optimizer, last=2)
+    assert proximal.step == 2
+
+
+def test_a_state_without_pruning_is_told():
+    notes = []
+    model = network()
+    proximal = proximal_step(model, notify=notes.append)
+    optimizer = proximal.attach(OPTIMIZERS["sgd"](model.parameters()))
+    train(model, optimizer, last=5)
+    flat = StateDictOptions(flatten_optimizer_state_dict=True)
+    set_optimizer_state_dict(
+        model, optimizer, get_optimizer_state_dict(model, optimizer, options=flat), options=flat
+    )
+    assert notes == ["the optimizer's state holds nothing of the pruning, which is at step 5"]
+
+
+@pytest.mark.parametrize("penalty", ["halo", "envelope", "half-space"])
+def test_a_training_that_is_rolled_back_forgets_what_came_after(penalty):
+    whole = network()
+    train(whole, proximal_step(whole, penalty=penalty).attach(OPTIMIZERS["sgd"](whole.parameters())))
+    model = network()
+    proximal = proximal_step(model, penalty=penalty)
+    optimizer = proximal.attach(OPTIMIZERS["sgd"](model.parameters()))
+    train(model, optimizer, last=1)
+    good = copy.deepcopy((model.state_dict(), optimizer.state_dict()))
+    train(model, optimizer, first=20, last=50)
+    model.load_state_dict(good[0])
+    optimizer.load_state_dict(good[1])
+    assert proximal.step == 1
+    train(model, optimizer, first=1)
+    for key, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, model.state_dict()[key]), key
+
+
+class Wrapper(torch.optim.Optimizer):
+    """Passes everything on to the optimiser inside, as Accelerate's does; it has no hooks."""
+
+    def __init__(self, optimizer):
+        self.optimizer = optimizer
+
+    @property
+    def param_groups(self):
+        return self.optimizer.param_groups
+
+
+def test_an_optimizer_without_hooks_is_refused_and_the_right_one_taken_after_it():
+    model = network()
+    proximal = proximal_step(model)
+    optimizer = OPTIMIZERS["sgd"](model.parameters())
+    with pytest.raises(InputError, match=r"no hooks.*Wrapper.*before it is given to accelerator\.prepare"):
+        proximal.attach(Wrapper(optimizer))
+    train(model, proximal.attach(optimizer), last=3)
+    assert proximal.step == 3
+
+
+def test_after_a_state_that_was_refused_the_right_one_is_taken():
+    model = network()
+    other = network()
+    stranger = OPTIMIZERS["sgd"](other.parameters())
+    proximal_step(other, budget=5).attach(stranger)
+    train(other, stranger, last=2)
+    optimizer = OPTIMIZERS["sgd"](model.parameters())
+    optimizer.load_state_dict(stranger.state_dict())
+    proximal = proximal_step(model)
+    for _ in range(2):  # it is not forgotten after the first time
+        with pytest.raises(ArtifactError, match="another compression"):
+            proximal.attach(optimizer)
+    proximal.attach(OPTIMIZERS["sgd"](model.parameters()))
