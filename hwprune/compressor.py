@@ -111,7 +111,8 @@ class Compressor:
     """Prunes a network while it is trained, to a target on a device.
 
     Args:
-        model: The network; trained and masked in place, never narrowed.
+        model: The network; trained and masked in place, never narrowed. What ``torch.compile`` gave stands
+            for the network inside.
         example_inputs: A tensor, a sequence of arguments or a mapping of keyword arguments.
         profile: The device.
         target: :class:`Speedup`, :class:`LatencyUs`, :class:`Keep` or :class:`Groups`.
@@ -119,7 +120,7 @@ class Compressor:
         granularity: What a group is: a name from :func:`granularity_names`, or a function that makes the
             groups, such as ``functools.partial(BlockGroups, size=16)``.
         penalty: A name from :func:`hwprune.penalties.penalty_names`.
-        schedule: Strength per step; chosen from ``total_steps`` by default.
+        schedule: Strength per step, for as many of them; chosen from ``total_steps`` by default.
         keep: Names of modules that must stay whole.
         measure: Whether to measure, to correct the prediction and to settle. Without it a latency is met in
             prediction only, and for a number of groups nothing is measured at all.
@@ -150,6 +151,15 @@ class Compressor:
         notify: Callable[[str], None] = log_note,
         bench: Bench = THIS_MACHINE,
     ) -> None:
+        if schedule is not None and schedule.total_steps != total_steps:
+            raise InputError(
+                "the schedule is for another number of steps",
+                where="Compressor, schedule",
+                expected=f"total_steps of {total_steps}",
+                got=schedule.total_steps,
+            )
+        # What torch.compile gave: the network inside has the same parameters, and names that others know.
+        model = getattr(model, "_orig_mod", model)
         self.model, self.example_inputs, self.target = model, example_inputs, target
         # The model may be sharded among the processes after this; surgery needs it whole.
         self._unsharded = copy_of(model) if distributed() else model
@@ -165,6 +175,7 @@ class Compressor:
             self._scope.allowance,
             schedule or StrengthSchedule(total_steps),
             describe(target),
+            notify,
         )
 
     @property
@@ -249,6 +260,12 @@ class Compressor:
             VerificationError: If slim and masked differ, or what was pruned is not zero any more.
             TrainingError: If weights are not finite.
         """
+        if not self.proximal.settled:
+            planned = self.proximal.schedule.total_steps
+            self._notify(
+                f"the training ended after {self.proximal.step} of {planned} steps, before survivors were "
+                "fixed: that is done now, and nothing has trained them since"
+            )
         self.proximal.settle()
         trained = self._whole_model()
         check_finite(trained)

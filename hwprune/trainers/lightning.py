@@ -23,7 +23,7 @@ from hwprune.targets import Target
 from hwprune.trainers.options import Job, Options
 
 try:
-    from lightning.pytorch import Callback, LightningModule, Trainer
+    from lightning.pytorch import Callback, LightningModule, Trainer, callbacks
 except ImportError as error:
     raise MissingPackageError(
         "the Lightning callback needs the package lightning", hint="run pip install 'hwprune[lightning]'"
@@ -64,8 +64,19 @@ class PruningCallback(Callback):  # type: ignore[misc]  # Lightning is an option
         """Makes the compressor; Lightning restores the optimiser after this.
 
         Raises:
-            InputError: If there is not exactly one optimiser, or the number of steps is not known.
+            InputError: If there is not exactly one optimiser, the number of steps is not known, or another
+                callback is to put averages in place of the pruned weights.
         """
+        averaging = getattr(callbacks, "WeightAveraging", ())  # Lightning 2.6 and later
+        averages = [type(each).__name__ for each in trainer.callbacks if isinstance(each, averaging)]
+        if averages:
+            raise InputError(
+                "averages of weights from before the pruning was done are not pruned",
+                where="callbacks of the Trainer",
+                expected="none that puts averages in place of the weights",
+                got=", ".join(averages),
+                hint="average in a second training, of the slim network",
+            )
         if len(trainer.optimizers) != 1:
             raise InputError(
                 "pruning follows one optimizer",

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, IterableDataset
 
 from hwprune.compressor import CHANNEL, Compressor
@@ -89,7 +90,9 @@ class Job:
                 expected="a number of epochs or optimizer steps in the trainer",
                 got=total_steps,
             )
-        inputs = self.example_inputs if self.example_inputs is not None else example_inputs_of(loader)
+        inputs = self.example_inputs
+        if inputs is None:
+            inputs = in_precision_of(model, example_inputs_of(loader))
         options = self.options
         compressor = Compressor(
             model,
@@ -125,6 +128,25 @@ def _refuse_unsettled(proximal: ProximalStep) -> None:
             got=f"one after {proximal.step} steps",
             hint="start again from the trained weights, or go on without reconstruct",
         )
+
+
+def in_precision_of(model: nn.Module, inputs: ExampleInputs) -> ExampleInputs:
+    """Inputs in the precision of a network whose weights are all of one, as trainers hand them over.
+
+    Args:
+        model: The network.
+        inputs: What it is called with; single precision is converted, nothing else.
+    """
+    kinds = {parameter.dtype for parameter in model.parameters() if parameter.is_floating_point()}
+    if len(kinds) != 1:
+        return inputs
+    (kind,) = kinds
+
+    def converted(leaf: Any) -> Any:
+        return leaf.to(kind) if isinstance(leaf, Tensor) and leaf.dtype == torch.float32 else leaf
+
+    found: ExampleInputs = tree_map(converted, inputs)
+    return found
 
 
 def example_inputs_of(loader: object) -> ExampleInputs:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +55,20 @@ class Classifier(lightning.LightningModule):
         ]
 
 
+class Stop(lightning.Callback):
+    """Ends the training after its first epoch, as early stopping does."""
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        trainer.should_stop = True
+
+
 def fit(
     folder: Path,
     *,
     resume: Path | None = None,
     module: str | None = "network",
     pruned: Options = OPTIONS,
+    others: Sequence[lightning.Callback] = (),
     **options: Any,
 ) -> tuple[Classifier, PruningCallback]:
     model = Classifier()
@@ -70,7 +79,7 @@ def fit(
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[pruning, ModelCheckpoint(folder, filename="{epoch}", save_top_k=-1)],
+        callbacks=[pruning, ModelCheckpoint(folder, filename="{epoch}", save_top_k=-1), *others],
         **{"max_epochs": EPOCHS, **options},
     )
     trainer.fit(model, DataLoader(samples(), batch_size=BATCH), ckpt_path=resume)
@@ -118,3 +127,24 @@ def test_two_optimizers_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Classifier, "automatic_optimization", False)
     with pytest.raises(hwprune.HwpruneError, match="one optimizer"):
         fit(tmp_path)
+
+
+def test_averages_of_weights_that_were_not_pruned_are_refused(tmp_path: Path) -> None:
+    averaging = lightning.pytorch.callbacks.EMAWeightAveraging(decay=0.9)
+    with pytest.raises(hwprune.HwpruneError, match=r"averages of weights.*EMAWeightAveraging.*slim network"):
+        fit(tmp_path, others=[averaging])
+
+
+def test_weights_may_be_of_half_precision(tmp_path: Path) -> None:
+    _, pruning = fit(tmp_path, precision="bf16-true")
+    assert pruning.result is not None
+    assert {parameter.dtype for parameter in pruning.result.model.parameters()} == {torch.bfloat16}
+    assert pruning.result.report.groups["kept"] == pruning.result.report.groups["budget"]
+
+
+def test_a_training_that_is_stopped_early_is_told(tmp_path: Path) -> None:
+    notes: list[str] = []
+    fit(tmp_path, pruned=Options(measure=False, notify=notes.append), limit_train_batches=2, max_epochs=1)
+    assert not any(line.startswith("the training ended") for line in notes)
+    fit(tmp_path, pruned=Options(measure=False, notify=notes.append), others=[Stop()])
+    assert any(line.startswith("the training ended after 8 of 48 steps") for line in notes)
