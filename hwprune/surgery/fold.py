@@ -5,8 +5,10 @@ that reads such a channel adds the constant times its weights to every output, w
 linear layer, and in a convolution where no zero padding lets the border see something else.
 
 A constant is one only where it is the same for all data. It is therefore looked for on the example inputs, on
-other data of the same shapes and, where the network takes them, on maps twice as large; what differs between
-them is not folded. A network that takes no larger maps is folded for the sizes of the example inputs.
+other data of the same shapes (masks that let everything through let half of it through) and, where the
+network takes them, on inputs that are twice as long in all directions and in each of them: maps, sequences,
+sets. What differs between them is not folded. A network that takes no larger inputs is folded for the sizes
+of the example inputs.
 
 The bias goes to the layer itself even where a batch norm follows: that subtracts the constant again with its
 statistics, in training as in evaluation, whether the constant comes from a channel or from a bias.
@@ -14,13 +16,13 @@ statistics, in training as in evaluation, whether the constant comes from a chan
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from hwprune.graph.axes import BoolArray, ChannelAxis, kept_positions
 from hwprune.graph.record import ExampleInputs, call_observed
@@ -102,11 +104,15 @@ def _constants(
     except Exception:  # whatever the user's forward pass raises on such data: nothing is known to be constant
         return {}
     found = {name: each for name, each in found.items() if name in again and _same(each, again[name])}
-    try:
-        larger = _observed(model, readers, _larger_maps(example_inputs))
-    except Exception:  # the network takes maps of its own size only
-        return found
-    return {name: each for name, each in found.items() if name in larger and _same(each, larger[name])}
+    for larger in _larger(example_inputs):
+        if not any(constants.any() for constants in found.values()):
+            break
+        try:
+            again = _observed(model, readers, larger)
+        except Exception:  # the network takes inputs of its own size only in that direction
+            continue
+        found = {name: each for name, each in found.items() if name in again and _same(each, again[name])}
+    return found
 
 
 def _observed(
@@ -139,30 +145,46 @@ def _same(left: Tensor, right: Tensor) -> bool:
 
 
 def _other_data(example_inputs: ExampleInputs) -> Any:
-    """Inputs of the same shapes and types: noise added to numbers, integers in another order."""
+    """Inputs of the same shapes and types: noise added to numbers, integers and flags in another order.
+
+    Where those are all alike, about half of them, and one at least, become zero, or one where they are zero.
+    """
     generator = torch.Generator().manual_seed(0)
 
     def other(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor) or not leaf.numel():
             return leaf
         if not leaf.is_floating_point():
-            places = torch.randint(leaf.numel(), (leaf.numel(),), generator=generator)
-            return leaf.flatten()[places.to(leaf.device)].view(leaf.shape)
+            flat = leaf.flatten()
+            if not bool((flat == flat[0]).all()):
+                places = torch.randint(leaf.numel(), (leaf.numel(),), generator=generator)
+                return flat[places.to(leaf.device)].view(leaf.shape)
+            chosen = torch.rand(leaf.numel(), generator=generator) < 0.5
+            chosen[-1] = True  # padding comes last
+            another = torch.tensor(0 if bool(flat[0]) else 1, dtype=leaf.dtype, device=leaf.device)
+            return torch.where(chosen.to(leaf.device), another, flat).view(leaf.shape)
         scale = leaf.nan_to_num(0.0, 0.0, 0.0).abs().mean().clamp_min(1.0)
         return leaf + scale * torch.randn(leaf.shape, generator=generator).to(leaf)
 
     return _mapped(other, example_inputs)
 
 
-def _larger_maps(example_inputs: ExampleInputs) -> Any:
-    """Inputs whose maps are twice as long in every direction."""
+def _larger(example_inputs: ExampleInputs) -> Iterator[Any]:
+    """Inputs whose maps are twice as long in every direction, then those twice as long in one dimension."""
 
-    def larger(leaf: Any) -> Any:
+    def maps(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor) or leaf.ndim < 3:
             return leaf
         return leaf.repeat(1, 1, *[2] * (leaf.ndim - 2))
 
-    return _mapped(larger, example_inputs)
+    yield _mapped(maps, example_inputs)
+    tensors = [leaf for leaf in tree_leaves(example_inputs) if isinstance(leaf, Tensor)]
+    for dim in range(1, max((tensor.ndim for tensor in tensors), default=0)):
+
+        def longer(leaf: Any, dim: int = dim) -> Any:
+            return leaf.repeat_interleave(2, dim) if isinstance(leaf, Tensor) and leaf.ndim > dim else leaf
+
+        yield _mapped(longer, example_inputs)
 
 
 def _mapped(change: Callable[[Any], Any], example_inputs: ExampleInputs) -> Any:
