@@ -146,8 +146,10 @@ def _pin_outputs(flow: Flow, recording: Recording) -> None:
         flow.pin_all(flow.labelled(value).dims, "network output")
     for call in recording.calls:
         if not any(value.index in read or value.index in returned for value in call.outputs):
+            unread = f"no operator reads what {call.op} returns"
+            into = f"{call.op} writes it into a part of another tensor"
             for value in call.outputs:
-                flow.pin_all(flow.labelled(value).dims, f"no operator reads what {call.op} returns")
+                flow.pin_all(flow.labelled(value).dims, into if call.in_place else unread)
 
 
 def _build_axes(segments: list[Segment], classes: AtomClasses) -> tuple[ChannelAxis, ...]:

@@ -15,12 +15,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakIdKeyDictionary
 
 from hwprune.errors import GraphError
+from hwprune.graph.returned import tensors_in
 
 ExampleInputs = Tensor | Sequence[Any] | Mapping[str, Any]
 
@@ -230,6 +232,23 @@ def call_observed(
             handle.remove()
 
 
+def check_initialised(model: nn.Module) -> None:
+    """Raises where a layer makes its weights only when it is called for the first time.
+
+    Raises:
+        GraphError: In that case.
+    """
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    lazy = [name for name, tensor in tensors if is_lazy(tensor)]
+    if lazy:
+        raise GraphError(
+            "a layer has no weights yet",
+            where=lazy[0],
+            expected="a network that was called once",
+            hint="call the model with the example inputs first",
+        )
+
+
 def record(model: nn.Module, example_inputs: ExampleInputs) -> Recording:
     """Runs ``model`` once in evaluation mode and records its operators.
 
@@ -241,18 +260,26 @@ def record(model: nn.Module, example_inputs: ExampleInputs) -> Recording:
         The operators, inputs and outputs.
 
     Raises:
-        GraphError: If the forward pass fails.
+        GraphError: If the forward pass fails, an input is empty, or a layer has no weights yet.
 
     >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU())
     >>> [call.op for call in record(net, torch.zeros(1, 1, 8, 8)).calls]
     ['aten.convolution.default', 'aten.relu.default']
     """
+    check_initialised(model)
     names = {id(tensor): name for name, tensor in model.named_buffers()}
     names |= {id(tensor): name for name, tensor in model.named_parameters()}
     stack, ran, raised = [""], set[str](), dict[int, str]()
     example_inputs = beside(model, example_inputs)
     recorder = _Recorder(names, stack)
     leaves = [leaf for leaf in tree_flatten(example_inputs)[0] if isinstance(leaf, Tensor)]
+    if any(not leaf.numel() for leaf in leaves):
+        raise GraphError(
+            "an example input is empty",
+            where="the example inputs",
+            expected="what the network is called with, one image or more",
+            got=", ".join(str(list(leaf.shape)) for leaf in leaves),
+        )
     inputs = tuple(recorder.value(leaf) for leaf in leaves)
     try:
         with evaluation_mode(model), torch.no_grad(), _tracked_modules(model, stack, ran, raised), recorder:
@@ -265,10 +292,9 @@ def record(model: nn.Module, example_inputs: ExampleInputs) -> Recording:
             got=f"{type(error).__name__}: {error}",
             hint="call the model with the example inputs by hand and mend what it raises",
         ) from error
-    outputs = [leaf for leaf in tree_flatten(result)[0] if isinstance(leaf, Tensor)]
     return Recording(
         calls=tuple(recorder.calls),
         inputs=inputs,
-        outputs=tuple(recorder.value(leaf) for leaf in outputs),
+        outputs=tuple(recorder.value(leaf) for leaf in tensors_in(result)),
         modules=frozenset(ran),
     )

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import tree_map
 
 from hwprune.errors import GraphError
 from hwprune.graph.record import ExampleInputs, call_model
+from hwprune.graph.returned import tensors_in
 from hwprune.graph.twin import copy_of
 
 #: How far single precision takes two networks apart that are the same, as a fraction of the largest value.
@@ -39,12 +40,15 @@ class Difference:
 def outputs_of(model: nn.Module, inputs: ExampleInputs) -> list[Tensor]:
     """Every tensor that the model returns, in order, whatever they are returned in.
 
+    What it draws at random on the way is the same for every network and every call.
+
     Raises:
         GraphError: If it returns none: nothing could be compared.
     """
-    with torch.no_grad():
+    with torch.no_grad(), torch.random.fork_rng(_gpus_of(model)):
+        torch.manual_seed(0)
         result = call_model(model, inputs)
-    found = list(_tensors_in(result, set()))
+    found = tensors_in(result)
     if not found:
         raise GraphError(
             "the network returns no tensor, so that nothing can be compared",
@@ -54,23 +58,16 @@ def outputs_of(model: nn.Module, inputs: ExampleInputs) -> list[Tensor]:
     return found
 
 
-def _tensors_in(value: Any, seen: set[int]) -> Iterator[Tensor]:
-    """Tensors in nested containers; in those that PyTorch does not know as such, among their attributes."""
-    for leaf in tree_flatten(value)[0]:
-        if isinstance(leaf, Tensor):
-            yield leaf
-        elif id(leaf) not in seen and not isinstance(leaf, nn.Module | type):
-            seen.add(id(leaf))
-            names = (
-                [field.name for field in dataclasses.fields(leaf)] if dataclasses.is_dataclass(leaf) else []
-            )
-            names += [name for name in getattr(leaf, "__dict__", {}) if name not in names]
-            for name in names:
-                yield from _tensors_in(getattr(leaf, name, None), seen)
+def _gpus_of(model: nn.Module) -> list[int]:
+    """The GPUs that a network is on."""
+    devices = {parameter.device for parameter in model.parameters()}
+    return sorted(device.index or 0 for device in devices if device.type == "cuda")
 
 
 def compare(expected: Sequence[Tensor], actual: Sequence[Tensor]) -> Difference:
-    """The difference between two lists of outputs; infinite where shapes differ or a value is not finite.
+    """The difference between two lists of outputs; infinite where shapes differ or a value is no number.
+
+    Values that are infinite alike do not differ.
 
     >>> compare([torch.ones(2), torch.tensor([1e6])], [torch.tensor([1.0, 1.5]), torch.tensor([1e6])])
     Difference(absolute=0.5, relative=0.5, scale=1.0)
@@ -81,8 +78,11 @@ def compare(expected: Sequence[Tensor], actual: Sequence[Tensor]) -> Difference:
     for left, right in zip(map(_real, expected), map(_real, actual), strict=True):
         if not left.numel():
             continue
-        gap, largest = float((left - right).abs().max()), float(left.abs().max())
-        if gap != gap:  # neither number: one of the two is not finite
+        apart = torch.where((left == right) & left.isinf(), 0.0, (left - right).abs())
+        gap, largest = float(apart.max()), float(left.masked_fill(left.isinf(), 0.0).abs().max())
+        if gap != gap or gap == float(
+            "inf"
+        ):  # one of the two is no number, or infinite where the other is not
             return Difference(float("inf"), float("inf"), largest)
         part = gap / max(largest, torch.finfo(torch.float32).tiny)
         absolute = max(absolute, gap)

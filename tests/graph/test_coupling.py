@@ -430,10 +430,17 @@ def test_outputs_in_an_unknown_container_are_kept():
         def __init__(self, value):
             self.value = value
 
-    net = Net(lambda s, x: Box(s.out(s.first(x))), first=nn.Linear(3, 4), out=nn.Linear(4, 2))
-    axes = axes_of(net, torch.zeros(2, 3))
-    assert axes["first"].pinned is None
-    assert axes["out"].pinned == "no operator reads what aten.addmm.default returns"
+    def closed(value):
+        return lambda: value
+
+    for wrap, reason in (
+        (Box, "network output"),
+        (closed, "no operator reads what aten.addmm.default returns"),
+    ):
+        net = Net(lambda s, x, w=wrap: w(s.out(s.first(x))), first=nn.Linear(3, 4), out=nn.Linear(4, 2))
+        axes = axes_of(net, torch.zeros(2, 3))
+        assert axes["first"].pinned is None
+        assert axes["out"].pinned == reason
 
 
 def test_a_failing_forward_pass_is_told():
