@@ -52,6 +52,7 @@ def softmax(shape: Sizes, axis: int, batch: int) -> Operator:
     >>> logits.in_channels, logits.height, logits.width
     (1, 1, 10)
     """
+    shape = tuple(shape) or (1,)
     axis %= len(shape)
     before, after = shape[:axis], shape[axis + 1 :]
     if after:

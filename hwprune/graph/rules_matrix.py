@@ -59,8 +59,8 @@ def matrix_vector_product(flow: Flow, arguments: Arguments) -> Sequence[Dims]:
 
 @rule("aten.dot", "aten.vdot")
 def inner_product(flow: Flow, arguments: Arguments) -> Sequence[Dims]:
-    """``sum(self * tensor)``."""
-    left, right = arguments["self"], arguments["tensor"]
+    """``sum(self * tensor)``; one of the two operators calls it ``other``."""
+    left, right = arguments["self"], arguments["tensor" if "tensor" in arguments else "other"]
     flow.meet(left.dims[0], right.dims[0], _FIXED_SUM)
     return [()]
 

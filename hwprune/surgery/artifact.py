@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from hwprune.errors import ArtifactError, GraphError
 from hwprune.files import replacing, told_as_os_error, write_text
 from hwprune.graph.axes import BoolArray, ChannelAxis, IntArray, kept_positions
+from hwprune.graph.record import check_initialised
 from hwprune.surgery.fold import give_biases, new_bias, takes_bias
 from hwprune.surgery.forms import Form, reshape, shape_in_form
 from hwprune.surgery.rebuild import narrow
@@ -120,6 +121,15 @@ def load_slim(folder: Path, model: nn.Module) -> nn.Module:
             network.
     """
     structure = read_structure(folder)
+    try:
+        check_initialised(model)
+    except GraphError as error:
+        raise ArtifactError(
+            "the model that is to be filled in has layers without weights yet",
+            where=error.where,
+            expected=error.expected,
+            hint="call it with example inputs before it is passed to load",
+        ) from error
     check_absent(folder, structure, {name for name, _module in model.named_modules()})
     tensors = _outside([*model.named_parameters(), *model.named_buffers()], structure.absent)
     positions = checked_positions(folder, structure, {name: tuple(each.shape) for name, each in tensors})
@@ -261,15 +271,22 @@ def check_state(model: nn.Module) -> None:
 
 
 def _unique_tensors(model: nn.Module, absent: Collection[str] = ()) -> dict[str, Tensor]:
-    """The state of a model, tensors that go by several names once, those of some layers left out."""
+    """The state of a model, tensors that go by several names once, those of some layers left out.
+
+    Tensors that show the same memory in different ways get memory of their own.
+    """
     check_state(model)
     unique: dict[str, Tensor] = {}
     seen: set[int] = set()
+    memory: set[int] = set()
     entries: list[tuple[str, Any]] = list(model.state_dict(keep_vars=True).items())
     for name, tensor in _outside(entries, absent):
         if id(tensor) not in seen:
             seen.add(id(tensor))
-            unique[name] = tensor.detach().cpu().contiguous()
+            own = tensor.detach().cpu().contiguous()
+            place = own.untyped_storage().data_ptr()
+            unique[name] = own.clone() if place in memory else own
+            memory.add(place)
     return unique
 
 
