@@ -6,6 +6,8 @@ measured latency -> report
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -18,6 +20,8 @@ from torch import nn
 from hwprune.compressor import SHRINKING, Compressor, Result
 from hwprune.delivery import as_deployed, describe_network, verify_exported
 from hwprune.device.profile import DeviceProfile
+from hwprune.files import sha256_of
+from hwprune.graph.twin import copy_of
 from hwprune.output_folder import OutputFolder, is_marked, nothing_to_resume
 from hwprune.phases import Observer, for_device, run_phase
 from hwprune.processes import from_first, in_all, on_first
@@ -93,6 +97,19 @@ class Settings:
         follows = None if self.follows is None else describe(self.follows)
         return {**asdict(self), "target": describe(self.target), "follows": follows}
 
+    def run_record(self, profile: DeviceProfile) -> dict[str, Any]:
+        """The settings, and what tells files apart that go by the same names.
+
+        Args:
+            profile: The device as it was loaded, before anything is measured here.
+        """
+        rules = profile.model_dump(mode="json", include={"rule", "runtime", "hardware"})
+        told = hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()
+        files = {"profile_sha256": told}
+        if self.weights is not None:
+            files["weights_sha256"] = sha256_of(Path(self.weights))
+        return {**self.as_record(), **files}
+
     def dense_record(self) -> dict[str, Any]:
         """What of the settings the dense training depends on."""
         record = self.as_record()
@@ -157,7 +174,9 @@ def compress(
     if from_first(lambda: OutputFolder.check(out, resume=resume)) != resume:
         observer.note(nothing_to_resume(out))
     job = _Job.prepare(settings, profile, observer, bench)
-    folder = from_first(lambda: OutputFolder.open(out, settings.as_record(), resume=resume, started=started))
+    folder = from_first(
+        lambda: OutputFolder.open(out, settings.run_record(profile), resume=resume, started=started)
+    )
     with folder.empty_if_nothing_is_kept():
         history = [*job.train_dense(folder, shared.dense), *job.train_pruned(folder, shared)]
     observer.note("rebuilding the slim network and comparing it with the masked one")
@@ -231,7 +250,9 @@ class _Job:
     @classmethod
     def prepare(cls, settings: Settings, profile: DeviceProfile, observer: Observer, bench: Bench) -> _Job:
         dataset = in_all(lambda: load_dataset(settings.data).first(settings.train_images))
-        dense, pruned = in_all(lambda: (_new_model(settings, dataset), _new_model(settings, dataset)))
+        # A callable may return the same object every time: the other one is a copy.
+        dense = in_all(lambda: _new_model(settings, dataset))
+        pruned = copy_of(dense)
         recipe = settings.pruning_recipe
         rehearse(dense, dataset, recipe)
         total_steps = recipe.epochs * batches_per_epoch(dataset, recipe.batch_size)

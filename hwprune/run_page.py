@@ -10,6 +10,7 @@ from typing import Any
 from hwprune import charts
 from hwprune.outcome import shortfall_line, surplus_line
 from hwprune.page import Markup, bar, code, figure, figures, page, paragraph, small, table
+from hwprune.targets import in_digits
 
 Record = Mapping[str, Any]
 
@@ -278,7 +279,7 @@ def target_label(target: Record) -> str:
 
 def target_option(target: Record) -> str:
     """The option that asks for a target."""
-    return f"--{target['kind'].replace('_', '-')} {target['value']:g}"
+    return f"--{target['kind'].replace('_', '-')} {in_digits(target['value'])}"
 
 
 def training_options(record: Record) -> str:

@@ -12,7 +12,7 @@ from hwprune.device.runtimes import CPU_PROVIDER
 from hwprune.files import write_text
 from hwprune.measured_on import stand_in_for
 from hwprune.outcome import shortfall_line
-from hwprune.output_folder import INT8_FOLDER, INT8_STEM, MODEL_FILE
+from hwprune.output_folder import INT8_FILE, INT8_FOLDER, INT8_STEM, MODEL_FILE
 from hwprune.run_page import target_label
 from hwprune.runtime.formats import FORMATS, convert
 
@@ -91,6 +91,7 @@ import numpy as np
 import openvino
 
 options = {{"INFERENCE_NUM_THREADS": {threads}, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}}
+options["INFERENCE_PRECISION_HINT"] = "f32"  # as it was measured; processors with bfloat16 would use that
 core = openvino.Core()
 network = core.read_model(str(Path(__file__).parent / "{file}"))
 network.reshape({shape})
@@ -209,6 +210,8 @@ def _about_8_bits(int8: Mapping[str, Any], file: str) -> str:
 |---|---|---|
 | test accuracy | {int8["accuracy_fp32"]:.2%} | {int8["accuracy"]:.2%} |
 | latency, median (us) | {before:.1f} | {after:.1f} |
+
+All numbers of it: `{INT8_FILE}`.
 """
 
 

@@ -8,6 +8,15 @@ from dataclasses import dataclass
 from hwprune.errors import InputError
 
 
+def in_digits(value: float) -> str:
+    """A number as it is typed, with as many digits as tell it from any other.
+
+    >>> in_digits(2.0), in_digits(0.3), in_digits(1234.5678), in_digits(1234567)
+    ('2', '0.3', '1234.5678', '1234567')
+    """
+    return str(int(value)) if value == int(value) else repr(float(value))
+
+
 @dataclass(frozen=True, slots=True)
 class Speedup:
     """Be this many times faster than the dense network, measured on the device.

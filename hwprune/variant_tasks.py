@@ -12,7 +12,7 @@ from typing import Any
 
 from hwprune.device.profile import DeviceProfile
 from hwprune.errors import ArtifactError
-from hwprune.files import write_json
+from hwprune.files import sha256_of, write_json
 from hwprune.outcome import shortfall_line
 from hwprune.output_folder import (
     CHECKPOINTS,
@@ -30,7 +30,7 @@ from hwprune.report import read_json, told_where_damaged
 from hwprune.runtime.bench import Bench
 from hwprune.shared_files import load_shared
 from hwprune.shipping import file_hashes, make_shippable
-from hwprune.targets import Target, describe
+from hwprune.targets import Target, describe, in_digits
 
 #: What variants hand to each other: dense trainings, what those networks have answered, and masked networks.
 SHARED_FOLDER = ".shared"
@@ -68,6 +68,17 @@ class Variant:
         """Name of the variant whose network this one starts from."""
         follows = self.settings.follows
         return None if follows is None else folder_name(self.settings.model, self.profile, follows)
+
+    def _started_from(self, follows: Mapping[str, Any] | None) -> str | None:
+        """Name of the variant at a target, as reports describe it, which a variant has started from."""
+        return None if follows is None else _named(self.settings.model, self.profile, follows)
+
+    @property
+    def _weights(self) -> dict[str, str]:
+        """What tells the user's weights from others in a file of the same name."""
+        weights = self.settings.weights
+        known = weights is not None and Path(weights).is_file()
+        return {"weights_sha256": sha256_of(Path(str(weights)))} if known else {}
 
     @property
     def dense_name(self) -> str:
@@ -148,16 +159,20 @@ class Variant:
             },
             "from": {
                 "dense": None if self.settings.weights else self.dense_name,
-                "looser": self.looser if record.get("follows") else None,
+                "looser": self._started_from(record.get("follows")),
+                **self._weights,
             },
         }
 
 
 def folder_name(model: str, profile: DeviceProfile, target: Target) -> str:
     """Of the variant of a model for a device at a target."""
-    described = describe(target)
+    return _named(model, profile, describe(target))
+
+
+def _named(model: str, profile: DeviceProfile, target: Mapping[str, Any]) -> str:
     plain = model.replace(":", ".").replace("/", ".")
-    return f"{plain}-{profile.name}-{described['kind']}-{described['value']:g}"
+    return f"{plain}-{profile.name}-{target['kind']}-{in_digits(target['value'])}"
 
 
 def shared_file(name: str) -> str:

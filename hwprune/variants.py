@@ -14,7 +14,7 @@ from hwprune.errors import ArtifactError, InputError
 from hwprune.executors.base import Executor, InProcess, Task, TaskObserver
 from hwprune.executors.parcels import ARRIVING
 from hwprune.files import TEMPORARY_FILES, write_json
-from hwprune.output_folder import is_marked, may_take, nothing_to_resume
+from hwprune.output_folder import CHECKPOINTS, OutputFolder, is_marked, may_take, nothing_to_resume
 from hwprune.pipeline import Settings
 from hwprune.quantized_export import format_for, has_8_bits
 from hwprune.runtime.base import runtime_for
@@ -32,8 +32,9 @@ from hwprune.variant_tasks import (
     folder_name,
     shared_file,
 )
-from hwprune.variants_kept import keep_whole
+from hwprune.variants_kept import keep_others, keep_whole
 from hwprune.variants_page import MANIFEST_FILE, VariantsFolder
+from hwprune.workloads import load_dataset, read_weights
 
 SCHEMA = 1
 
@@ -175,6 +176,8 @@ def make_variants(
             runs = f"{profile.runtime.precision} in {profile.runtime.kind}"
             observer.note(f"{profile.name} runs {runs}: its variants are not quantised besides")
     variants = grid.variants()
+    if executor is None:  # and before anything is removed; a cluster has the data on its nodes
+        _check_inputs(variants)
     _sweep(variants, out)
     entries: dict[str, dict[str, Any]] = {}
     if goes_on:
@@ -182,7 +185,8 @@ def make_variants(
         # What is made anew is not what is listed: were it interrupted, it would be made once more.
         _write_manifest(out, entries.values())
     else:
-        _forget(variants, out)
+        entries = keep_others(variants, out, observer.note)
+        _forget(variants, entries, out)
     by_name = {variant.name: variant for variant in variants}
     missing = [variant for variant in variants if variant.name not in entries]
     order = list(dict.fromkeys([*by_name, *entries]))
@@ -214,15 +218,36 @@ def _sweep(variants: Sequence[Variant], out: Path) -> None:
         file.unlink()
 
 
-def _forget(variants: Sequence[Variant], out: Path) -> None:
-    """Removes what an earlier start has left of the variants: one that is interrupted would count as made."""
+def _check_inputs(variants: Sequence[Variant]) -> None:
+    """Raises where data or weights cannot be read.
+
+    Raises:
+        HwpruneError: In that case.
+    """
+    for data, images in dict.fromkeys((each.settings.data, each.settings.train_images) for each in variants):
+        load_dataset(data).first(images)
+    for weights in dict.fromkeys(each.settings.weights for each in variants):
+        if weights is not None:
+            read_weights(Path(weights))
+
+
+def _forget(variants: Sequence[Variant], others: Mapping[str, Any], out: Path) -> None:
+    """Removes what an earlier start has left of the variants: one that is interrupted would count as made.
+
+    Args:
+        variants: Those that are made anew.
+        others: Entries of the manifest that stay.
+        out: The folder.
+    """
     if (out / MANIFEST_FILE).is_file():
-        _write_manifest(out, [])
+        _write_manifest(out, others.values())
     # The user's own network may have changed under the same name.
     shutil.rmtree(out / SHARED_FOLDER, ignore_errors=True)
     for variant in variants:
-        if is_marked(out / variant.name):
-            shutil.rmtree(out / variant.name)
+        folder = out / variant.name
+        if is_marked(folder):
+            OutputFolder.open(folder, variant.settings.run_record(variant.profile), resume=False)
+            shutil.rmtree(folder / CHECKPOINTS)
 
 
 def _tasks(variants: Sequence[Variant], out: Path, *, resume: bool) -> Iterator[Task]:

@@ -20,7 +20,6 @@ from hwprune.output_folder import (
     SINGLE_FILE,
     SLIM_FOLDER,
 )
-from hwprune.pipeline import Settings
 from hwprune.report import read_json
 from hwprune.shipping import file_hashes
 from hwprune.surgery.structure import STRUCTURE_FILE, WEIGHTS_FILE
@@ -35,7 +34,10 @@ _ESSENTIAL = (
     f"{SLIM_FOLDER}/{WEIGHTS_FILE}",
 )
 #: In which the variants of one folder may differ.
-_OF_ONE_VARIANT = ("model", "device", "target", "follows", "granularity", "weights")
+_OF_ONE_VARIANT = (
+    *("model", "device", "target", "follows", "granularity", "weights"),
+    *("profile_sha256", "weights_sha256"),
+)
 
 Entry = dict[str, Any]
 
@@ -59,14 +61,37 @@ def keep_whole(variants: Sequence[Variant], out: Path, notify: Callable[[str], N
     listed, asked = _listed(out), {variant.name for variant in variants}
     others = {name: entry for name, entry in listed.items() if name not in asked}
     for variant in variants:
-        _check_settings(out / variant.name, variant.settings)
+        _check_settings(out / variant.name, variant)
     for name in others:
-        _check_settings(out / name, variants[0].settings, but_for=_OF_ONE_VARIANT)
+        _check_settings(out / name, variants[0], but_for=_OF_ONE_VARIANT)
     kept = {
         **{variant.name: _kept(variant, listed.get(variant.name), out, notify) for variant in variants},
         **{name: _kept_other(entry, out, notify) for name, entry in others.items()},
     }
     return {name: entry for name, entry in kept.items() if entry is not None}
+
+
+def keep_others(variants: Sequence[Variant], out: Path, notify: Callable[[str], None]) -> dict[str, Entry]:
+    """The manifest's entries of variants that were made before and are not asked for now, by name.
+
+    Args:
+        variants: Those that are asked for.
+        out: The folder.
+        notify: Told of what is left out, and why.
+    """
+    asked, kept = {variant.name for variant in variants}, dict[str, Entry]()
+    for name, listed in _listed(out).items():
+        if name in asked:
+            continue
+        try:
+            _check_settings(out / name, variants[0], but_for=_OF_ONE_VARIANT)
+        except ArtifactError:
+            notify(f"{name} is left out of the manifest: it was made with other settings")
+            continue
+        entry = _kept_other(listed, out, notify)
+        if entry is not None:
+            kept[name] = entry
+    return kept
 
 
 def _listed(out: Path) -> dict[str, Entry]:
@@ -160,22 +185,28 @@ def _is_below(name: str, folder: str) -> bool:
     return name.startswith(f"{folder}/")
 
 
-def _check_settings(folder: Path, settings: Settings, but_for: Sequence[str] = ("follows",)) -> None:
+def _check_settings(folder: Path, variant: Variant, but_for: Sequence[str] = ("follows",)) -> None:
     """Raises where a variant was begun with other settings.
 
     Args:
         folder: The variant's.
-        settings: What it is asked to be made with.
+        variant: What it is asked to be made with.
         but_for: What may differ. A variant whose looser one failed started from the dense network.
     """
     before = begun_with(folder)
     if before is None:
         return
-    asked = json.loads(json.dumps(settings.as_record()))
-    given = [{key: value for key, value in one.items() if key not in but_for} for one in (before, asked)]
-    if given[0] != given[1]:
+    asked = json.loads(json.dumps(variant.settings.run_record(variant.profile)))
+    changed = sorted(
+        key
+        for key in before.keys() | asked.keys()
+        if key not in but_for and before.get(key) != asked.get(key)
+    )
+    if changed:
         raise ArtifactError(
             "a variant was made with other settings",
             where=folder,
+            expected={key: before.get(key) for key in changed},
+            got={key: asked.get(key) for key in changed},
             hint="give the same options, or start without --resume",
         )

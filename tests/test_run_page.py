@@ -15,7 +15,8 @@ from measured_here import HERE
 
 from hwprune import charts
 from hwprune.cli import main
-from hwprune.run_page import command_of, render_run
+from hwprune.report import network_rows
+from hwprune.run_page import command_of, render_run, target_option
 from hwprune.variants_charts import accuracy_over_latency
 from hwprune.variants_page import VariantsFolder, render_variants
 
@@ -96,10 +97,41 @@ def variants(folder: Path, *changes: dict[str, Any]) -> VariantsFolder:
         name = f"v{number}"
         entry = {**RECORD, "name": name, "status": "done", "environment": HERE, **changed}
         entries.append({**entry, "settings": settings})
-        (folder / name).mkdir()
+        (folder / name).mkdir(parents=True)
         (folder / name / "report.json").write_text(json.dumps(RECORD))
         (folder / name / "history.csv").write_text("phase,epoch,loss,accuracy,groups_alive,predicted_us\n")
     return VariantsFolder(folder, {"variants": entries, "versions": {}})
+
+
+def test_one_variant_on_8_bits_is_enough_for_the_option(tmp_path: Path) -> None:
+    on_8_bits = {"accuracy_fp32": 0.5, "latency_us_fp32": {"median": 2.0}, "speedup_over_slim": 1.0}
+    changes = [{"settings": {"int8": False}}, {"int8": {**NETWORK, **on_8_bits}, "settings": {"int8": True}}]
+    assert "--int8" in render_variants(variants(tmp_path, *changes))
+    assert "--int8" not in render_variants(variants(tmp_path / "plain", {}, {}))
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "option"),
+    [
+        ("speedup", 2.0, "--speedup 2"),
+        ("latency_us", 1234.5678, "--latency-us 1234.5678"),
+        ("groups", 1234567, "--groups 1234567"),
+        ("keep", 0.3, "--keep 0.3"),
+    ],
+)
+def test_targets_are_told_with_all_their_digits(kind: str, value: float, option: str) -> None:
+    assert target_option({"kind": kind, "value": value}) == option
+
+
+def test_the_speed_up_on_8_bits_is_of_one_run() -> None:
+    timed = {"latency_us": {"median": 2.0}, "latency_us_fp32": {"median": 4.0}}
+    int8 = {**NETWORK, **timed, "accuracy": 0.5, "speedup_over_slim": 2.0}
+    record = {**RECORD, "environment": HERE}
+    rows = network_rows({**record, "int8": {**int8, "dense": {"latency_us_fp32": {"median": 9.0}}}})
+    assert rows[-1]["network"] == "slim-int8"
+    assert rows[-1]["speedup"] == 4.5  # not the product with what another run told
+    older = network_rows({**record, "int8": int8})
+    assert older[-1]["speedup"] == pytest.approx(2.0 * RECORD["speedup"])
 
 
 @pytest.mark.parametrize("second", ["channel", "weight"])

@@ -56,3 +56,15 @@ def test_the_readme_tells_a_missed_target_and_other_hardware(tmp_path: Path, met
     missed = "and it is missed: measured speed-up 1.000 where 2 was asked for."
     assert ("2x, and it is met." in readme, missed in readme) == (met, not met)
     assert "8 bits" not in readme
+
+
+def test_openvino_runs_as_it_was_measured() -> None:
+    openvino = pytest.importorskip("hwprune.runtime.openvino", exc_type=ImportError)
+    spec = load_profile("x86-avx2-openvino").runtime
+    script = RUN_LINES["openvino"].format(
+        file="model.xml", threads=spec.threads, shape=[1, 1, 8, 8], provider=""
+    )
+    given = script[script.index("options = ") : script.index("core = ")]
+    told: dict[str, dict[str, object]] = {}
+    exec(given, told)
+    assert told["options"] == openvino._options(spec)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
 from collections.abc import Callable
@@ -12,13 +13,14 @@ from typing import Any
 import pytest
 
 from hwprune.device.library import load_profile
-from hwprune.errors import ArtifactError, RuntimeUnavailableError
+from hwprune.errors import ArtifactError, RuntimeUnavailableError, WorkloadError
 from hwprune.report import read_json
 from hwprune.targets import Keep
 from hwprune.train.loop import Recipe, Trainer
 from hwprune.variant_tasks import Variant
 from hwprune.variants import Grid, make_variants
 from hwprune.variants_kept import keep_whole
+from hwprune.variants_page import VariantsFolder
 
 DEVICE = "any-cpu-ort"
 LOOSE, TIGHT = (f"lenet5-{DEVICE}-keep-{value}" for value in ("0.7", "0.4"))
@@ -147,6 +149,60 @@ def test_variants_of_other_targets_stay_listed(grid: Grid, out: Path) -> None:
     seeded = replace(other, recipe=replace(grid.recipe, seed=1))
     with pytest.raises(ArtifactError, match="other settings"):
         keep_whole(seeded.variants(), out, lambda line: None)
+
+
+def test_variants_of_another_profile_or_other_weights_are_not_kept(grid: Grid, out: Path) -> None:
+    profile = grid.devices[DEVICE]
+    runtime = profile.runtime.model_copy(update={"threads": 2, "batch": 8})
+    other = replace(grid, devices={DEVICE: profile.model_copy(update={"runtime": runtime})})
+    with pytest.raises(ArtifactError, match=r"other settings.*profile_sha256"):
+        keep_whole(other.variants(), out, lambda line: None)
+
+
+def test_a_start_that_cannot_begin_removes_nothing(grid: Grid, out: Path) -> None:
+    before = entries(out)
+    (out / TIGHT / "notes.txt").write_text("mine")
+    wrong = replace(grid, data="imagefolder:/nowhere", targets=[Keep(0.4)])
+    with pytest.raises(WorkloadError, match="no such folder"):
+        make_variants(wrong, out, Silent(), resume=False)
+    assert entries(out) == before
+    assert list(keep_whole(grid.variants(), out, lambda line: None)) == [LOOSE, TIGHT]
+
+
+def test_a_start_anew_leaves_what_it_does_not_make(grid: Grid, out: Path) -> None:
+    before = entries(out)
+    (out / TIGHT / "notes.txt").write_text("mine")
+    tight = replace(grid, targets=[Keep(0.4)])
+    make_variants(tight, out, Silent(), resume=False)
+    after = entries(out)
+    assert list(after) == [TIGHT, LOOSE]
+    assert after[LOOSE] == before[LOOSE]
+    assert (out / TIGHT / "notes.txt").read_text() == "mine"
+    # It was made from the dense network this time, and says so also when it is asked for beside the other.
+    assert after[TIGHT]["settings"]["follows"] is None
+    assert after[TIGHT]["from"]["looser"] is None
+    lines = Silent()
+    seeded = replace(tight, recipe=replace(grid.recipe, seed=1), fine_tune=replace(grid.recipe, seed=1))
+    make_variants(seeded, out, lines, resume=False)
+    assert list(entries(out)) == [TIGHT]
+    assert f"{LOOSE} is left out of the manifest: it was made with other settings" in lines.lines
+    assert (out / LOOSE / "report.json").is_file()
+
+
+def test_what_a_variant_started_from_is_what_its_report_says(grid: Grid, out: Path) -> None:
+    (out / TIGHT / "README.md").unlink()
+    make_variants(replace(grid, targets=[Keep(0.4)]), out, Silent(), resume=True)
+    told = entries(out)[TIGHT]
+    assert told["settings"]["follows"] == {"kind": "keep", "value": 0.7}
+    assert told["from"]["looser"] == LOOSE
+
+
+def test_a_variant_that_was_taken_away_does_not_hide_the_others(out: Path) -> None:
+    shutil.rmtree(out / TIGHT)
+    page = VariantsFolder.read(out).write_page().read_text()
+    for name in (LOOSE, TIGHT):
+        assert f"<summary>{name}: " in page
+    assert html.escape(str(out / TIGHT / "report.json")) in page or TIGHT in page
 
 
 def test_a_resumed_grid_makes_what_was_damaged_and_lists_what_was_made_before(

@@ -7,7 +7,6 @@ before anything is changed.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hwprune.errors import ArtifactError, GraphError
-from hwprune.files import replacing, told_as_os_error, write_text
+from hwprune.files import replacing, sha256_of, told_as_os_error, write_text
 from hwprune.graph.axes import BoolArray, ChannelAxis, IntArray, kept_positions
 from hwprune.graph.record import check_initialised
 from hwprune.surgery.fold import give_biases, new_bias, takes_bias
@@ -103,7 +102,7 @@ def save_slim(
     with replacing(folder / WEIGHTS_FILE) as temporary:
         with told_as_os_error("the slim network", folder / WEIGHTS_FILE):
             save_file(state, str(temporary), {SEAL: sealed(structure)})
-        digest = _sha256(temporary)
+        digest = sha256_of(temporary)
     structure = structure.model_copy(update={"weights_sha256": digest})
     write_text(folder / STRUCTURE_FILE, structure.model_dump_json(by_alias=True, indent=1) + "\n")
 
@@ -193,7 +192,7 @@ def _read_weights(folder: Path, structure: Structure, own: Mapping[str, Tensor])
             expected=f"at most {most} bytes",
             got=path.stat().st_size,
         )
-    digest = _sha256(path)
+    digest = sha256_of(path)
     if digest != structure.weights_sha256:
         raise ArtifactError(
             "the weights are not those that the structure was written with",
@@ -294,11 +293,3 @@ def _outside(entries: Sequence[tuple[str, Any]], layers: Collection[str]) -> lis
     """The entries whose dotted names do not lead into one of the layers."""
     inside = tuple(f"{layer}." for layer in layers)
     return [(name, value) for name, value in entries if not name.startswith(inside)]
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -162,9 +162,9 @@ class _Shown:
         """Whether it makes a difference that the axis has channels that are not zero."""
         with zeroed(self._dense, axis, np.zeros(axis.width, dtype=bool)):
             for inputs, whole in zip(self._inputs, self._whole, strict=True):
-                if whole and (without := self._numbers(inputs)) is not None:
-                    if compare(whole, without).relative > 0:
-                        return True
+                without = self._numbers(inputs) if whole else None
+                if whole and without is not None and compare(whole, without).relative > 0:
+                    return True
         return False
 
 

@@ -10,7 +10,7 @@ from hwprune.workloads.resolve import (
     make_with_inputs,
     model_names,
 )
-from hwprune.workloads.weights import load_weights
+from hwprune.workloads.weights import load_weights, read_weights
 
 __all__ = [
     "Dataset",
@@ -25,5 +25,6 @@ __all__ = [
     "make_model",
     "make_with_inputs",
     "model_names",
+    "read_weights",
     "spread",
 ]

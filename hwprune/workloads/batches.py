@@ -68,15 +68,25 @@ def iterate_batches(
 def _augmented(dataset: Dataset, images: Tensor, generator: torch.Generator) -> Tensor:
     """A batch changed at random; whatever the data set's function raises is told as an error of the data."""
     assert dataset.augment is not None  # asked for only where there is one
+    expected = f"images like those it was given, float32 of shape {tuple(images.shape)}"
     try:
-        return dataset.augment(images, generator)
+        changed: object = dataset.augment(images, generator)
     except Exception as error:
         raise WorkloadError(
             "the data set's augmentation failed",
             where=dataset.name,
-            expected=f"images like those it was given, shape {tuple(images.shape)}",
+            expected=expected,
             got=f"{type(error).__name__}: {error}",
         ) from error
+    if isinstance(changed, Tensor) and (changed.shape, changed.dtype) == (images.shape, images.dtype):
+        return changed
+    got = f"{changed.dtype} of shape {tuple(changed.shape)}" if isinstance(changed, Tensor) else None
+    raise WorkloadError(
+        "the data set's augmentation returned something else",
+        where=dataset.name,
+        expected=expected,
+        got=got or type(changed).__name__,
+    )
 
 
 def batches_per_epoch(dataset: Dataset, batch_size: int) -> int:

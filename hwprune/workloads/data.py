@@ -42,11 +42,17 @@ class Dataset:
 
     def __post_init__(self) -> None:
         for part in ("train", "test"):
-            where = f"{self.name}, {part} set"
-            _check_images(getattr(self, f"{part}_images"), where)
-            _check_labels(
-                getattr(self, f"{part}_labels"), len(getattr(self, f"{part}_images")), self.classes, where
+            _check_images(getattr(self, f"{part}_images"), f"{self.name}, {part} set")
+        if not isinstance(self.classes, int) or self.classes < 2:
+            raise WorkloadError(
+                "there are not enough classes to tell apart",
+                where=self.name,
+                expected="a whole number, at least 2",
+                got=self.classes,
             )
+        for part in ("train", "test"):
+            images, labels = (getattr(self, f"{part}_{kind}") for kind in ("images", "labels"))
+            _check_labels(labels, len(images), self.classes, f"{self.name}, {part} set")
         if self.train_images.shape[1:] != self.test_images.shape[1:]:
             raise WorkloadError(
                 "training and test images differ in shape",
@@ -103,6 +109,13 @@ def _check_images(images: Tensor, where: str) -> None:
             where=where,
             expected="float32 of shape (n, channels, height, width)",
             got=_describe(images),
+        )
+    if images.requires_grad:
+        raise WorkloadError(
+            "images that gradients are wanted for",
+            where=where,
+            expected="tensors without requires_grad",
+            hint="return images.detach()",
         )
     if not images.numel():
         raise WorkloadError(

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -29,7 +28,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     Raises:
         WorkloadError: If the file is missing, damaged or of another network; the network is then as before.
     """
-    weights = _read(path)
+    weights = read_weights(path)
     own = model.state_dict()
     differing = [name for name in weights.keys() & own.keys() if weights[name].shape != own[name].shape]
     problems = {
@@ -47,7 +46,12 @@ def load_weights(model: nn.Module, path: Path) -> None:
     model.load_state_dict(weights)
 
 
-def _read(path: Path) -> Mapping[str, Tensor]:
+def read_weights(path: Path) -> Mapping[str, Tensor]:
+    """The tensors in a file of weights, by name.
+
+    Raises:
+        WorkloadError: If it is missing, damaged, or holds something else.
+    """
     if not path.is_file():
         raise WorkloadError("there is no file of weights", where=path)
     try:
@@ -62,7 +66,7 @@ def _read(path: Path) -> Mapping[str, Tensor]:
             got="no such file, or one that holds more than tensors and may run code when it is loaded",
             hint="save the weights alone: torch.save(model.state_dict(), FILE)",
         ) from error
-    except (SafetensorError, OSError, EOFError, RuntimeError, ValueError) as error:
+    except Exception as error:  # what readers raise on a file of another kind is not documented
         reason = str(error).strip().splitlines()
         raise WorkloadError(
             "the weights cannot be read",
@@ -70,7 +74,9 @@ def _read(path: Path) -> Mapping[str, Tensor]:
             expected="safetensors, or a state_dict written by torch.save",
             got=reason[0] if reason else type(error).__name__,
         ) from error
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    ):
         raise WorkloadError(
             "the file holds no state_dict",
             where=path,
