@@ -76,6 +76,13 @@ class OutputFolder:
             ArtifactError: If it holds something else, or the run to resume is finished.
             InputError: If it cannot be written.
         """
+        if path.is_symlink() and not path.exists():
+            raise ArtifactError(
+                "the output folder is a link that leads nowhere",
+                where=path,
+                expected="a folder or nothing",
+                got=os.readlink(path),
+            )
         if path.exists() and not path.is_dir():
             raise ArtifactError("the output folder is a file", where=path, expected="a folder or nothing")
         if path.is_dir() and not may_take(path):

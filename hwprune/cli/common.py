@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
+from contextvars import ContextVar
 from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any, ParamSpec, TextIO
 
 import click
 
@@ -16,6 +18,8 @@ from hwprune.interruption import tell_interruption
 from hwprune.processes import TOLD_ELSEWHERE
 
 Arguments = ParamSpec("Arguments")
+#: Where the answer of the command goes that runs; ``None`` for stdout as it is.
+_STDOUT: ContextVar[TextIO | None] = ContextVar("stdout", default=None)
 
 
 def told(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
@@ -23,16 +27,44 @@ def told(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
 
     @wraps(command)
     def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
-        try:
-            command(*args, **kwargs)
-        except (HwpruneError, OSError) as error:
-            if TOLD_ELSEWHERE not in getattr(error, "__notes__", ()):
-                click.echo(f"Error: {_in_words(error)}", err=True)
-            sys.exit(1)
-        except KeyboardInterrupt:  # of a command that keeps nothing to go on from
-            tell_interruption("Start again", sys.argv[1:])
+        # What the user's own code prints must not stand beside the object on stdout.
+        aside = redirect_stdout(sys.stderr) if kwargs.get("as_json") else nullcontext()
+        with _answering_on(sys.stdout):
+            _told(command, aside, *args, **kwargs)
 
     return run
+
+
+def _told(
+    command: Callable[Arguments, None],
+    aside: AbstractContextManager[object],
+    *args: Arguments.args,
+    **kwargs: Arguments.kwargs,
+) -> None:
+    try:
+        with aside:
+            command(*args, **kwargs)
+    except (HwpruneError, OSError) as error:
+        if TOLD_ELSEWHERE not in getattr(error, "__notes__", ()):
+            click.echo(f"Error: {_in_words(error)}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:  # of a command that keeps nothing to go on from
+        tell_interruption("Start again", sys.argv[1:])
+
+
+@contextmanager
+def _answering_on(stream: TextIO) -> Iterator[None]:
+    """Within the context :func:`answer` writes to a stream."""
+    token = _STDOUT.set(stream)
+    try:
+        yield
+    finally:
+        _STDOUT.reset(token)
+
+
+def answer(record: object) -> None:
+    """Prints what a command was asked for as one JSON object; nothing else stands on stdout then."""
+    click.echo(json.dumps(record, indent=2), file=_STDOUT.get())
 
 
 def _in_words(error: HwpruneError | OSError) -> str:

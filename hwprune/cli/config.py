@@ -68,7 +68,8 @@ def _fitting(path: Path, key: str, option: click.Option, value: Any) -> Any:
     if isinstance(value, bool) and not option.is_flag and isinstance(option.flag_value, str):
         return option.flag_value if value else None
     values = value if isinstance(value, list) else [value]
-    scalar = all(isinstance(item, (str, int, float)) for item in values)
+    scalar = all(isinstance(item, (str, int, float)) and "\0" not in str(item) for item in values)
+    scalar = scalar and (option.is_flag or not any(isinstance(item, bool) for item in values))
     if not scalar or (isinstance(value, list) and not option.multiple):
         expected = "one value, or a list of them" if option.multiple else "one value"
         raise InputError(
@@ -82,7 +83,7 @@ def _read(path: Path) -> dict[Any, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError("the file cannot be read", where=path, got=error.strerror) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # of a day that there is not, say
         raise InputError("the file is not YAML", where=path, got=" ".join(str(error).split())) from error
     if not isinstance(content, dict):
         raise InputError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from hwprune.cli.common import json_option, profiles_option, told
+from hwprune.cli.common import answer, json_option, profiles_option, told
 from hwprune.device.library import find_profiles, load_profile
 from hwprune.device.profile import DeviceProfile, Provenance
 
@@ -28,11 +27,11 @@ def devices(name: str | None, profiles: Path | None, as_json: bool) -> None:
     if name is not None:
         profile = load_profile(name, profiles)
         record = profile_record(profile)
-        click.echo(json.dumps(record, indent=2) if as_json else _indented(record))
+        answer(record) if as_json else click.echo(_indented(record))
         return
     found = find_profiles(profiles)
     if as_json:
-        click.echo(json.dumps({"devices": [profile_record(profile) for profile in found]}, indent=2))
+        answer({"devices": [profile_record(profile) for profile in found]})
         return
     table = Table(box=None, pad_edge=False)
     for column in ("name", "hardware", "runtime", "precision", "granularity", "measured"):

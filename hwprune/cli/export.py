@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
-from hwprune.cli.common import json_option, told
+from hwprune.cli.common import answer, json_option, told
 from hwprune.output_folder import single_precision_file
 from hwprune.quantization import CALIBRATION_IMAGES
 from hwprune.quantized_export import INT8_FORMATS, export_quantized
@@ -29,13 +28,14 @@ from hwprune.runtime.formats import FORMATS, convert
 @click.option(
     "--calibration-images",
     type=click.IntRange(min=1),
-    default=CALIBRATION_IMAGES,
-    show_default=True,
-    help="For 8 bits: training images of the run that the ranges of activations are taken from.",
+    help="For 8 bits: training images of the run that the ranges of activations are taken from "
+    f"[default: {CALIBRATION_IMAGES}].",
 )
 @json_option
 @told
-def export_command(run: Path, name: str, out: Path | None, calibration_images: int, as_json: bool) -> None:
+def export_command(
+    run: Path, name: str, out: Path | None, calibration_images: int | None, as_json: bool
+) -> None:
     """Convert the slim network of a finished run, and compare it with the file it came from.
 
     onnx simplifies the file (constants and batch norms folded), openvino writes its intermediate
@@ -47,9 +47,11 @@ def export_command(run: Path, name: str, out: Path | None, calibration_images: i
 
     Example: hwprune export hwprune-run --format openvino
     """
+    if calibration_images is not None and name not in INT8_FORMATS:
+        raise click.UsageError(f"--calibration-images is for {', '.join(INT8_FORMATS)}")
     out = out or run / name
     if name in INT8_FORMATS:
-        exported = export_quantized(run, name, out, calibration_images)
+        exported = export_quantized(run, name, out, calibration_images or CALIBRATION_IMAGES)
         files, scored = exported.files, exported.scores
         facts: dict[str, Any] = {
             "calibration_images": scored.calibration_images,
@@ -66,7 +68,7 @@ def export_command(run: Path, name: str, out: Path | None, calibration_images: i
         line = f"equal to {source} within {conversion.max_abs_difference:.1e}"
     sizes = {str(file): file.stat().st_size for file in files}
     if as_json:
-        click.echo(json.dumps({"format": name, **facts, "files": sizes}, indent=2))
+        answer({"format": name, **facts, "files": sizes})
         return
     for file, size in sizes.items():
         click.echo(f"{file}  {size:,} bytes")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from hwprune.cli.common import json_option, profiles_option, told
+from hwprune.cli.common import answer, json_option, profiles_option, told
 from hwprune.device.library import load_profile
 from hwprune.runtime.environment import local_profile
 from hwprune.runtime.remote import Host, measure_on
@@ -48,7 +47,7 @@ def measure_command(
     """
     if host is None and (python is not None or port is not None):
         raise click.UsageError("--python and --port say how another machine is reached: add --host")
-    profile = load_profile(device, profiles) if device else local_profile(profiles)
+    profile = load_profile(device, profiles) if device is not None else local_profile(profiles)
     if host is None:
         timing = measure(file, profile, runs)
     else:
@@ -56,7 +55,7 @@ def measure_command(
         board = Host(host, python or DEFAULT_PYTHON, client)
         timing = measure_on(board, {"network": file}, profile, runs)["network"]
     if as_json:
-        click.echo(json.dumps({**asdict(timing), "environment": dict(timing.environment)}, indent=2))
+        answer({**asdict(timing), "environment": dict(timing.environment)})
         return
     click.echo(
         f"{timing.median_us:.1f} us median, {timing.p10_us:.1f} p10, {timing.p90_us:.1f} p90, "

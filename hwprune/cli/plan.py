@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
@@ -10,7 +9,7 @@ from rich.console import Console
 
 from hwprune import charts
 from hwprune.api import PREVIEWED, preview
-from hwprune.cli.common import json_option, profiles_option, told
+from hwprune.cli.common import answer, json_option, profiles_option, told
 from hwprune.cli.profile_networks import CLASSES, as_text, name_and_shape
 from hwprune.cli.progress import Lines
 from hwprune.compressor import CHANNEL
@@ -71,7 +70,7 @@ def plan_command(
     model, inputs = make_with_inputs(name, shape, classes=CLASSES, seed=0)
     if name in model_names():
         network = f"{name}:{as_text(shape)}"
-    profile = load_profile(device, profiles) if device else local_profile(profiles)
+    profile = load_profile(device, profiles) if device is not None else local_profile(profiles)
     console = Console(stderr=as_json, highlight=False)
     wanted = profile.wanted_for(network)
     plan = preview(model, inputs, wanted, granularity=granularity, notify=Lines(console).note)
@@ -84,7 +83,7 @@ def plan_command(
             "predicted_us": plan.predicted_us,
             "layers": plan.as_records(),
         }
-        click.echo(json.dumps(record, indent=2))
+        answer(record)
         return
     for row in plan.rows:
         console.print(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +11,7 @@ import click
 from rich.console import Console
 
 from hwprune import charts
-from hwprune.cli.common import SEED, json_option, profiles_option, told
+from hwprune.cli.common import SEED, answer, json_option, profiles_option, told
 from hwprune.cli.profile_networks import (
     DEFAULT_NETWORKS,
     check_command,
@@ -91,7 +90,7 @@ def check(
     if checked.table is None:
         console.print(f"{checked.name} is valid; it is a template without a table, nothing can be compared")
         if as_json:
-            click.echo(json.dumps({"profile": checked.name, "template": True}, indent=2))
+            answer({"profile": checked.name, "template": True})
         return
     console.print(f"{checked.name} is valid: {len(checked.table)} rows")
     if checked.table.of_medians:
@@ -125,7 +124,7 @@ def check(
         about = _about(checked, command)
         write_text(markdown, markdown_page(checked.name, about, errors))
     if as_json:
-        click.echo(json.dumps(_record(checked, seed, errors), indent=2))
+        answer(_record(checked, seed, errors))
         return
     for kind, summary in by_widths(errors).items():
         console.print(_summary_line(kind, summary), soft_wrap=True)

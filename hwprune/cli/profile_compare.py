@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
-from hwprune.cli.common import json_option, profiles_option, told
+from hwprune.cli.common import answer, json_option, profiles_option, told
 from hwprune.device.agreement import compare_tables
 from hwprune.device.library import load_profile
 from hwprune.device.predict import table_of
@@ -29,7 +28,7 @@ def compare(first: str, second: str, profiles: Path | None, as_json: bool) -> No
     one, other = load_profile(first, profiles), load_profile(second, profiles)
     found = compare_tables(table_of(one), table_of(other))
     if as_json:
-        click.echo(json.dumps({"first": one.name, "second": other.name, **found}, indent=2))
+        answer({"first": one.name, "second": other.name, **found})
         return
     click.echo(
         f"{found['rows']} rows in common, {found['only_first']} in {one.name} alone, {found['only_second']} "

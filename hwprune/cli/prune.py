@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from hwprune.cli.common import profiles_option, told
+from hwprune.cli.common import answer, profiles_option, told
 from hwprune.cli.config import config_option
 from hwprune.cli.progress import observing
 from hwprune.cli.tensorboard import drawing
@@ -74,7 +73,9 @@ def prune(
         several = len(in_all(training.targets)) > 1
         if several and tensorboard is not None:
             raise click.UsageError("--tensorboard draws the curves of one run: give one target")
-        profile = in_all(lambda: load_profile(device, profiles) if device else local_profile(profiles))
+        profile = in_all(
+            lambda: load_profile(device, profiles) if device is not None else local_profile(profiles)
+        )
         name = device or profile.name
         if several:
             in_all(refuse_processes)
@@ -94,7 +95,7 @@ def prune(
     if report is None:  # the first of several processes tells
         return
     if as_json:
-        click.echo(json.dumps(report.as_record(), indent=2))
+        answer(report.as_record())
     else:
         _print_report(console, report, out)
 

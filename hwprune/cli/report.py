@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
-from hwprune.cli.common import json_option, told
+from hwprune.cli.common import answer, json_option, told
 from hwprune.errors import InputError
 from hwprune.variants_page import read_folder
 
@@ -26,7 +25,7 @@ def report_command(folder: Path, as_csv: bool, as_json: bool) -> None:
         raise InputError("two outputs are asked for", expected="--csv or --json", got="both")
     found = read_folder(folder)
     if as_json:
-        click.echo(json.dumps(found.record, indent=2))
+        answer(found.record)
     elif as_csv:
         click.echo(found.networks().to_csv(index=False), nl=False)
     else:

@@ -93,9 +93,7 @@ _OPTIONS = (
     click.option(
         "--temperature",
         type=float,
-        default=4.0,
-        show_default=True,
-        help="Of the distillation; above 1 is softer.",
+        help=f"Of the distillation; above 1 is softer [default: {Distillation(1.0).temperature:g}].",
     ),
     click.option(
         "--reconstruct",
@@ -144,7 +142,7 @@ class Training:
     fine_tune_epochs: int | None
     from_scratch: bool
     distill: float | None
-    temperature: float
+    temperature: float | None
     reconstruct: int | None
 
     def __post_init__(self) -> None:
@@ -199,7 +197,16 @@ class Training:
         weight = self.distill
         if weight is None:
             weight = 0.0 if fine_tune is None else TRAINED_DISTILLATION
-        return Distillation(weight, self.temperature) if weight else None
+        if weight:
+            return (
+                Distillation(weight) if self.temperature is None else Distillation(weight, self.temperature)
+            )
+        if self.temperature is not None:
+            raise click.UsageError(
+                "--temperature is of what is learned from the dense network, and nothing is: give --distill, "
+                "or leave it out"
+            )
+        return None
 
     def reconstruction(self, fine_tune: Recipe | None, granularity: str | None) -> int:
         """On how many images survivors are fitted; 0 for not at all.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from hwprune.cli.common import json_option, profiles_option, told
+from hwprune.cli.common import answer, json_option, profiles_option, told
 from hwprune.cli.config import config_option
 from hwprune.cli.progress import observing
 from hwprune.cli.training import Training, telling_how_to_resume, training_options
@@ -152,7 +151,7 @@ def run_grid(grid: Grid, out: Path, *, resume: bool, as_json: bool, executor: Ex
     with telling_how_to_resume(), observing(console) as observer:
         folder = make_variants(grid, out, observer, resume=resume, executor=executor)
     if as_json:
-        click.echo(json.dumps(folder.record, indent=2))
+        answer(folder.record)
     else:
         _print_variants(folder, out)
     asked = {variant.name for variant in grid.variants()}  # others may have been made before

@@ -51,8 +51,6 @@ def find_profiles(search: Path | None = None) -> tuple[DeviceProfile, ...]:
     Raises:
         ProfileError: If a profile is malformed, or ``search`` is no folder.
     """
-    if search is not None and not search.is_dir():
-        raise ProfileError("no such folder of profiles", where=search, expected="a folder")
     found: dict[str, DeviceProfile] = {}
     for folder in _profile_folders(search):
         if folder.name not in found:
@@ -87,6 +85,8 @@ def load_profile(name_or_folder: str | Path, search: Path | None = None) -> Devi
 
 
 def _profile_folders(search: Path | None) -> Iterator[Path]:
+    if search is not None and not search.is_dir():
+        raise ProfileError("no such folder of profiles", where=search, expected="a folder")
     for root in search_path(search):
         if root.is_dir():
             yield from sorted(folder for folder in root.iterdir() if (folder / PROFILE_FILE).is_file())

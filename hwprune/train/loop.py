@@ -118,6 +118,10 @@ def rehearse(model: nn.Module, dataset: Dataset, recipe: Recipe) -> None:
     Raises:
         TrainingError: If the network fails in training mode, or its loss is not finite.
     """
+    if next(model.parameters(), None) is None:
+        raise TrainingError(
+            "the network has nothing to train", where=type(model).__name__, expected="parameters", got="none"
+        )
     count = len(dataset.train_labels) // batches_per_epoch(dataset, recipe.batch_size)
     trainer = Trainer(copy_of(model), dataset, recipe)
     trainer.model.train()
