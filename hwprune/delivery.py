@@ -18,6 +18,7 @@ from hwprune.operators import Operator, multiply_accumulates
 from hwprune.quantization import accuracy_in_runtime, quantize_on
 from hwprune.runtime.base import get_runtime
 from hwprune.runtime.export import at_batch
+from hwprune.runtime.half import to_half
 from hwprune.runtime.timing import Timing
 from hwprune.surgery.outputs import compare, outputs_of, rounding_of
 from hwprune.workloads import Dataset, accuracy
@@ -77,7 +78,7 @@ def verify_exported(masked: nn.Module, path: Path, inputs: ExampleInputs, profil
 
 
 def as_deployed(paths: Mapping[str, Path], spec: RuntimeSpec, dataset: Dataset) -> dict[str, Path]:
-    """Exported networks as the device runs them: quantised on training images where it runs 8 bits.
+    """Exported networks as the device runs them: quantised on training images, or in half precision.
 
     Args:
         paths: Name to file in single precision.
@@ -85,11 +86,16 @@ def as_deployed(paths: Mapping[str, Path], spec: RuntimeSpec, dataset: Dataset) 
         dataset: The data.
 
     Returns:
-        Name to file: the same one, or the quantised one beside it.
+        Name to file: the same one, or the converted one beside it.
 
     Raises:
-        RuntimeUnavailableError: If a network cannot be quantised.
+        RuntimeUnavailableError: If a network cannot be converted.
     """
+    if spec.precision == "fp16":
+        halves = {name: path.with_suffix(".fp16.onnx") for name, path in paths.items()}
+        for name, path in paths.items():
+            to_half(path, halves[name])
+        return halves
     if spec.precision != "int8":
         return dict(paths)
     deployed = {name: path.with_suffix(".int8.onnx") for name, path in paths.items()}

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
 
 import hwprune
-from hwprune.delivery import verify_exported
+from hwprune.delivery import as_deployed, verify_exported
+from hwprune.device.library import load_profile
 from hwprune.errors import GraphError, VerificationError
 from hwprune.runtime.export import export
+from hwprune.runtime.half import is_half
+from hwprune.workloads import load_dataset, make_model
 
 IMAGES = torch.randn(8, 512, generator=torch.Generator().manual_seed(0))
 
@@ -79,3 +84,24 @@ def test_networks_of_several_inputs_are_compared(tmp_path: Path) -> None:
         model.right.weight[0] *= 1.1
     with pytest.raises(VerificationError, match="exported network"):
         verify_exported(model, tmp_path / "model.onnx", inputs, profile)
+
+
+def test_a_device_of_half_precision_gets_the_files_that_are_timed(tmp_path: Path) -> None:
+    data = load_dataset("digits").first(64)
+    model = make_model("lenet5", in_channels=1, image_size=8, classes=10, seed=0).eval()
+    paths = {name: tmp_path / f"{name}.onnx" for name in ("dense", "slim")}
+    for path in paths.values():
+        export(model, path, data.test_images[:2])
+    spec = load_profile("any-cpu-ort").runtime.model_copy(update={"precision": "fp16"})
+    deployed = as_deployed(paths, spec, data)
+    images = data.test_images[:32].numpy()
+    for name, path in paths.items():
+        assert deployed[name] != path
+        assert is_half(deployed[name])
+        assert not is_half(path)
+        assert deployed[name].stat().st_size < 0.6 * path.stat().st_size
+        outputs = []
+        for file in (path, deployed[name]):
+            session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+            outputs.append(session.run(None, {session.get_inputs()[0].name: images})[0])
+        assert 0 < np.abs(outputs[0] - outputs[1]).max() < 2e-2 * np.abs(outputs[0]).max()

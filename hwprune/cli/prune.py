@@ -141,8 +141,8 @@ def _print_report(console: Console, report: RunReport, out: Path) -> None:
         console.print(f"the slim network is {surplus}", markup=False)
     for line in (*form_lines(record["layers"]), *unchanged_lines(record["layers"])):
         console.print(line, markup=False)
-    on_8_bits = record["environment"]["precision"] == "int8"
-    models = f"{MODEL_FILE} (8 bits), {SINGLE_FILE}" if on_8_bits else MODEL_FILE
+    precision = {"int8": "8 bits", "fp16": "half precision"}.get(record["environment"]["precision"])
+    models = f"{MODEL_FILE} ({precision}), {SINGLE_FILE}" if precision else MODEL_FILE
     console.print(f"written to {out}/: {models}, slim/, report.json, report.html, history.csv")
 
 
