@@ -14,8 +14,8 @@ from hwprune.runtime.timing import Timing
 
 #: Landed, within the noise of two measurements.
 NOISE = 0.01
-#: Whom all others are compared with, seed by seed.
-REFERENCE = "hwprune"
+#: Whom all others are compared with, seed by seed: the first of them that ran.
+REFERENCES = ("hwprune-distil", "hwprune")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Row:
         target: How many times faster than dense; 1 for the dense network.
         networks: Those of the seeds that came to something.
         asked: Number of seeds that were asked for.
-        reference: Seed to the accuracy of :data:`REFERENCE` at this target.
+        reference: Seed to the accuracy of the one of :data:`REFERENCES` at this target; nothing for itself.
     """
 
     name: str
@@ -67,11 +67,11 @@ class Row:
 
     @property
     def ahead(self) -> list[float]:
-        """Points ahead of :data:`REFERENCE` with the same seed, where both came to something."""
+        """Points ahead of the reference with the same seed, where both came to something."""
         return [
             100 * (network.outcome.accuracy - self.reference[network.run.seed])
             for network in self.networks
-            if network.run.seed in self.reference and self.name != REFERENCE
+            if network.run.seed in self.reference
         ]
 
     @property
@@ -116,13 +116,18 @@ def rows_of(outcomes: Mapping[Run, Outcome], timings: Mapping[Run, Timing], seed
     together: dict[tuple[float, str], list[Run]] = {}
     for run in outcomes:
         together.setdefault((run.speedup, run.contender), []).append(run)
+    reference = next(
+        (name for name in REFERENCES if any(run.contender == name for run in outcomes)), REFERENCES[0]
+    )
     rows = [
         Row(
             name,
             target,
             [_network(run, outcomes, timings) for run in runs if run in timings],
             seeds,
-            _accuracies(outcomes, timings, together.get((target, REFERENCE), ())),
+            {}
+            if name == reference
+            else _accuracies(outcomes, timings, together.get((target, reference), ())),
         )
         for (target, name), runs in together.items()
         if any(run in timings for run in runs)
