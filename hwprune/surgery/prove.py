@@ -14,7 +14,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,9 @@ from hwprune.surgery.outputs import compare, outputs_of, wrong_by
 from hwprune.surgery.random_inputs import random_inputs
 from hwprune.surgery.rebuild import rebuild
 from hwprune.surgery.verify import two_of, wrong_with_statistics
+
+#: Random copies that are made where the outputs of the first do not show an axis.
+COPIES = 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,6 +82,7 @@ def prove(
     """
     generator = torch.Generator().manual_seed(seed)
     operators = trace_operators(model, example_inputs)
+    copies = _Copies(model, example_inputs, seed)
     dense = _finite(model, example_inputs, generator)
     shown = _Shown(dense, example_inputs)
     in_training = _more_in_training(dense, example_inputs)
@@ -92,7 +96,7 @@ def prove(
             trial = _Trial(dense, (axis,), example_inputs, fold=fold, in_training=in_training)
             reason, slim_operators = trial.cut({axis.name: removed}, generator)
             if reason is None and not shown.depends_on(axis):
-                reason = "the outputs do not show whether its channels are there"
+                reason = copies.try_elsewhere(axis, removed, fold=fold)
             if reason is None and [op.kind for op in slim_operators] != [op.kind for op in operators]:
                 reason = "the narrower network runs other operators"
             if reason is None:
@@ -166,6 +170,33 @@ class _Shown:
                 if whole and without is not None and compare(whole, without).relative > 0:
                     return True
         return False
+
+
+class _Copies:
+    """Further random copies of a network, for axes that the first does not show: behind a dead ReLU, say.
+
+    Args:
+        model: The network.
+        example_inputs: What it is called with.
+        seed: Of the first copy.
+    """
+
+    def __init__(self, model: nn.Module, example_inputs: ExampleInputs, seed: int) -> None:
+        self._model, self._inputs = model, example_inputs
+        self._generators = [torch.Generator().manual_seed(seed + 1 + copy) for copy in range(COPIES)]
+
+    @cached_property
+    def _made(self) -> list[tuple[nn.Module, _Shown]]:
+        made = [_finite(self._model, self._inputs, generator) for generator in self._generators]
+        return [(dense, _Shown(dense, self._inputs)) for dense in made]
+
+    def try_elsewhere(self, axis: ChannelAxis, removed: int, *, fold: bool) -> str | None:
+        """Cuts an axis on the first copy that shows it; the reason why it must stay, if there is one."""
+        for (dense, shown), generator in zip(self._made, self._generators, strict=True):
+            if shown.depends_on(axis):
+                trial = _Trial(dense, (axis,), self._inputs, fold=fold)
+                return trial.cut({axis.name: removed}, generator)[0]
+        return "the outputs do not show whether its channels are there"
 
 
 class _Together:

@@ -14,7 +14,9 @@ from torch.nn import functional
 
 import hwprune
 from hwprune.errors import ArtifactError, GraphError
+from hwprune.graph.coupling import find_axes
 from hwprune.surgery.outputs import compare, outputs_of
+from hwprune.surgery.prove import prove
 
 
 def pruned(model: nn.Module, inputs: Any, keep: float = 0.5) -> hwprune.Result:
@@ -136,6 +138,28 @@ class Detector(nn.Module):
 def test_outputs_that_show_nothing_prove_nothing(model: nn.Module, shape: tuple[int, ...]) -> None:
     told = reasons(model, torch.randn(shape))
     assert "the outputs do not show whether its channels are there" in told["all"]
+
+
+class Gate(nn.Module):
+    """Squeeze and excite with two channels between, which are dead for many random weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maps, self.squeeze, self.excite = nn.Conv2d(3, 16, 3), nn.Linear(16, 2), nn.Linear(2, 16)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.maps(images).relu()
+        gate = self.excite(self.squeeze(maps.mean((2, 3))).relu()).sigmoid()
+        return self.head((maps * gate[:, :, None, None]).mean((2, 3)))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_channels_that_one_random_copy_does_not_show_are_shown_by_another(seed: int) -> None:
+    model, images = Gate(), torch.randn(2, 3, 8, 8)
+    axes = find_axes(model, images)
+    proven = prove(model, axes, images, {axis.name: 1 for axis in axes}, seed=seed)
+    assert [axis.name for axis in proven.axes if axis.pinned is None] == ["maps", "squeeze"]
 
 
 class Classes(nn.Module):
