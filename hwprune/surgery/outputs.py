@@ -96,7 +96,9 @@ def _real(tensor: Tensor) -> Tensor:
     return (torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor).double()
 
 
-def wrong_by(masked: nn.Module, slim: nn.Module, inputs: ExampleInputs) -> Difference | None:
+def wrong_by(
+    masked: nn.Module, slim: nn.Module, inputs: ExampleInputs, expected: Sequence[Tensor] | None = None
+) -> Difference | None:
     """How far two networks are apart that should compute the same; ``None`` where they do.
 
     Where single precision shows more than rounding usually is, double precision decides, in which a mistake
@@ -106,8 +108,11 @@ def wrong_by(masked: nn.Module, slim: nn.Module, inputs: ExampleInputs) -> Diffe
         masked: In the mode that counts; not touched.
         slim: Likewise.
         inputs: What both are called with.
+        expected: What the masked network returns for them, where that is known.
     """
-    single = compare(outputs_of(masked, inputs), outputs_of(slim, inputs))
+    if expected is None:
+        expected = outputs_of(masked, inputs)
+    single = compare(expected, outputs_of(slim, inputs))
     if single.relative <= ROUNDING:
         return None
     exact = difference_in_double(masked, slim, inputs)

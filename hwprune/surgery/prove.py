@@ -95,7 +95,7 @@ def prove(
         if axis.pinned is None and removed > 0:
             trial = _Trial(dense, (axis,), example_inputs, fold=fold, in_training=in_training)
             reason, slim_operators = trial.cut({axis.name: removed}, generator)
-            if reason is None and not shown.depends_on(axis):
+            if reason is None and not shown.depends_on(axis, trial.masked):
                 reason = copies.try_elsewhere(axis, removed, fold=fold)
             if reason is None and [op.kind for op in slim_operators] != [op.kind for op in operators]:
                 reason = "the narrower network runs other operators"
@@ -160,16 +160,28 @@ class _Shown:
             outputs = outputs_of(self._dense, inputs)
         except Exception:  # the user's forward pass, which may refuse random inputs
             return None
-        return [each for each in outputs if each.is_floating_point() or each.is_complex()]
+        return [each for each in outputs if _is_number(each)]
 
-    def depends_on(self, axis: ChannelAxis) -> bool:
-        """Whether it makes a difference that the axis has channels that are not zero."""
+    def depends_on(self, axis: ChannelAxis, masked: Sequence[Tensor] = ()) -> bool:
+        """Whether it makes a difference that the axis has channels that are not zero.
+
+        Args:
+            axis: The axis.
+            masked: What the network returned with some of them at zero.
+        """
+        whole, some = self._whole[0], [each for each in masked if _is_number(each)]
+        if whole and some and compare(whole, some).relative > 0:
+            return True  # without another forward pass
         with zeroed(self._dense, axis, np.zeros(axis.width, dtype=bool)):
             for inputs, whole in zip(self._inputs, self._whole, strict=True):
                 without = self._numbers(inputs) if whole else None
                 if whole and without is not None and compare(whole, without).relative > 0:
                     return True
         return False
+
+
+def _is_number(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
 
 
 class _Copies:
@@ -293,6 +305,7 @@ class _Trial:
 
     Attributes:
         folded: The layers that took up constants, where that made the cut exact.
+        masked: What the network returned with the channels at zero.
     """
 
     def __init__(
@@ -306,6 +319,7 @@ class _Trial:
     ) -> None:
         self._dense, self._axes, self._inputs, self._fold = dense, axes, example_inputs, fold
         self._in_training = in_training
+        self.masked: Sequence[Tensor] = ()
         self.folded: tuple[str, ...] = ()
 
     def cut(
@@ -327,7 +341,8 @@ class _Trial:
             try:
                 slim = rebuild(self._dense, self._axes, kept)
                 operators = trace_operators(slim, self._inputs)
-                difference = wrong_by(self._dense, slim, self._inputs)
+                self.masked = outputs_of(self._dense, self._inputs)
+                difference = wrong_by(self._dense, slim, self._inputs, self.masked)
                 if self._fold and difference is not None:
                     self.folded = fold_constants(self._dense, slim, self._axes, kept, self._inputs)
                     difference = wrong_by(self._dense, slim, self._inputs)
