@@ -261,7 +261,8 @@ def test_float32_is_exact_to_its_rounding(examples: int, debias: bool) -> None:
         expected = factors_by_sorting(same, debias=debias)
         found = case.envelope(debias=debias).prox_factors(rounded, case.strength)
         assert found.dtype == torch.float32
-        torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-7)
+        # Two roundings of a number below 1.
+        torch.testing.assert_close(found.double(), expected, rtol=0, atol=1.2e-7)
 
     holds(cases(), examples, check)
 
