@@ -21,8 +21,9 @@ from zoo_cut import half
 from zoo_networks import declare_detection_operators
 
 from hwprune.graph.coupling import find_axes
-from hwprune.surgery.prove import prove, zeroed
+from hwprune.surgery.prove import prove
 from hwprune.surgery.rebuild import rebuild
+from hwprune.surgery.trial import zeroed
 from hwprune.surgery.verify import verify
 
 Result = TypeVar("Result")

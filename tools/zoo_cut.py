@@ -27,9 +27,11 @@ from hwprune.runtime.base import get_runtime
 from hwprune.runtime.export import export
 from hwprune.surgery.fold import fold_constants
 from hwprune.surgery.outputs import compare, outputs_of
-from hwprune.surgery.prove import ProvenAxes, prove, randomised, zeroed
+from hwprune.surgery.prove import ProvenAxes, prove
+from hwprune.surgery.random_copies import randomised
 from hwprune.surgery.random_inputs import with_random_inputs
 from hwprune.surgery.rebuild import rebuild
+from hwprune.surgery.trial import zeroed
 from hwprune.surgery.verify import verify
 
 #: What torch-pruning may differ by, in double precision: rounding stays far below, a wrong cut far above.

@@ -23,7 +23,7 @@ from hwprune.graph.trace import operators_of, trace_operators
 from hwprune.graph.twin import copy_of
 from hwprune.operators import Operator
 from hwprune.surgery.outputs import UNDECIDED, compare, outputs_of
-from hwprune.surgery.prove import randomised
+from hwprune.surgery.random_copies import randomised
 from hwprune.surgery.stand_in import Absence, Dimension, take_out
 
 

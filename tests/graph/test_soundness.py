@@ -10,8 +10,9 @@ import torch
 
 from hwprune.graph.coupling import find_axes
 from hwprune.surgery.outputs import compare, outputs_of
-from hwprune.surgery.prove import randomised, zeroed
+from hwprune.surgery.random_copies import randomised
 from hwprune.surgery.rebuild import rebuild
+from hwprune.surgery.trial import zeroed
 
 _SPEC = importlib.util.spec_from_file_location(
     "random_networks", Path(__file__).with_name("random_networks.py")

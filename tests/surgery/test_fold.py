@@ -12,8 +12,9 @@ from hwprune.errors import ArtifactError
 from hwprune.graph.coupling import find_axes
 from hwprune.surgery.artifact import load_slim, save_slim
 from hwprune.surgery.fold import fold_constants
-from hwprune.surgery.prove import prove, zeroed
+from hwprune.surgery.prove import prove
 from hwprune.surgery.rebuild import rebuild
+from hwprune.surgery.trial import zeroed
 from hwprune.surgery.verify import verify
 
 IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))

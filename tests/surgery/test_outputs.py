@@ -15,8 +15,9 @@ from hwprune.errors import GraphError, VerificationError
 from hwprune.graph.coupling import find_axes
 from hwprune.graph.twin import copy_of
 from hwprune.surgery.outputs import compare, outputs_of, wrong_by
-from hwprune.surgery.prove import prove, zeroed
+from hwprune.surgery.prove import prove
 from hwprune.surgery.rebuild import rebuild
+from hwprune.surgery.trial import zeroed
 from hwprune.surgery.verify import verify
 
 IMAGES = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))

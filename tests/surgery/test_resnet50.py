@@ -15,8 +15,9 @@ from hwprune.graph.coupling import find_axes
 from hwprune.runtime.base import get_runtime
 from hwprune.surgery.artifact import save_slim
 from hwprune.surgery.outputs import compare
-from hwprune.surgery.prove import randomised, zeroed
+from hwprune.surgery.random_copies import randomised
 from hwprune.surgery.rebuild import rebuild
+from hwprune.surgery.trial import zeroed
 from hwprune.surgery.verify import verify
 
 PROGRAM = Path(__file__).with_name("resnet50.py")

@@ -6,8 +6,9 @@ from torch import nn
 from hwprune.errors import ArtifactError, GraphError, VerificationError
 from hwprune.graph.coupling import find_axes
 from hwprune.surgery.artifact import load_slim, save_slim
-from hwprune.surgery.prove import prove, zeroed
+from hwprune.surgery.prove import prove
 from hwprune.surgery.rebuild import rebuild
+from hwprune.surgery.trial import zeroed
 from hwprune.surgery.verify import verify
 from hwprune.workloads import make_model, model_names
 
