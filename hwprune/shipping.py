@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hwprune.device.profile import DeviceProfile
 from hwprune.device.runtimes import CPU_PROVIDER
-from hwprune.files import write_text
+from hwprune.files import sha256_of, write_text
 from hwprune.measured_on import stand_in_for
 from hwprune.outcome import shortfall_line
 from hwprune.output_folder import INT8_FILE, INT8_FOLDER, INT8_STEM, MODEL_FILE
@@ -222,7 +221,7 @@ def _spread(network: Mapping[str, Any]) -> str:
 def file_hashes(folder: Path) -> dict[str, str]:
     """SHA-256 of every file in a folder and below, by its path from there."""
     return {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+        path.relative_to(folder).as_posix(): sha256_of(path)
         for path in sorted(folder.rglob("*"))
         if path.is_file()
     }

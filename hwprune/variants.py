@@ -168,25 +168,20 @@ def make_variants(
     goes_on = _check_folder(out, resume=resume)
     if resume and not goes_on:
         observer.note(nothing_to_resume(out))
-    if executor is None:  # before anything is trained; a cluster has the runtimes on its nodes
-        for profile in grid.devices.values():
-            runtime_for(profile.runtime)
+    if executor is None:  # a cluster has runtimes and data on its nodes
+        _check_inputs(grid, anew=not goes_on)
     for profile in grid.devices.values():
         if grid.int8 and not has_8_bits(profile):
             runs = f"{profile.runtime.precision} in {profile.runtime.kind}"
             observer.note(f"{profile.name} runs {runs}: its variants are not quantised besides")
     variants = grid.variants()
-    if executor is None:  # and before anything is removed; a cluster has the data on its nodes
-        _check_inputs(variants)
     _sweep(variants, out)
-    entries: dict[str, dict[str, Any]] = {}
-    if goes_on:
-        entries = keep_whole(variants, out, observer.note)
+    entries = (keep_whole if goes_on else keep_others)(variants, out, observer.note)
+    if goes_on or (out / MANIFEST_FILE).is_file():
         # What is made anew is not what is listed: were it interrupted, it would be made once more.
         _write_manifest(out, entries.values())
-    else:
-        entries = keep_others(variants, out, observer.note)
-        _forget(variants, entries, out)
+    if not goes_on:
+        _forget(variants, out)
     by_name = {variant.name: variant for variant in variants}
     missing = [variant for variant in variants if variant.name not in entries]
     order = list(dict.fromkeys([*by_name, *entries]))
@@ -218,29 +213,27 @@ def _sweep(variants: Sequence[Variant], out: Path) -> None:
         file.unlink()
 
 
-def _check_inputs(variants: Sequence[Variant]) -> None:
-    """Raises where data or weights cannot be read.
+def _check_inputs(grid: Grid, *, anew: bool) -> None:
+    """Raises before anything is trained or removed where a runtime, the data or the weights are not there.
+
+    Args:
+        grid: What is asked for.
+        anew: Whether all of it is to be made. What is finished needs data no more.
 
     Raises:
         HwpruneError: In that case.
     """
-    for data, images in dict.fromkeys((each.settings.data, each.settings.train_images) for each in variants):
-        load_dataset(data).first(images)
-    for weights in dict.fromkeys(each.settings.weights for each in variants):
-        if weights is not None:
-            read_weights(Path(weights))
+    for profile in grid.devices.values():
+        runtime_for(profile.runtime)
+    if not anew:
+        return
+    load_dataset(grid.data).first(grid.train_images)
+    if grid.weights is not None:
+        read_weights(Path(grid.weights))
 
 
-def _forget(variants: Sequence[Variant], others: Mapping[str, Any], out: Path) -> None:
-    """Removes what an earlier start has left of the variants: one that is interrupted would count as made.
-
-    Args:
-        variants: Those that are made anew.
-        others: Entries of the manifest that stay.
-        out: The folder.
-    """
-    if (out / MANIFEST_FILE).is_file():
-        _write_manifest(out, others.values())
+def _forget(variants: Sequence[Variant], out: Path) -> None:
+    """Removes what an earlier start has left of the variants: one that is interrupted would count as made."""
     # The user's own network may have changed under the same name.
     shutil.rmtree(out / SHARED_FOLDER, ignore_errors=True)
     for variant in variants:

@@ -233,8 +233,9 @@ def _details(folder: VariantsFolder, entry: Mapping[str, Any]) -> Markup:
     try:
         run = RunFolder.read(folder.path / entry["name"])
     except ArtifactError as error:  # taken away to be shipped, say: the manifest still knows its numbers
-        told = f'<p id="{_place(entry)}">{html.escape(str(error))}</p>'
-        return folded(f"{entry['name']}: {entry['speedup']:.2f} times as fast", [Markup(told)])
+        told = f"Its folder is not beside this page as it was: {html.escape(error.what)}."
+        content = [Markup(f'<p id="{_place(entry)}">{told}</p>')]
+        return folded(f"{entry['name']}: {entry['speedup']:.2f} times as fast", content)
     # Inside what is folded: who follows a link to it finds it unfolded.
     beside = Markup(
         f'<p id="{_place(entry)}">In the folder beside this page: '

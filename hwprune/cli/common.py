@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from contextvars import ContextVar
 from functools import wraps
 from pathlib import Path
@@ -27,39 +27,21 @@ def told(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
 
     @wraps(command)
     def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
-        # What the user's own code prints must not stand beside the object on stdout.
-        aside = redirect_stdout(sys.stderr) if kwargs.get("as_json") else nullcontext()
-        with _answering_on(sys.stdout):
-            _told(command, aside, *args, **kwargs)
+        token = _STDOUT.set(sys.stdout)
+        try:
+            # What the user's own code prints must not stand beside the object on stdout.
+            with redirect_stdout(sys.stderr) if kwargs.get("as_json") else nullcontext():
+                command(*args, **kwargs)
+        except (HwpruneError, OSError) as error:
+            if TOLD_ELSEWHERE not in getattr(error, "__notes__", ()):
+                click.echo(f"Error: {_in_words(error)}", err=True)
+            sys.exit(1)
+        except KeyboardInterrupt:  # of a command that keeps nothing to go on from
+            tell_interruption("Start again", sys.argv[1:])
+        finally:
+            _STDOUT.reset(token)
 
     return run
-
-
-def _told(
-    command: Callable[Arguments, None],
-    aside: AbstractContextManager[object],
-    *args: Arguments.args,
-    **kwargs: Arguments.kwargs,
-) -> None:
-    try:
-        with aside:
-            command(*args, **kwargs)
-    except (HwpruneError, OSError) as error:
-        if TOLD_ELSEWHERE not in getattr(error, "__notes__", ()):
-            click.echo(f"Error: {_in_words(error)}", err=True)
-        sys.exit(1)
-    except KeyboardInterrupt:  # of a command that keeps nothing to go on from
-        tell_interruption("Start again", sys.argv[1:])
-
-
-@contextmanager
-def _answering_on(stream: TextIO) -> Iterator[None]:
-    """Within the context :func:`answer` writes to a stream."""
-    token = _STDOUT.set(stream)
-    try:
-        yield
-    finally:
-        _STDOUT.reset(token)
 
 
 def answer(record: object) -> None:

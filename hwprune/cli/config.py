@@ -68,14 +68,21 @@ def _fitting(path: Path, key: str, option: click.Option, value: Any) -> Any:
     if isinstance(value, bool) and not option.is_flag and isinstance(option.flag_value, str):
         return option.flag_value if value else None
     values = value if isinstance(value, list) else [value]
-    scalar = all(isinstance(item, (str, int, float)) and "\0" not in str(item) for item in values)
-    scalar = scalar and (option.is_flag or not any(isinstance(item, bool) for item in values))
-    if not scalar or (isinstance(value, list) and not option.multiple):
+    if not all(_is_scalar(item, option) for item in values) or (
+        isinstance(value, list) and not option.multiple
+    ):
         expected = "one value, or a list of them" if option.multiple else "one value"
         raise InputError(
             "the value does not fit the option", where=f"{path}: {key}", expected=expected, got=value
         )
     return values if option.multiple else value
+
+
+def _is_scalar(item: object, option: click.Option) -> bool:
+    """Whether it is something that can stand on a command line; yes and no are for flags."""
+    if isinstance(item, bool):
+        return option.is_flag
+    return isinstance(item, (str, int, float)) and "\0" not in str(item)
 
 
 def _read(path: Path) -> dict[Any, Any]:

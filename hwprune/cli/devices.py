@@ -27,7 +27,10 @@ def devices(name: str | None, profiles: Path | None, as_json: bool) -> None:
     if name is not None:
         profile = load_profile(name, profiles)
         record = profile_record(profile)
-        answer(record) if as_json else click.echo(_indented(record))
+        if as_json:
+            answer(record)
+        else:
+            click.echo(_indented(record))
         return
     found = find_profiles(profiles)
     if as_json:

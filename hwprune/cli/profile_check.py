@@ -95,15 +95,7 @@ def check(
     console.print(f"{checked.name} is valid: {len(checked.table)} rows")
     if checked.table.of_medians:
         console.print("its rows are medians, and networks are compared by theirs")
-    same, difference = same_hardware(checked)
-    if not same:
-        raise ProfileError(
-            "the predictions cannot be compared: the profile was measured on another machine",
-            where=checked.name,
-            expected="the machine it was measured on",
-            got=difference,
-            hint="build one for this machine with: hwprune profile build --out DIR",
-        )
+    _check_here(checked)
     covered = _covered(make_networks(networks or DEFAULT_NETWORKS), checked, required=bool(networks))
 
     def done(error: NetworkError) -> None:
@@ -231,6 +223,19 @@ def _with_any_width(networks: dict[str, Network], profile: DeviceProfile) -> dic
             for operator in trace_operators(network.model, network.example)
         )
     }
+
+
+def _check_here(profile: DeviceProfile) -> None:
+    """Raises where predictions cannot be compared, because a profile was measured on another machine."""
+    same, difference = same_hardware(profile)
+    if not same:
+        raise ProfileError(
+            "the predictions cannot be compared: the profile was measured on another machine",
+            where=profile.name,
+            expected="the machine it was measured on",
+            got=difference,
+            hint="build one for this machine with: hwprune profile build --out DIR",
+        )
 
 
 def _error_line(error: NetworkError) -> str:

@@ -71,7 +71,7 @@ class ProximalStep:
         self._pull = Pull(groups, penalty)
         self._refresh_every = max(1, schedule.settle_step // REFRESHES)
         self._optimizers: list[torch.optim.Optimizer] = []
-        self._only_fills_state = False
+        self._fills_state = False
         self.after_settling: Callable[[], None] = lambda: None
 
     @property
@@ -121,12 +121,12 @@ class ProximalStep:
         return optimizer
 
     def _precede(self, optimizer: torch.optim.Optimizer) -> None:
-        self._only_fills_state = _only_fills_state(optimizer)
-        if not self._only_fills_state:
+        self._fills_state = _only_fills_state(optimizer)
+        if not self._fills_state:
             self.before_step()
 
     def _follow(self, optimizer: torch.optim.Optimizer) -> None:
-        if self._only_fills_state:
+        if self._fills_state:
             return
         # A gradient scaler leaves it to a fused optimiser itself to skip a step, and hangs a note on it.
         if not bool(getattr(optimizer, "found_inf", None)):
