@@ -14,6 +14,8 @@ from hwprune.errors import InputError
 
 #: Sums of costs that exceed the budget by this much of it, by rounding alone, still fit.
 COST_ROUNDING = 1e-12
+#: Types that norms may have.
+_NORM_TYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 class Penalty(Protocol):
@@ -156,7 +158,9 @@ def check_norms(norms: Tensor) -> float:
     Raises:
         InputError: Unless all norms are finite, not negative and of a floating type.
     """
-    if not norms.is_floating_point():
+    if not isinstance(norms, Tensor):
+        raise InputError("norms must be a tensor", expected="a torch.Tensor", got=type(norms).__name__)
+    if norms.dtype not in _NORM_TYPES:
         raise InputError("norms must be floating-point", expected="float32 or float64", got=norms.dtype)
     if norms.ndim == 0:
         raise InputError("norms have no groups", expected="shape (..., groups)", got="a scalar")
@@ -186,13 +190,19 @@ def only_number(given: float | Tensor) -> float | None:
 
 
 def check_number(name: str, given: float | Tensor, where: str | None = None) -> None:
-    """Raises :class:`InputError` unless it is a number or a tensor."""
-    if not isinstance(given, (Real, Tensor)):
+    """Raises :class:`InputError` unless it is a real number that a float holds, or a tensor of such."""
+    usable = isinstance(given, Real) or (isinstance(given, Tensor) and not given.is_complex())
+    if usable and not isinstance(given, Tensor):
+        try:
+            float(given)
+        except OverflowError:
+            usable = False
+    if not usable:
         raise InputError(
             f"the {name} must be a number or a tensor",
             where=where,
-            expected="a number or a torch.Tensor",
-            got=type(given).__name__,
+            expected="a real number within the range of a float, or a torch.Tensor of such",
+            got=given if isinstance(given, Tensor) else type(given).__name__,
         )
 
 
@@ -233,7 +243,7 @@ def in_rows(name: str, given: float | Tensor, norms: Tensor) -> Tensor:
     >>> in_rows("budget", 2.0, torch.ones(3, 4))
     tensor([2., 2., 2.], dtype=torch.float64)
     """
-    values, rows = torch.as_tensor(given, dtype=torch.float64, device=norms.device), norms.shape[:-1]
+    values, rows = _as_double(given).to(norms.device), norms.shape[:-1]
     values = values.reshape(()) if values.numel() == 1 else values
     sizes = zip(reversed(values.shape), reversed(rows), strict=False)
     if values.ndim > len(rows) or any(size not in (1, row) for size, row in sizes):
@@ -243,6 +253,13 @@ def in_rows(name: str, given: float | Tensor, norms: Tensor) -> Tensor:
             got=f"shape {tuple(values.shape)}",
         )
     return values.expand(rows)
+
+
+def _as_double(given: float | Tensor) -> Tensor:
+    """A number, or a tensor without its history, in double precision."""
+    if isinstance(given, Tensor):
+        return given.detach().double()
+    return torch.tensor(float(given), dtype=torch.float64)
 
 
 def check_positive(name: str, weights: Tensor | None, where: str) -> None:
@@ -263,15 +280,28 @@ def check_positive(name: str, weights: Tensor | None, where: str) -> None:
             expected="shape (groups,)",
             got=tuple(weights.shape),
         )
-    if not bool((torch.isfinite(weights) & (weights > 0)).all()):
+    if weights.is_complex() or not bool((torch.isfinite(weights) & (weights > 0)).all()):
         raise InputError(f"every {name} must be positive and finite", where=where, got=weights)
 
 
 def check_budget(budget: float | Tensor, where: str) -> None:
     """Raises :class:`InputError` where a budget is negative or no number; infinity is allowed."""
     check_number("budget", budget, where)
-    if not bool((torch.as_tensor(budget) >= 0).all()):
+    if not bool((_as_double(budget) >= 0).all()):
         raise InputError("the budget must not be negative", where=where, expected=">= 0", got=budget)
+
+
+def whole_budget(budget: Tensor) -> Tensor:
+    """A budget of groups that is a whole number but for rounding, such as 0.57 * 100, as that number.
+
+    Args:
+        budget: Any shape, float64; may be infinite.
+
+    >>> whole_budget(torch.tensor([0.57 * 100, 2.5], dtype=torch.float64))
+    tensor([57.0000,  2.5000], dtype=torch.float64)
+    """
+    near = budget.round()
+    return torch.where((budget - near).abs() <= COST_ROUNDING * near, near, budget)
 
 
 def fitted(name: str, weights: Tensor | None, norms: Tensor) -> Tensor:
@@ -293,4 +323,4 @@ def fitted(name: str, weights: Tensor | None, norms: Tensor) -> Tensor:
             expected=f"{norms.shape[-1]} groups",
             got=f"{weights.shape[0]}",
         )
-    return weights.to(device=norms.device, dtype=torch.float64)
+    return weights.detach().to(device=norms.device, dtype=torch.float64)

@@ -6,6 +6,7 @@ cost-weighted budget and the exact (debiased) form are derived in ``docs/envelop
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -23,9 +24,10 @@ from hwprune.penalties.base import (
     fitted,
     in_rows,
     only_number,
+    whole_budget,
 )
 from hwprune.penalties.corners import corner_factors
-from hwprune.penalties.firm import GREATEST_RATIO, FirmRow
+from hwprune.penalties.firm import GREATEST_RATIO, UNBOUNDED, FirmRow
 from hwprune.penalties.ramps import Tiles, row_slices, working_dtype
 from hwprune.penalties.roots import solve_root
 from hwprune.penalties.steps import make_step, scaled, solve_rows
@@ -143,18 +145,23 @@ class GroupEnvelope:
                 expected="cost=None",
                 got="a cost per group",
             )
-        energy = norms.double().square() / fitted("ridge", self.ridge, norms)
+        # Square roots of weights first, and norms of about 1: neither overflows where the result does not.
+        lengths = norms.double() / fitted("ridge", self.ridge, norms).sqrt()
+        scale = lengths.detach().amax(-1, keepdim=True) if norms.numel() else lengths
+        energy = (lengths / torch.where(scale > 0, scale, 1.0)).square()
         groups = norms.shape[-1]
         budget = self._budget_rows(norms).reshape(*norms.shape[:-1], 1)
         most = float(budget.max()) if budget.numel() else 0.0
         strongest = energy.topk(groups if most >= groups else -int(-most // 1), dim=-1).values
         ranks = torch.arange(strongest.shape[-1], device=norms.device, dtype=torch.float64)
-        return ((budget - ranks).clamp(0.0, 1.0) * strongest).sum(-1).div(2).to(norms.dtype)
+        shares = ((budget - ranks).clamp(0.0, 1.0) * strongest).sum(-1) / 2
+        return (shares * scale.amax(-1) * scale.amax(-1)).to(norms.dtype) if norms.numel() else norms.sum(-1)
 
     def prox_factors(self, norms: Tensor, strength: float | Tensor) -> Tensor:
         """The factors ``f_j`` of :meth:`solve`, shape ``(..., groups)``, in [0, 1]."""
         return self.solve(norms, strength).factors
 
+    @torch.no_grad()
     def solve(
         self,
         norms: Tensor,
@@ -183,17 +190,20 @@ class GroupEnvelope:
 
         Raises:
             InputError: If a norm or the strength is negative, infinite or NaN, or if the strength, the
-                budget, the weights or ``out`` do not fit the norms.
+                budget, the weights, ``start`` or ``out`` do not fit the norms.
         """
-        factors = _checked_output(out, norms)
         greatest = check_norms(norms)
+        factors = _checked_output(out, norms)
         check_strength(strength)
         shape = (*norms.shape[:-1], 1)
+        start = _checked_start(start, shape)
         row, budget = self._firm_row(norms, strength, greatest), only_number(self.budget)
         if row is not None and budget is not None:
-            root = row.root(budget, None if start is None else float(start))
-            row.factors_into(factors.view(-1), root)
-            return Solution(factors, norms.new_full(shape, root, dtype=torch.float64))
+            whole = float(whole_budget(torch.tensor(budget, dtype=torch.float64)))
+            root = row.root(whole, None if start is None else float(start))
+            if root < UNBOUNDED:  # else everything fits, or norms are too small for float32
+                row.factors_into(factors.view(-1), root)
+                return Solution(factors, norms.new_full(shape, root, dtype=torch.float64))
         strengths = in_rows("strength", strength, norms).reshape(-1)
         if not norms.numel() or not bool(strengths.any()):
             return Solution(factors.fill_(1.0), norms.new_zeros(shape, dtype=torch.float64))
@@ -228,10 +238,13 @@ class GroupEnvelope:
         step = make_step(ridge, cost, used, debias=self.debias)
         unit = step.unit
         if not _SAFE_RANGE[0] < greatest < _SAFE_RANGE[1] and greatest > 0:
-            rows, unit = rows.double() / greatest, unit * greatest
+            largest = rows.double().amax(-1)
+            largest = torch.where(largest > 0, largest, 1.0)
+            rows, unit = rows.double() / largest[:, None], unit * largest
         begin = None if start is None else start.detach().to(rows.device, torch.float64).reshape(-1) * unit
         dtype = working_dtype(rows, step.ramps)
         budget = self._budget_rows(norms)
+        budget = whole_budget(budget) if self.cost is None else budget
         # The factors may be written over the norms.
         corners = self._corner_rows(rows, strengths[:, None] * ridge.T, cost, budget) if self.debias else None
         roots = solve_rows(rows, step, budget, begin, dtype, factors.view(rows.shape))
@@ -270,6 +283,18 @@ class GroupEnvelope:
     def _budget_rows(self, norms: Tensor) -> Tensor:
         """The budget of every row, shape ``(rows,)``, float64."""
         return in_rows("budget", self.budget, norms).reshape(-1)
+
+
+def _checked_start(start: Tensor | None, shape: tuple[int, ...]) -> Tensor | None:
+    """One root per row, or none."""
+    if start is not None and not (isinstance(start, Tensor) and start.numel() == math.prod(shape)):
+        raise InputError(
+            "the start does not fit the norms",
+            where="GroupEnvelope.solve",
+            expected=f"the root of an earlier step, shape {shape}",
+            got=f"shape {tuple(start.shape)}" if isinstance(start, Tensor) else type(start).__name__,
+        )
+    return start
 
 
 def _checked_output(out: Tensor | None, norms: Tensor) -> Tensor:

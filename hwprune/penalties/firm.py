@@ -23,6 +23,8 @@ GREATEST_RATIO = 1.0
 #: What is spent where every group is open or closed is exact to this much of the budget.
 _ROUNDING = 1e-9
 _TINY = torch.finfo(torch.float32).tiny
+#: A root where less than the budget is spent however far the groups are opened.
+UNBOUNDED = torch.finfo(torch.float32).max
 
 
 class FirmRow:

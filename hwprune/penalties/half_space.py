@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
+import torch
 from torch import Tensor
 
 from hwprune.errors import InputError
@@ -31,7 +32,6 @@ class HalfSpace:
     Raises:
         InputError: If ``epsilon`` is out of range.
 
-    >>> import torch
     >>> HalfSpace().stays(torch.tensor([0.5, -0.1]), torch.tensor([1.0, 1.0]))
     tensor([ True, False])
     """
@@ -90,7 +90,6 @@ def half_space_mask(trial: Tensor, current: Tensor, epsilon: float = 0.0) -> Ten
     Raises:
         InputError: If the shapes differ or ``epsilon`` is out of range.
 
-    >>> import torch
     >>> current = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
     >>> half_space_mask(torch.tensor([[0.5, 3.0], [-0.1, 3.0]]), current)
     tensor([ True, False])
@@ -102,7 +101,11 @@ def half_space_mask(trial: Tensor, current: Tensor, epsilon: float = 0.0) -> Ten
             expected=tuple(current.shape),
             got=tuple(trial.shape),
         )
-    return HalfSpace(epsilon).stays((trial * current).sum(-1), current.square().sum(-1))
+    # Both sides scale alike; what is divided by the largest element neither over- nor underflows.
+    scale = current.abs().amax(-1, keepdim=True) if current.numel() else current
+    scale = torch.where(scale > 0, scale, 1.0)
+    before, after = current / scale, trial / scale
+    return HalfSpace(epsilon).stays((after * before).sum(-1), before.square().sum(-1))
 
 
 def _check_epsilon(epsilon: float, where: str) -> None:

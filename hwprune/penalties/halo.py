@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hwprune.errors import InputError
-from hwprune.penalties.base import check_norms, per_row
+from hwprune.penalties.base import check_norms, check_number, per_row
 from hwprune.penalties.group_lasso import soft_factors
 
 
@@ -47,6 +47,7 @@ class Halo:
 
     def __post_init__(self) -> None:
         for name, weight in (("xi", self.xi), ("psi", self.psi), ("total", self.total)):
+            check_number(name, weight, "Halo")
             if not 0 <= weight < float("inf"):
                 raise InputError(f"{name} is out of range", where="Halo", expected="[0, inf)", got=weight)
 
@@ -132,6 +133,8 @@ class TrainedHalo:
     least: float = 0.3
 
     def __post_init__(self) -> None:
+        for name in ("xi", "psi", "mean", "decay", "rate", "least"):
+            check_number(name, getattr(self, name), "TrainedHalo")
         for name in ("xi", "mean", "rate", "least"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise InputError(f"{name} is not positive", where="TrainedHalo", got=getattr(self, name))
@@ -233,7 +236,7 @@ class ProfiledHalo:
         """Shape ``(..., groups)`` to ``(...)``."""
         check_norms(norms)
         groups = norms.shape[-1]
-        return norms.pow(1 / 3).sum(-1).pow(3) / max(groups, 1) ** 2
+        return norms.pow(1 / 3).sum(-1).div(max(groups, 1) ** (2 / 3)).pow(3)
 
     def prox_factors(self, norms: Tensor, strength: float | Tensor) -> Tensor:
         """``argmin_x 1/2 |x - w|^2 + L sum_j |x_j| / l_j^2`` at the best l of w.
@@ -258,12 +261,12 @@ class ProfiledHalo:
 
 def _check_coefficients(norms: Tensor, coefficients: Tensor) -> None:
     check_norms(norms)
-    if coefficients.shape[-1] != norms.shape[-1]:
+    if coefficients.shape != norms.shape:
         raise InputError(
             "the coefficients do not fit the norms",
             where="Halo",
-            expected=f"{norms.shape[-1]} groups",
-            got=f"{coefficients.shape[-1]}",
+            expected=f"shape {tuple(norms.shape)}",
+            got=f"shape {tuple(coefficients.shape)}",
         )
     if not bool((coefficients.isfinite() & (coefficients != 0)).all()):
         raise InputError("every coefficient must be finite and not 0", where="Halo")

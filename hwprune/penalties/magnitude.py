@@ -14,6 +14,7 @@ from hwprune.penalties.base import (
     check_budget,
     check_norms,
     check_positive,
+    check_strength,
     fitted,
     in_rows,
     only_number,
@@ -36,12 +37,17 @@ def strongest(norms: Tensor, budget: float | Tensor, cost: Tensor | None = None)
     Returns:
         Boolean, shape ``(..., groups)``; groups of norm 0 do not stay.
 
+    Raises:
+        InputError: If a norm, a cost or the budget is not as said.
+
     >>> strongest(torch.tensor([1.0, 3.0, 2.0]), 2)
     tensor([False,  True,  True])
     >>> strongest(torch.tensor([1.0, 3.0, 2.0]), 2, cost=torch.tensor([1.0, 16.0, 1.0]))
     tensor([ True, False,  True])
     """
     check_norms(norms)
+    check_budget(budget, "strongest")
+    check_positive("cost", cost, "strongest")
     count = only_number(budget)
     if cost is None and count is not None:
         return _largest(norms, math.floor(min(count * (1 + COST_ROUNDING), norms.shape[-1]))) & (norms > 0)
@@ -159,7 +165,10 @@ class HardThreshold:
             Shape ``(..., groups)``.
         """
         stays = strongest(norms, self.budget, self.cost)
-        return torch.where(per_row(strength, norms) > 0, stays.to(norms.dtype), 1.0)
+        check_strength(strength)
+        # In double precision: a strength that is 0 in the type of the norms is none.
+        pulled = in_rows("strength", strength, norms).unsqueeze(-1) > 0
+        return torch.where(pulled, stays.to(norms.dtype), 1.0)
 
     def replace_budget(self, budget: float | Tensor, cost: Tensor | None) -> Self:
         """The same with another budget and costs."""

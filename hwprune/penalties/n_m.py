@@ -6,6 +6,8 @@ arXiv 2102.04010. A convex alternative is :class:`~hwprune.penalties.GroupEnvelo
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import torch
 from torch import Tensor
 
@@ -29,8 +31,10 @@ def nm_mask(weights: Tensor, n: int, m: int) -> Tensor:
     >>> nm_mask(torch.tensor([1.0, -3.0, 2.0, 0.5]), 2, 4)
     tensor([False,  True,  True, False])
     """
-    if not (0 <= n <= m and m >= 1):
-        raise InputError("no N:M pattern", where="nm_mask", expected="0 <= n <= m, m >= 1", got=f"{n}:{m}")
+    if not (isinstance(n, Integral) and isinstance(m, Integral) and 0 <= n <= m and m >= 1):
+        raise InputError(
+            "no N:M pattern", where="nm_mask", expected="whole numbers, 0 <= n <= m, m >= 1", got=f"{n}:{m}"
+        )
     if weights.ndim == 0 or weights.shape[-1] % m:
         raise InputError(
             f"blocks of {m} do not divide the weights",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hwprune.penalties.base import COST_ROUNDING
 from hwprune.penalties.ramps import Ramps, Tiles, row_slices, take
 from hwprune.penalties.roots import solve_root
 
@@ -86,6 +87,7 @@ def solve_rows(
     for rows in row_slices(norms):
         tiles = Tiles(norms[rows], step.ramps.part(slice(None), rows), dtype)
         roots[rows] = solve_root(tiles, budget[rows], None if start is None else start[rows])
+        special = _special(norms[rows], step.ramps.cost, budget[rows], roots[rows], dtype)
         for tile, _ in tiles.open(roots[rows]):
             opened, target = tile.opened.clamp_(0.0, 1.0), factors[rows, tile.groups].T
             torch.mul(opened, take(kept, tile.groups, rows), out=tile.spare)
@@ -94,4 +96,48 @@ def solve_rows(
                 torch.div(opened, tile.spare, out=target)
             else:
                 target.copy_(opened.div_(tile.spare))
+        if special is not None:
+            which, whole = special
+            numbers = torch.arange(norms.shape[0], device=norms.device)[rows][which]
+            factors[numbers] = _special_factors(whole, step, budget[numbers], numbers).to(factors.dtype)
     return roots
+
+
+def _special(
+    norms: Tensor, cost: Tensor, budget: Tensor, roots: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor] | None:
+    """Rows that fit the budget, or are too small for the working precision: flags, and a copy of their norms.
+
+    The root of either is as large as the precision allows, and the factors may be written over the norms.
+    Sums of unequal costs fit up to rounding.
+    """
+    found = roots >= torch.finfo(dtype).max
+    if cost.shape[0] > 1:
+        found = found | _fits(norms, cost, budget)
+    return (found, norms[found].clone()) if bool(found.any()) else None
+
+
+def _fits(norms: Tensor, cost: Tensor, budget: Tensor) -> Tensor:
+    """Whether what is not zero costs no more than the budget, but for rounding: shape ``(rows,)``."""
+    return torch.where(norms > 0, cost.T, 0.0).sum(-1) <= budget * (1 + COST_ROUNDING)
+
+
+def _special_factors(norms: Tensor, step: Step, budget: Tensor, numbers: Tensor) -> Tensor:
+    """The factors of the rows that :func:`_special` found, float64, shape ``(found, groups)``."""
+    ramps, kept, pull = step.ramps, *(_rows_of(weights, numbers) for weights in (step.kept, step.pull))
+    opened = (norms > 0).double()
+    small = _fits(norms, ramps.cost, budget).logical_not()
+    if bool(small.any()):
+        shares = norms[small].double()
+        shares /= shares.amax(-1, keepdim=True)
+        part = Ramps(_rows_of(ramps.gain, numbers[small]), _rows_of(ramps.offset, numbers[small]), ramps.cost)
+        tiles = Tiles(shares, part, torch.float64)
+        for tile, _ in tiles.open(solve_root(tiles, budget[small])):
+            shares[:, tile.groups] = tile.opened.clamp_(0.0, 1.0).T
+        opened[small] = shares
+    return opened / (opened * kept.T + pull.T)
+
+
+def _rows_of(weights: Tensor, numbers: Tensor) -> Tensor:
+    """The columns of some rows, of weights of shape ``(groups or 1, rows or 1)``."""
+    return weights[:, numbers] if weights.shape[1] > 1 else weights

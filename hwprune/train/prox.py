@@ -13,6 +13,7 @@ any metric.
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -32,6 +33,8 @@ from hwprune.train.schedule import StrengthSchedule
 STATE_KEY = "hwprune"
 #: How often groups are bundled and priced anew between the start of the ramp and the settling.
 REFRESHES = 50
+#: Optimisers that a proximal step follows: two would write their states to the same place.
+_ATTACHED: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
 
 
 class ProximalStep:
@@ -93,6 +96,13 @@ class ProximalStep:
         """
         if self._optimizers:
             raise InputError("an optimizer is already wrapped", hint="make one compressor per optimizer")
+        if optimizer in _ATTACHED:
+            raise InputError(
+                "the optimizer is wrapped by another compressor already",
+                where=type(optimizer).__name__,
+                expected="an optimizer that nothing prunes yet",
+                hint="make a new optimizer over the same parameters for the second compressor",
+            )
         known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         if not any(id(parameter) in known for parameter in self.groups.parameters()):
             raise InputError(
@@ -114,6 +124,7 @@ class ProximalStep:
             self.load_state_dict(loaded)
             del optimizer.param_groups[0][STATE_KEY]
         self._optimizers.append(optimizer)
+        _ATTACHED.add(optimizer)
         optimizer.register_step_pre_hook(lambda stepped, *_arguments: self._precede(stepped))
         optimizer.register_step_post_hook(lambda stepped, *_arguments: self._follow(stepped))
         optimizer.register_state_dict_post_hook(lambda _optimizer, state: self._save_into(state))
@@ -238,9 +249,16 @@ class ProximalStep:
         """Takes back what :meth:`state_dict` gave.
 
         Raises:
-            ArtifactError: If it is from another network, or was begun with another target, or with another
-                penalty or schedule that are still at work.
+            ArtifactError: If it lacks something, is from another network, or was begun with another target,
+                or with another penalty or schedule that are still at work.
         """
+        if lacking := {"alive", "step", "settled", "limit", "record"} - set(state):
+            raise ArtifactError(
+                "the optimizer's state of the pruning is incomplete",
+                where=STATE_KEY,
+                expected=f"the keys {', '.join(sorted(lacking))} besides",
+                got=", ".join(sorted(map(str, state))) or "none",
+            )
         alive = state["alive"]
         self._refuse_other_network(alive, state)
         self._refuse_other_compression(state)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from numbers import Integral
 
 from hwprune.errors import InputError
+from hwprune.penalties.base import check_number
 
 #: The strengths of all steps add up to at least this much: what the envelope takes from a group's norm
 #: grows with their sum, so short trainings need more per step than long ones.
@@ -29,7 +32,8 @@ class StrengthSchedule:
         peak: Strength per step on the plateau; ``None`` chooses it from the number of steps.
 
     Raises:
-        InputError: If the fractions are not ``0 <= start <= full < settle <= 1``.
+        InputError: If the fractions are not ``0 <= start <= full < settle <= 1``, the number of steps is not
+            whole and positive, or the peak is negative or not finite.
 
     >>> schedule = StrengthSchedule(total_steps=1000, peak=0.02)
     >>> [round(schedule.strength(step), 6) for step in (50, 250, 500)]
@@ -43,8 +47,18 @@ class StrengthSchedule:
     peak: float | None = None
 
     def __post_init__(self) -> None:
-        if self.total_steps < 1:
-            raise InputError("no training steps", expected="total_steps >= 1", got=self.total_steps)
+        check_steps(self.total_steps)
+        for name in ("start", "full", "settle"):
+            check_number(name, getattr(self, name), "StrengthSchedule")
+        if self.peak is not None:
+            check_number("peak", self.peak, "StrengthSchedule")
+            if not 0 <= self.peak < math.inf:
+                raise InputError(
+                    "the peak must be finite and not negative",
+                    where="StrengthSchedule",
+                    expected="[0, inf)",
+                    got=self.peak,
+                )
         if not 0 <= self.start <= self.full < self.settle <= 1:
             raise InputError(
                 "the fractions of the schedule are out of order",
@@ -115,6 +129,17 @@ class StrengthSchedule:
         if self.at_plateau(step):
             return self.plateau
         return self.plateau * (progress - self.start) / (self.full - self.start)
+
+
+def check_steps(total_steps: object) -> None:
+    """Raises :class:`InputError` unless it is a whole number of at least 1."""
+    if not isinstance(total_steps, Integral) or total_steps < 1:
+        raise InputError(
+            "no number of training steps",
+            where="total_steps",
+            expected="a whole number >= 1",
+            got=total_steps,
+        )
 
 
 def needs_pull(granularity: str, penalty: str) -> bool:

@@ -358,3 +358,20 @@ def test_after_a_state_that_was_refused_the_right_one_is_taken():
         with pytest.raises(ArtifactError, match="another compression"):
             proximal.attach(optimizer)
     proximal.attach(OPTIMIZERS["sgd"](model.parameters()))
+
+
+def test_an_optimizer_has_room_for_one_pruning():
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    proximal_step(model).attach(optimizer)
+    with pytest.raises(InputError, match="another compressor already"):
+        proximal_step(model).attach(optimizer)
+    proximal_step(model).attach(torch.optim.SGD(model.parameters(), lr=0.1))
+
+
+def test_a_state_that_lacks_something_is_refused():
+    proximal = proximal_step(network())
+    state = proximal.state_dict()
+    del state["step"]
+    with pytest.raises(ArtifactError, match="incomplete"):
+        proximal_step(network()).load_state_dict(state)

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 
+from hwprune.errors import InputError
 from hwprune.groups.base import Terms
 from hwprune.train.schedule import StrengthSchedule
 
@@ -36,3 +37,23 @@ def test_only_budgets_with_a_whole_come_down():
     assert Terms(20.0, None, whole=100.0).at(0.0).budget == 20
     assert Terms(20.0, None, whole=10.0).at(0.5).budget == 20
     assert Terms(20.0, None).at(1.0).budget == 20
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"total_steps": 2.5},
+        {"total_steps": float("nan")},
+        {"total_steps": "100"},
+        {"total_steps": 0},
+        {"peak": -1.0},
+        {"peak": float("nan")},
+        {"peak": float("inf")},
+        {"peak": "0.1"},
+        {"settle": float("nan")},
+        {"start": "0"},
+    ],
+)
+def test_numbers_that_are_no_schedule_are_refused_at_once(wrong):
+    with pytest.raises(InputError):
+        StrengthSchedule(**{"total_steps": 100, **wrong})
