@@ -14,7 +14,7 @@ from hwprune.channel_widths import ChannelWidths, channel_widths
 from hwprune.compressor import CHANNEL, Result
 from hwprune.device.commands import NAMELESS
 from hwprune.device.predict import Prediction, predict_operators, table_of
-from hwprune.device.profile import DeviceProfile
+from hwprune.device.profile import DeviceProfile, check_profile
 from hwprune.errors import InputError
 from hwprune.graph.record import ExampleInputs
 from hwprune.graph.trace import trace_operators, with_densities
@@ -54,11 +54,19 @@ def predict(
         The whole and every layer, in microseconds.
 
     Raises:
-        InputError: If a PyTorch network comes without example inputs, or an ONNX file fixes another batch
-            size than the profile's.
+        InputError: If a PyTorch network comes without example inputs, an ONNX file fixes another batch
+            size than the profile's, or an argument is something else.
         MissingRowError: If the table lacks an operator, or an operator cannot be measured.
         ProfileError: If the profile is a template and its runtime is not on this machine.
     """
+    check_profile(profile, "predict")
+    if not isinstance(model, (nn.Module, str, Path)):
+        raise InputError(
+            "this is no network",
+            where="predict, model",
+            expected="a torch.nn.Module or the path of an ONNX file",
+            got=type(model).__name__,
+        )
     operators = _operators_of(model, profile, example_inputs)
     return predict_operators(operators, _with_rows(profile, operators, example_inputs))
 
@@ -80,9 +88,18 @@ def width_predictor(model: nn.Module, profile: DeviceProfile, example_inputs: Ex
 
     Raises:
         GraphError: If the forward pass fails or nothing can be pruned.
+        InputError: If an argument is something else.
         MissingRowError: If an operator cannot be measured.
         ProfileError: If the profile is a template and its runtime is not on this machine.
     """
+    check_profile(profile, "width_predictor")
+    if not isinstance(model, nn.Module):
+        raise InputError(
+            "widths are those of a PyTorch network",
+            where="width_predictor, model",
+            expected="a torch.nn.Module",
+            got=type(model).__name__,
+        )
     operators = trace_operators(model, example_inputs)
     profile = _with_rows(profile, operators, example_inputs)
     table_of(profile)
@@ -130,6 +147,7 @@ def preview(
         GraphError: If the forward pass fails or nothing can be pruned.
         InputError: If an argument is wrong.
     """
+    check_profile(profile, "preview")
     if granularity not in PREVIEWED:
         raise InputError(
             "nothing is known of such groups before they are trained",

@@ -25,7 +25,8 @@ class ChannelWidths:
 
     Attributes:
         names: Of the axes that may shrink: the first module that produces each.
-        dense: Shape ``(axes,)``: their widths in the network as it is.
+        dense: Shape ``(axes,)``: their widths in the network as it is. Channels that can only leave together
+            with others of their layer, one of every group of a convolution say, count as one.
         aligns: Shape ``(axes,)``: channels that leave together on the device.
         predictor: Prices widths.
     """
@@ -48,7 +49,10 @@ class ChannelWidths:
             InputError: If there are no such widths.
             MissingRowError: If the table does not cover an operator at these widths.
         """
-        given = np.asarray(widths)
+        try:
+            given = np.asarray(widths)
+        except ValueError:  # networks of unequal numbers of widths
+            given = np.asarray(widths, dtype=object)
         if given.ndim != 2 or given.shape[1] != len(self.names) or given.dtype.kind not in "iu":
             raise InputError(
                 "these are no widths of the network",

@@ -21,7 +21,7 @@ from torch import nn
 from hwprune.branch_scope import BranchScope
 from hwprune.channel_scope import ChannelScope
 from hwprune.closed_loop import Turn
-from hwprune.device.profile import DeviceProfile
+from hwprune.device.profile import DeviceProfile, check_profile
 from hwprune.errors import InputError, VerificationError
 from hwprune.graph.axes import BoolArray, ChannelAxis
 from hwprune.graph.record import ExampleInputs
@@ -45,7 +45,7 @@ from hwprune.train.coverage import check_coverage
 from hwprune.train.finite import check_finite
 from hwprune.train.prox import ProximalStep
 from hwprune.train.reconstruction import Reconstruction
-from hwprune.train.schedule import StrengthSchedule
+from hwprune.train.schedule import StrengthSchedule, check_steps
 
 CHANNEL = "channel"
 #: Penalties that say themselves that groups go by their norms.
@@ -151,6 +151,8 @@ class Compressor:
         notify: Callable[[str], None] = log_note,
         bench: Bench = THIS_MACHINE,
     ) -> None:
+        check_profile(profile, "Compressor")
+        check_steps(total_steps)
         if schedule is not None and schedule.total_steps != total_steps:
             raise InputError(
                 "the schedule is for another number of steps",

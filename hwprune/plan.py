@@ -154,6 +154,13 @@ def pin(axes: Sequence[ChannelAxis], keep: Sequence[str]) -> tuple[ChannelAxis, 
     )
 
 
+def _unit(axis: ChannelAxis) -> str:
+    """What the width of an axis counts: a channel may own several of its layer, one in every group, say."""
+    filters = [int(np.count_nonzero(part.channels >= 0)) // axis.width for part in axis.producers]
+    most = max(filters, default=1)
+    return "channels" if most == 1 else f"sets of {most} channels"
+
+
 def make_plan(
     axes: Sequence[ChannelAxis],
     groups: ChannelGroups,
@@ -184,6 +191,7 @@ def make_plan(
                 aligns.get(axis.name, axis.width),
                 tuple(dict.fromkeys(part.tensor.rpartition(".")[0] for part in axis.slices)),
                 reason,
+                _unit(axis),
                 staircase=staircases.get(axis.name, ()),
                 folded=folded.get(axis.name, ()),
             )

@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from hwprune.device.profile import DeviceProfile
+from hwprune.errors import GraphError
 from hwprune.graph.coupling import find_axes
 from hwprune.graph.trace import trace_operators
 from hwprune.groups.channel import ChannelGroups
@@ -98,13 +99,19 @@ def at_random_widths(
         aligned: Whether the widths are those that the profile's rules allow, or any.
 
     Yields:
-        A name that says which network it is, and the network.
+        A name that says which network it is, and the network. One that nothing can be pruned of comes once,
+        as it is.
     """
     generator = np.random.default_rng(seed if aligned else [seed, 1])
-    makers = {
-        name: Narrower(network, profile, aligned=aligned) for name, network in networks.items() if count
-    }
-    for index in range(count):
+    makers: dict[str, Narrower] = {}
+    whole = 0
+    for name, network in networks.items() if count else ():
+        try:
+            makers[name] = Narrower(network, profile, aligned=aligned)
+        except GraphError:
+            whole += 1
+            yield name, network
+    for index in range(count - whole if makers else 0):
         turn, place = divmod(index, len(makers))
         name = list(makers)[place]
         yield f"{name} #{turn + 1}", makers[name].random(generator)

@@ -61,15 +61,36 @@ def pooling(kind: str, source: Sizes, result: Sizes, window: Window) -> Operator
     return _with_window(Operator(kind, channels, channels), source, result, window)
 
 
+#: Kinds that cost the same wherever their window begins.
+_EVENED = frozenset({"conv", "max_pool", "average_pool"})
+
+
+def _places(source: Sizes, window: Window, pads: Sizes) -> list[int]:
+    """Where a window comes to lie along every axis, padded alike at both ends."""
+    axes = len(window.kernel)
+    strides, dilations = window.strides or (1,) * axes, window.dilations or (1,) * axes
+    return [
+        (int(size) + 2 * int(pad) - int(dilation) * (int(kernel) - 1) - 1) // int(stride) + 1
+        for size, kernel, stride, pad, dilation in zip(
+            source, window.kernel, strides, pads, dilations, strict=True
+        )
+    ]
+
+
 def _with_window(operator: Operator, source: Sizes, places: Sizes, window: Window) -> Operator:
     """The operator on the map that it reads, or of a kind of its own where a row cannot describe it.
 
-    A signal is a map of one row. What is read in three axes or padded unevenly has the sizes of ``places``,
-    where the window comes to lie, rows of all slices together: enough to count its products.
+    A signal is a map of one row. What is padded unevenly is as good as padded by the larger side at both
+    ends, where the window comes to lie in as many places. What is read in three axes, or has other places
+    then, has the sizes of ``places``, rows of all slices together: enough to count its products.
     """
     axes = len(window.kernel)
     kernel = (1, *map(int, window.kernel))[-max(axes, 2) :]
     starts, ends = window.pads[:axes], window.pads[axes:] or window.pads[:axes]
+    if list(starts) != list(ends) and operator.kind in _EVENED:
+        larger = [max(sides) for sides in zip(starts, ends, strict=True)]
+        if _places(source[-axes:], window, larger) == [int(size) for size in places[-axes:]]:
+            starts = ends = larger
     if axes > 2 or list(starts) != list(ends):
         return replace(
             operator,

@@ -58,6 +58,7 @@ def test_widths_are_priced_as_the_networks_that_have_them() -> None:
         ([64, 48], r"shape \(networks, 2\)"),
         ([[64.0, 48.0]], "whole numbers"),
         ([[64, 48], [64, 49]], "network 1, axis 2.*expected 1 to 48, got 49"),
+        ([[64, 48], [64]], r"shape \(networks, 2\)"),
         ([[0, 48]], "network 0, axis 0.*expected 1 to 64, got 0"),
     ],
 )

@@ -89,3 +89,25 @@ def test_a_file_that_fixes_another_batch_size_than_the_profile_is_refused(tmp_pa
         hwprune.predict(path, template)
     fours = template.model_copy(update={"runtime": template.runtime.model_copy(update={"batch": 4})})
     assert [layer.kind for layer in hwprune.predict(path, fours).layers] == ["conv", "conv", "linear"]
+
+
+def test_arguments_that_are_none_are_told() -> None:
+    profile = hwprune.load_profile("any-cpu-ort")
+    for ask in (
+        lambda: hwprune.predict(network(), "any-cpu-ort", IMAGES),
+        lambda: hwprune.predict(3, profile),
+        lambda: hwprune.width_predictor("network.onnx", profile, IMAGES),
+        lambda: hwprune.preview(network(), IMAGES, "any-cpu-ort"),
+        lambda: hwprune.measure("network.onnx", "any-cpu-ort"),
+        lambda: hwprune.Compressor(network(), IMAGES, "any-cpu-ort", hwprune.Keep(0.5), total_steps=9),
+        lambda: hwprune.Compressor(network(), IMAGES, profile, hwprune.Keep(0.5), total_steps=2.5),
+    ):
+        with pytest.raises(InputError, match=r"expected"):
+            ask()
+
+
+def test_a_number_of_runs_is_whole(tmp_path: Path) -> None:
+    hwprune.export(network(), tmp_path / "model.onnx", IMAGES)
+    for runs in (0, 2.5, "x"):
+        with pytest.raises(InputError, match="no number of runs"):
+            hwprune.measure(tmp_path / "model.onnx", hwprune.load_profile("any-cpu-ort"), runs)  # type: ignore[arg-type]

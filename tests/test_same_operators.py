@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hwprune.device.kinds import KINDS, describe
+from hwprune.errors import InputError
 from hwprune.graph.trace import trace_operators
 from hwprune.runtime.export import export
 from hwprune.runtime.onnx_graph import read_operators
@@ -62,6 +63,21 @@ class Maps(nn.Module):
         return self.last(torch.cat([*parts, maps[:, :, :4, :4]], 1)).mean((2, 3))
 
 
+class Padded(nn.Module):
+    """Padding that convolutions take along, evenly and unevenly, and padding that they do not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.even, self.uneven = nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3, 2)
+        self.more, self.last = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 1)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        maps = functional.relu(self.even(functional.pad(maps, (1, 1, 1, 1))))
+        maps = functional.relu(self.uneven(functional.pad(maps, (0, 1, 0, 1))))
+        maps = functional.relu(self.more(functional.pad(maps, (1, 1, 2, 2))))
+        return self.last(functional.pad(maps, (1, 1), value=1.0))
+
+
 class Tokens(nn.Module):
     """Attention in one call and in steps, with and without a mask."""
 
@@ -93,6 +109,7 @@ NETWORKS: dict[str, tuple[nn.Module, Tensor]] = {
     "activations": (Activations(), MAPS),
     "norms": (Norms(), MAPS),
     "maps": (Maps(), MAPS),
+    "padded": (Padded(), MAPS),
     "tokens": (Tokens(), TOKENS),
     "causal": (Tokens(causal=True), TOKENS),
     "encoder": (Encoder(), TOKENS),
@@ -121,6 +138,26 @@ def test_the_number_of_images_changes_nothing(name: str) -> None:
     if name != "encoder":  # which puts images second while it projects
         assert one == three
     assert [operator.kind for operator in one] == [operator.kind for operator in three]
+
+
+def test_attention_is_looked_into_without_gradients_too(tmp_path: Path) -> None:
+    attention = nn.MultiheadAttention(12, 3, batch_first=True).eval().requires_grad_(requires_grad=False)
+    kinds = {operator.kind for operator in trace_operators(attention, [TOKENS] * 3)}
+    assert "softmax" in kinds
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_padding_by_copies_has_another_name(tmp_path: Path) -> None:
+    export(nn.Sequential(nn.ReflectionPad2d(1), nn.ReLU()), tmp_path / "network.onnx", MAPS)
+    kinds = [operator.kind for operator in read_operators(tmp_path / "network.onnx")]
+    assert "pad" not in kinds
+    assert not set(kinds) <= set(KINDS)
+
+
+def test_a_file_without_a_network_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty.onnx").write_bytes(b"")
+    with pytest.raises(InputError, match="holds no network"):
+        read_operators(tmp_path / "empty.onnx")
 
 
 def test_what_nobody_reads_is_not_executed() -> None:

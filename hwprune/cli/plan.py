@@ -71,7 +71,7 @@ def plan_command(
     if name in model_names():
         network = f"{name}:{as_text(shape)}"
     profile = load_profile(device, profiles) if device is not None else local_profile(profiles)
-    console = Console(stderr=as_json, highlight=False)
+    console = Console(stderr=as_json, highlight=False, emoji=False)
     wanted = profile.wanted_for(network)
     plan = preview(model, inputs, wanted, granularity=granularity, notify=Lines(console).note)
     if picture is not None:
@@ -98,10 +98,10 @@ def plan_command(
 
 def _axis_lines(row: PlanRow) -> str:
     if row.reason:
-        return f"{row.name}: {row.width_before} channels, kept whole: {row.reason}"
+        return f"{row.name}: {row.width_before} {row.unit}, kept whole: {row.reason}"
     tied = ", ".join(layer for layer in row.tied if layer != row.name)
     return (
-        f"{row.name}: {row.width_before} channels in steps of {row.align}{_freed(row)}\n"
+        f"{row.name}: {row.width_before} {row.unit} in steps of {row.align}{_freed(row)}\n"
         f"    cut together with {tied}"
         + (f"\n    constants go into the biases of {', '.join(row.folded)}" if row.folded else "")
     )

@@ -116,7 +116,7 @@ def build(
         allow_busy=allow_busy,
         passes=passes,
     )
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     with telling_how_to_go_on(without="--anew"), observing(console) as observer:
         built = build_profile(request, observer.note, observer.rows)
     _draw_staircases(built, out, console)

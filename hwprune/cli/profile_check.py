@@ -86,7 +86,7 @@ def check(
     """
     _check_writable(plot, markdown)
     checked = load_profile(folder, profiles)
-    console = Console(stderr=as_json, highlight=False)
+    console = Console(stderr=as_json, highlight=False, emoji=False)
     if checked.table is None:
         console.print(f"{checked.name} is valid; it is a template without a table, nothing can be compared")
         if as_json:

@@ -83,7 +83,7 @@ def prune(
             named = None if profiles is None else str(profiles)
             run_grid(replace(grid, profiles=named), out, resume=resume, as_json=as_json)
             return
-        console = Console(stderr=as_json, highlight=False)
+        console = Console(stderr=as_json, highlight=False, emoji=False)
         granularity = training.granularity or profile.granularity
         settings = in_all(lambda: _settings(model, data, name, training, granularity))
         with (

@@ -147,7 +147,7 @@ def run_grid(grid: Grid, out: Path, *, resume: bool, as_json: bool, executor: Ex
         InputError: Under ``torchrun``.
     """
     refuse_processes()
-    console = Console(stderr=as_json, highlight=False)
+    console = Console(stderr=as_json, highlight=False, emoji=False)
     with telling_how_to_resume(), observing(console) as observer:
         folder = make_variants(grid, out, observer, resume=resume, executor=executor)
     if as_json:

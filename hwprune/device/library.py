@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from hwprune.device.profile import PROFILE_FILE, DeviceProfile
 from hwprune.device.profile_errors import TOP_LEVEL, told, unknown_key, where
-from hwprune.errors import ProfileError
+from hwprune.errors import InputError, ProfileError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -67,9 +67,17 @@ def load_profile(name_or_folder: str | Path, search: Path | None = None) -> Devi
 
     Raises:
         ProfileError: If there is none, or it is malformed.
+        InputError: If it is no name and no folder.
     """
+    if not isinstance(name_or_folder, (str, Path)):
+        raise InputError(
+            "a device has a name or a folder",
+            where="load_profile",
+            expected="a str or a pathlib.Path",
+            got=type(name_or_folder).__name__,
+        )
     as_folder = Path(name_or_folder)
-    if (as_folder / PROFILE_FILE).is_file():
+    if is_file(as_folder / PROFILE_FILE):
         return read_profile(as_folder)
     names: list[str] = []
     for folder in _profile_folders(search):
@@ -101,9 +109,10 @@ def read_profile(folder: Path) -> DeviceProfile:
     """
     path = folder / PROFILE_FILE
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         content = tomllib.loads(text)
-    except ValueError as error:  # of the text, of TOML, and of an integer with thousands of digits
+    # Of the text, of TOML, of an integer with thousands of digits, and of tables inside tables inside tables.
+    except (ValueError, RecursionError) as error:
         raise ProfileError("the profile is not TOML", where=path, got=error) from error
     except OSError as error:
         raise ProfileError("the profile cannot be read", where=path, got=error) from error
@@ -121,12 +130,13 @@ def read_profile(folder: Path) -> DeviceProfile:
             got=profile.name,
         )
     table = profile.latency.table
-    if table is not None and not (folder / table).is_file():
+    if table is None and profile.provenance.source != "template":
         raise ProfileError(
-            "the latency table is missing",
-            where=where(path, text, ("latency", "table")),
-            expected=f"the file {table} beside the profile",
-            hint="measure it with: hwprune profile build, or leave the key out for a template",
+            "the profile has no latency table, and says that it is none without",
+            where=where(path, text, ("provenance", "source")),
+            expected='source = "template", or a table under [latency]',
+            got=profile.provenance.source,
+            hint="measure it with: hwprune profile build",
         )
     if table is not None and Path(table).name != table:
         raise ProfileError(
@@ -135,7 +145,22 @@ def read_profile(folder: Path) -> DeviceProfile:
             expected="a file name",
             got=table,
         )
+    if table is not None and not is_file(folder / table):
+        raise ProfileError(
+            "the latency table is missing",
+            where=where(path, text, ("latency", "table")),
+            expected=f"the file {table} beside the profile",
+            hint="measure it with: hwprune profile build, or leave the key out for a template",
+        )
     return profile
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; a name that no file can have is none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def is_name(text: str) -> bool:

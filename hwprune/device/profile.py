@@ -22,17 +22,19 @@ from hwprune.device.kinds import KINDS
 from hwprune.device.runtimes import PROVIDERS, REGISTRY
 from hwprune.device.steps import Steps
 from hwprune.device.table import LatencyTable
-from hwprune.errors import ProfileError
+from hwprune.errors import InputError, ProfileError
 from hwprune.operators import Operator
 
 SCHEMA = 1
 PROFILE_FILE = "profile.toml"
+#: No staircase has steps beyond it.
+_WIDEST = 1 << 20
 
 
 class _Section(BaseModel):
     """A table of the file: unknown keys are errors, nothing changes after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
 
 def _one_of(value: str, known: Sequence[str]) -> str:
@@ -98,9 +100,9 @@ class Rule(_Section):
     op: str
     groups: Literal["depthwise"] | None = None
     granularity: Literal["channel", "block", "shape", "weight", "branch"]
-    align: int = Field(default=1, ge=1)
-    period: int | None = Field(default=None, ge=1)
-    divisor: int = Field(default=1, ge=1)
+    align: int = Field(default=1, ge=1, le=_WIDEST)
+    period: int | None = Field(default=None, ge=1, le=_WIDEST)
+    divisor: int = Field(default=1, ge=1, le=_WIDEST)
     n: int | None = Field(default=None, ge=1)
     m: int | None = Field(default=None, ge=1)
     axis: Literal["input", "output"] | None = None
@@ -133,6 +135,8 @@ class Rule(_Section):
             raise ValueError("n and m with granularity block only")
         if self.granularity == "block" and not (self.n and self.m and self.n < self.m):
             raise ValueError("n and m with n < m for granularity block")
+        if self.granularity != "block" and self.axis is not None:
+            raise ValueError("axis with granularity block only")
         return self
 
     def matches(self, operator: Operator) -> bool:
@@ -182,18 +186,25 @@ class DeviceProfile(_Section):
         network: What missing rows are wanted for, for messages; see :meth:`wanted_for`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, arbitrary_types_allowed=True)
 
     schema_: Literal[1] = Field(alias="schema")
     name: str
     hardware: Hardware
     runtime: RuntimeSpec
-    rule: tuple[Rule, ...] = Field(min_length=1)
+    rule: tuple[Rule, ...] = Field(min_length=1, strict=False)
     latency: LatencySpec
     provenance: Provenance
     folder: Path | None = Field(default=None, exclude=True)
     rows: LatencyTable | None = Field(default=None, exclude=True)
     network: str | None = Field(default=None, exclude=True)
+
+    @field_validator("schema_", mode="before")
+    @classmethod
+    def _a_number(cls, schema: object) -> object:
+        if type(schema) is not int:  # True and 1.0 equal 1
+            raise ValueError(f"{SCHEMA}")
+        return schema
 
     @property
     def rules(self) -> tuple[Rule, ...]:
@@ -290,6 +301,22 @@ class DeviceProfile(_Section):
             return Steps(unit, unit, parted=False)
         align = math.lcm(rule.align, unit)
         return Steps(align, math.lcm(rule.period or align, align), rule.divisor, parted=unit == 1)
+
+
+def check_profile(profile: object, where: str) -> None:
+    """Raises :class:`InputError` unless it is a profile, rather than the name of one.
+
+    Args:
+        profile: What was given for one.
+        where: To what.
+    """
+    if not isinstance(profile, DeviceProfile):
+        raise InputError(
+            "this is no device profile",
+            where=f"{where}, profile",
+            expected="what hwprune.load_profile(...) returns",
+            got=repr(profile) if isinstance(profile, str) else type(profile).__name__,
+        )
 
 
 @lru_cache(maxsize=32)

@@ -31,6 +31,8 @@ _WORDS = (
     ("Value error, ", ""),
     ("Input should be greater than or equal to ", "at least "),
     ("Input should be greater than ", "a number above "),
+    ("Input should be less than or equal to ", "at most "),
+    ("Input should be a valid ", "a valid "),
     ("Input should be ", ""),
 )
 

@@ -108,6 +108,11 @@ class LatencyTable:
         found: dict[Operator, list[Row]] = {}
         for row in self.rows:
             found.setdefault(configuration(row.operator), []).append(row)
+        for row in self.rows:
+            # A convolution in groups that is left one input for each group is measured as what it is then.
+            grouped = _in_groups(row.operator)
+            if row.operator.depthwise and grouped in found:
+                found[grouped].append(row)
         return found
 
     @cached_property
@@ -148,6 +153,23 @@ class LatencyTable:
         if not rows:
             raise self._missing(template, "no row of this configuration")
         return _surface(tuple(rows), template.matrix, steps)
+
+    def _priced_by(self, operator: Operator, steps: Steps) -> Surface | None:
+        """The surface that has a price for the operator, ``None`` where there is none.
+
+        A depthwise convolution may be what is left of one in groups, of which there are more rows.
+        """
+        channels = np.array([operator.in_channels]), np.array([operator.out_channels])
+        found = self._by_configuration.get(configuration(operator))
+        kinds = [(found, operator.matrix)]
+        if operator.depthwise:
+            kinds.append((self._by_configuration.get(_in_groups(operator)), True))
+        for rows, matrix in kinds:
+            if rows:
+                surface = _surface(tuple(rows), matrix, steps)
+                if not np.isnan(surface.latencies_us(*channels)).any():
+                    return surface
+        return None
 
     def latencies_us(
         self, template: Operator, in_channels: IntArray, out_channels: IntArray, steps: Steps
@@ -195,16 +217,15 @@ class LatencyTable:
             if operator.density not in known:
                 prices = [self.latency_us(replace(operator, density=density), steps) for density in known]
                 return float(np.interp(operator.density, known, prices))
+        surface = self._priced_by(operator, steps)
         channels = np.array([operator.in_channels]), np.array([operator.out_channels])
-        return float(self.latencies_us(operator, *channels, steps)[0])
+        if surface is None:
+            return float(self.latencies_us(operator, *channels, steps)[0])  # which says what is missing
+        return float(surface.latencies_us(*channels)[0])
 
     def covers(self, operator: Operator, steps: Steps = Steps()) -> bool:  # noqa: B008 - frozen
         """Whether the operator has a price."""
-        if configuration(operator) not in self._by_configuration:
-            return False
-        surface = self.surface(operator, steps)
-        channels = np.array([operator.in_channels]), np.array([operator.out_channels])
-        return not bool(np.isnan(surface.latencies_us(*channels)).any())
+        return self._priced_by(operator, steps) is not None
 
     def covers_narrower(self, operator: Operator, steps: Steps) -> bool:
         """Whether the operator has a price, and has one at every smaller number of channels that may be left.
@@ -271,6 +292,11 @@ class LatencyTable:
             got=got,
             hint=f"measure what the network needs with: {with_placeholders_told(self.command)}",
         )
+
+
+def _in_groups(operator: Operator) -> Operator:
+    """The configuration of a convolution in as many groups that has more than one input for each."""
+    return replace(configuration(operator), groups=operator.groups)
 
 
 @lru_cache(maxsize=4096)

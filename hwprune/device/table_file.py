@@ -181,9 +181,16 @@ class _Line:
 
 def _lines(path: Path) -> list[_Line]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ProfileError("the latency table cannot be read", where=path, got=error) from error
+    if text and not text.endswith("\n"):
+        raise ProfileError(
+            "the latency table ends in the middle of a line",
+            where=f"{path}, line {len(text.splitlines())}",
+            expected="a line break after every row",
+            hint="the file may have been cut off: copy or measure it again",
+        )
     numbered = [
         (number, line)
         for number, line in enumerate(text.splitlines(), start=1)

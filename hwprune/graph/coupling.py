@@ -11,11 +11,9 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import numpy as np
-import torch
 from torch import nn
 from torch.utils._pytree import tree_map
 
@@ -56,8 +54,7 @@ def find_axes(model: nn.Module, example_inputs: ExampleInputs) -> tuple[ChannelA
     0 8 None ['1.running_mean', '1.running_var', '3.weight']
     3 4 network output []
     """
-    with _plain_attention():
-        recording = record(model, example_inputs)
+    recording = record(model, example_inputs)
     refuse_steered(model, recording)
     flow = Flow(name for name, _parameter in model.named_parameters())
     recurrent = {
@@ -69,17 +66,6 @@ def find_axes(model: nn.Module, example_inputs: ExampleInputs) -> tuple[ChannelA
         _follow(flow, call, recurrent.get(call.module))
     _pin_outputs(flow, recording)
     return _build_axes(flow.store.segments, flow.store.classes())
-
-
-@contextmanager
-def _plain_attention() -> Iterator[None]:
-    """Keeps PyTorch from running whole transformer layers as one operator that nobody can look into."""
-    enabled = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 def _follow(flow: Flow, call: Call, refused: str | None) -> None:

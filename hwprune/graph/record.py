@@ -174,6 +174,17 @@ def _tracked_modules(
 
 
 @contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Keeps PyTorch from running whole transformer layers as one operator that nobody can look into."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+@contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
     """Puts every module into evaluation mode and each back into its own mode afterwards."""
     modes = {module: module.training for module in model.modules()}
@@ -282,7 +293,13 @@ def record(model: nn.Module, example_inputs: ExampleInputs) -> Recording:
         )
     inputs = tuple(recorder.value(leaf) for leaf in leaves)
     try:
-        with evaluation_mode(model), torch.no_grad(), _tracked_modules(model, stack, ran, raised), recorder:
+        with (
+            evaluation_mode(model),
+            torch.no_grad(),
+            _plain_attention(),
+            _tracked_modules(model, stack, ran, raised),
+            recorder,
+        ):
             result = call_model(model, example_inputs)
     except Exception as error:
         raise GraphError(

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hwprune.activations import layer_norm, mean, of_one, shaped, softmax
 from hwprune.graph.attention import CAUSAL_AT, attention_operators
+from hwprune.graph.padding import with_padding_folded
 from hwprune.graph.record import Call, ExampleInputs, Recording, Value, record
 from hwprune.graph.zeros import without_zeros
 from hwprune.operators import Operator, TracedOperator, fuse
@@ -78,7 +79,7 @@ def trace_operators(model: nn.Module, example_inputs: ExampleInputs) -> tuple[Op
 
 def operators_of(recording: Recording) -> tuple[Operator, ...]:
     """The fused operators of a recording, as an export folds them."""
-    recording = without_zeros(_used(recording))
+    recording = with_padding_folded(without_zeros(_used(recording)))
     traced: list[TracedOperator] = []
     computed = {value.index for value in recording.inputs}
     batch = next((value.shape[0] for value in recording.inputs if value.shape), 1)

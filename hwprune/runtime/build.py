@@ -15,7 +15,7 @@ from hwprune.device.predict import predict_operators
 from hwprune.device.profile import PROFILE_FILE, DeviceProfile, LatencySpec, Provenance, RuntimeSpec
 from hwprune.device.profile_text import to_toml
 from hwprune.device.table import LatencyTable
-from hwprune.errors import ProfileError
+from hwprune.errors import InputError, ProfileError
 from hwprune.files import write_text
 from hwprune.graph.trace import trace_operators
 from hwprune.operators import Operator
@@ -31,6 +31,9 @@ from hwprune.runtime.steady import Watch, reference_kernel, thirds
 from hwprune.runtime.workbench import Workbench
 
 TABLE_FILE = "latency.csv"
+
+#: Less than that of the sum of rows is no calibration, but networks that all take the same.
+_LEAST_FACTOR = 0.01
 
 Networks = Mapping[str, tuple[nn.Module, Tensor]]
 
@@ -81,6 +84,7 @@ def build_profile(
     Raises:
         RuntimeUnavailableError: If the runtime is missing, or cannot run what the template says.
         MissingRowError: If a network holds an operator that cannot be measured.
+        InputError: If it is to have more threads than the machine has cores.
         ProfileError: If the machine is busy, or the folder holds a profile of another device.
         ArtifactError: If an unfinished build of something else is there.
     """
@@ -119,6 +123,14 @@ def _check_possible(spec: RuntimeSpec, networks: Mapping[str, Sequence[Operator]
     """Raises where a build could not end, before anything is measured and kept of it."""
     runtime_for(spec)
     check_batch(spec)
+    cores = int(environment()["cores"])
+    if spec.threads > cores:
+        raise InputError(
+            "the machine has fewer cores than the device is to have threads",
+            where="threads",
+            expected=f"at most {cores}",
+            got=spec.threads,
+        )
     check_measurable([operator for operators in networks.values() for operator in operators], spec.kind)
 
 
@@ -316,7 +328,7 @@ def fit_calibration(predicted: Sequence[float], measured: Sequence[float]) -> tu
     sums, true = np.array(predicted), np.array(measured)
     design = np.stack([sums, np.ones_like(sums)], axis=1) / true[:, None]
     factor, overhead = (float(value) for value in np.linalg.lstsq(design, np.ones_like(true), rcond=None)[0])
-    if overhead < 0 or factor <= 0 or len(true) < 2:
+    if overhead < 0 or factor < _LEAST_FACTOR or len(true) < 2:
         # The median is not moved by the few smallest networks, where an overhead would matter, nor by noise
         # between networks that are too much alike to tell a factor from an overhead.
         factor, overhead = float(np.median(true / sums)), 0.0

@@ -65,6 +65,8 @@ def _read(path: Path, batch: int | None) -> Any:
         raise InputError("no such model file", where=path, expected="an ONNX file")
     try:
         model = onnx.load(str(path))
+        if not model.graph.output:
+            raise InputError("the file holds no network", where=path, expected="an ONNX file with an output")
         _check_batch(model.graph, path, batch)
         _fix_batch(model)
         return onnx.shape_inference.infer_shapes(model, data_prop=True).graph

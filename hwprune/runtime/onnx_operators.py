@@ -41,7 +41,6 @@ SHAPED = {
     "GroupNormalization": "group_norm",
     "Concat": "concat",
     "Split": "split",
-    "Pad": "pad",
     "Transpose": "transpose",
     "Reshape": "identity",
     "Flatten": "identity",
@@ -240,6 +239,11 @@ def _gelu(call: NodeCall) -> Operator:
     return shaped("gelu" if exact else "gelu_by_tanh", call.result, call.batch)
 
 
+def _pad(call: NodeCall) -> Operator:
+    mode = call.attributes.get("mode", b"constant").decode()
+    return shaped("pad" if mode == "constant" else f"Pad ({mode})", call.result, call.batch)
+
+
 def _expansion(call: NodeCall) -> Operator:
     return shaped("identity" if call.source == call.result else "Expand", call.result, call.batch)
 
@@ -262,4 +266,5 @@ _BUILDERS: dict[str, Builder] = {
     "Gather": _gather,
     "Gelu": _gelu,
     "Expand": _expansion,
+    "Pad": _pad,
 }

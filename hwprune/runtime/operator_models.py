@@ -122,7 +122,7 @@ def check_known(operator: Operator, runtime: str = "") -> None:
             where=where,
             expected=f"one of {', '.join(sorted(BUILDERS))}",
             got=operator.kind,
-            hint="add an entry to BUILDERS in hwprune/runtime/operator_models.py",
+            hint="prune to a number of groups (--keep), for which nothing is priced",
         )
     if operator.kind in UNTIMED.get(runtime, ()):
         raise MissingRowError(

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hwprune.device.profile import DeviceProfile, RuntimeSpec
+from hwprune.device.profile import DeviceProfile, RuntimeSpec, check_profile
 from hwprune.errors import InputError
 from hwprune.runtime.base import Array, ClockedSession, InputInfo, Session, on_gpu, runtime_for
 from hwprune.runtime.environment import environment, hardware_for
@@ -85,6 +86,7 @@ def measure(path: str | Path, profile: DeviceProfile, runs: int | None = None) -
         InputError: If there is no such file, or nothing can be made up for it to read.
         RuntimeUnavailableError: If the runtime is missing or refuses the file.
     """
+    check_profile(profile, "measure")
     return measure_alternately({"network": Path(path)}, profile, runs)["network"]
 
 
@@ -191,8 +193,8 @@ def check_request(paths: Mapping[str, Path], runs: int | None) -> None:
                 expected="an ONNX file",
                 hint=f"time the ONNX file that it was made from, with --device of a profile for {runtime}",
             )
-    if runs is not None and runs < 1:
-        raise InputError("too few runs", expected="at least 1", got=runs)
+    if runs is not None and not (isinstance(runs, Integral) and runs >= 1):
+        raise InputError("this is no number of runs", expected="a whole number, at least 1", got=runs)
 
 
 def batch_of(inputs: Sequence[InputInfo], batch: int) -> int:

@@ -8,7 +8,7 @@ import pytest
 
 from hwprune.device.library import load_profile, read_profile
 from hwprune.device.runtimes import REGISTRY
-from hwprune.errors import ProfileError
+from hwprune.errors import InputError, ProfileError
 
 CONTENT = """\
 schema = 1
@@ -84,6 +84,14 @@ BROKEN = {
     "sections": ("[hardware]", "[[hardware]]", 4, ("expected a section [hardware]",)),
     "name": ('"mine"', '"yours"', 2, ("key name): expected mine, got yours",)),
     "table": ("[latency]", '[latency]\ntable = "none.csv"', 24, ("key latency.table", "none.csv beside")),
+    "text for a number": ("align = 8", 'align = "8"', 17, ("key rule.0.align", "got '8'")),
+    "flag for a number": ("align = 8", "align = true", 17, ("key rule.0.align", "got True")),
+    "fraction for a number": ("align = 8", "align = 8.0", 17, ("key rule.0.align", "got 8.0")),
+    "flag for the schema": ("schema = 1", "schema = true", 1, ("key schema", "expected 1", "got True")),
+    "too large": ("align = 8", "align = 99999999999999999999", 17, ("key rule.0.align", "at most 1048576")),
+    "axis": ("align = 8", 'align = 8\naxis = "input"', 14, ("axis with granularity block only",)),
+    "no table": ('"template"', '"measured"', 26, ("no latency table", 'source = "template"', "got measured")),
+    "nested": ('name = "mine"', f"name = {'[' * 3000}", None, ("is not TOML",)),
     "digits": ("cores = 1", f"cores = {'1' * 5000}", None, ("is not TOML",)),
 }
 
@@ -114,3 +122,18 @@ def test_what_is_wrong_is_told_with_line_key_expected_and_got(tmp_path: Path, na
 def test_every_runtime_may_stand_in_a_profile(tmp_path: Path, kind: str) -> None:
     content = CONTENT.replace('"onnxruntime"', f'"{kind}"').replace('provider = "CPUExecutionProvider"\n', "")
     assert load_profile(write(tmp_path, content)).runtime.kind == kind
+
+
+def test_a_mark_at_the_beginning_is_no_part_of_the_text(tmp_path: Path) -> None:
+    assert read_profile(write(tmp_path, "\ufeff" + CONTENT)).name == "mine"
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "nowhere"])
+def test_a_name_that_no_profile_has_is_unknown(name: str) -> None:
+    with pytest.raises(ProfileError, match="unknown device"):
+        load_profile(name)
+
+
+def test_what_is_no_name_is_refused() -> None:
+    with pytest.raises(InputError, match="a name or a folder"):
+        load_profile(None)  # type: ignore[arg-type]

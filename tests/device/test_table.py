@@ -192,3 +192,14 @@ def test_one_channel_of_a_depthwise_convolution_is_priced_as_two() -> None:
     wide = depthwise(16).operator
     widths = np.array([1, 2, 5, 16])
     assert table.latencies_us(wide, widths, widths, Steps(align=1)).tolist() == [5.0, 5.0, 8.0, 19.0]
+
+
+def test_a_file_that_was_cut_off_is_refused(tmp_path: Path) -> None:
+    table = LatencyTable((Row(Operator("conv", 8, 8, 4, 4), 19.5),))
+    table.write(tmp_path / "latency.csv", {"date": "today"})
+    text = (tmp_path / "latency.csv").read_text()
+    (tmp_path / "latency.csv").write_text("\ufeff" + text)
+    assert LatencyTable.read(tmp_path / "latency.csv").rows == table.rows
+    (tmp_path / "latency.csv").write_text(text[:-3])
+    with pytest.raises(ProfileError, match="ends in the middle of a line"):
+        LatencyTable.read(tmp_path / "latency.csv")

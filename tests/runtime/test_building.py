@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -18,7 +19,7 @@ from torch import nn
 import hwprune
 from hwprune.device.profile import DeviceProfile, RuntimeSpec
 from hwprune.device.rows import Row
-from hwprune.errors import ArtifactError, MissingRowError, ProfileError, RuntimeUnavailableError
+from hwprune.errors import ArtifactError, InputError, MissingRowError, ProfileError, RuntimeUnavailableError
 from hwprune.operators import Operator
 from hwprune.runtime import steady, workbench
 from hwprune.runtime.base import REGISTRY
@@ -27,6 +28,7 @@ from hwprune.runtime.interrupts import finishing
 from hwprune.runtime.partial import PartialBuild, partial_file
 from hwprune.runtime.sampling import Progress
 from hwprune.runtime.steady import Watch
+from hwprune.sampled_networks import Network, at_random_widths
 
 CONV = Operator("conv", 8, 16, 6, 6, 3, 3, padding=1)
 
@@ -405,3 +407,76 @@ def test_nothing_is_added_to_the_profile_of_another_device(
     assert "threads 1" in str(caught.value)
     assert "threads 2" in str(caught.value)
     assert "--anew" in str(caught.value)
+
+
+class Grouped(nn.Sequential):
+    """A convolution in four groups, of which pruning may leave one input for each."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            nn.Conv2d(1, 16, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(16, 32, 3, padding=1, groups=4),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(32, 4),
+        )
+
+
+def test_what_is_left_of_a_convolution_in_groups_has_a_price(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Machine(monkeypatch)
+    network, images = Network(Grouped(), torch.zeros(2, 1, 8, 8)), torch.zeros(2, 1, 8, 8)
+    asked = replace(
+        request(tmp_path / "device", network.model),
+        samples=lambda local: {
+            name: (each.model, each.example)
+            for name, each in at_random_widths({"grouped": network}, local, 12, 0)
+        },
+    )
+    built = build_profile(asked, lambda line: None)
+    widths = hwprune.width_predictor(network.model, built, images)
+    narrowest = [[1] * len(widths.names)]
+    assert float(widths.latency_us(narrowest)[0]) > 0
+    table = built.table
+    assert table is not None
+    grouped = Operator("conv", 16, 32, 8, 8, 3, 3, padding=1, groups=4)
+    steps = built.steps_for(grouped)
+    for outputs in range(4, 33, 4):
+        left = replace(grouped, in_channels=4, out_channels=outputs)
+        assert left.depthwise
+        assert table.covers(left, steps)
+        assert table.latency_us(left, steps) == pytest.approx(
+            float(table.latencies_us(grouped, np.array([4]), np.array([outputs]), steps)[0])
+        )
+
+
+def test_a_network_of_which_nothing_can_be_pruned_is_priced_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Machine(monkeypatch)
+    network = Network(nn.Conv2d(1, 8, 3), torch.zeros(2, 1, 8, 8))
+    asked = replace(
+        request(tmp_path / "device", network.model),
+        samples=lambda local: {
+            name: (each.model, each.example)
+            for name, each in at_random_widths({"whole": network}, local, 12, 0)
+        },
+    )
+    built = build_profile(asked, lambda line: None)
+    assert hwprune.predict(network.model, built, network.example).total_us == pytest.approx(50, rel=0.01)
+
+
+def test_more_threads_than_cores_are_refused_before_anything_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine(monkeypatch)
+    wanted = request(tmp_path / "device")
+    runtime = wanted.template.runtime.model_copy(update={"threads": 9999})
+    template = wanted.template.model_copy(update={"runtime": runtime})
+    with pytest.raises(InputError, match="fewer cores"):
+        build_profile(replace(wanted, template=template), lambda line: None)
+    assert not machine.measured
+    assert not list(tmp_path.iterdir())
