@@ -24,7 +24,14 @@ from hwprune.runtime.environment import environment, same_hardware, versions
 from hwprune.runtime.local import for_this_machine
 from hwprune.runtime.partial import PartialBuild, partial_file
 from hwprune.runtime.processor import machine
-from hwprune.runtime.rows import check_measurable, measure_rows, measure_with_zeros, with_zeros, working_set
+from hwprune.runtime.rows import (
+    check_measurable,
+    measure_rows,
+    measure_with_zeros,
+    row_working_set,
+    with_zeros,
+    working_set,
+)
 from hwprune.runtime.sampling import Progress
 from hwprune.runtime.staircase import PROBES
 from hwprune.runtime.steady import Watch, reference_kernel, thirds
@@ -241,7 +248,7 @@ def _measure_table(
                 f"{name} (network {place} of {len(networks)}): measuring rows for {len(missing)} of "
                 f"{len(operators)} operators"
             )
-            size = working_set(operators)
+            size = row_working_set(operators, profile)
             fresh = measure_rows(
                 missing, profile, working_set=size, unaligned=True, time_operators=bench.rows
             )

@@ -21,12 +21,12 @@ from hwprune.notes import Weighty
 from hwprune.operators import Operator
 from hwprune.runtime.base import runtime_for
 from hwprune.runtime.environment import environment, hardware_for, same_hardware
-from hwprune.runtime.rows import measure_rows, measure_with_zeros, working_set
+from hwprune.runtime.rows import measure_rows, measure_with_zeros, row_working_set
 from hwprune.runtime.sampling import telling_rows
 from hwprune.runtime.staircase import PROBES, find_steps
 
 #: How rows and steps are measured: those that were measured in another way are not used.
-MEASURED_AS = 2
+MEASURED_AS = 3
 #: Intervals between widths are split for so long; then what is left of them is taken for straight.
 SPLITTING_SECONDS = 45.0
 #: Seconds between two lines about the rows.
@@ -81,7 +81,7 @@ def localize(
                 f"measuring rows for {len(missing)} operators on this machine; they are kept for next time"
             )
         )
-        size = working_set([op for op in operators if op.density == 1])
+        size = row_working_set([op for op in operators if op.density == 1], local)
         fresh = _measured(missing, local, size, deadline=deadline, notify=notify)
         if not {row.operator for row in fresh} - table.operators:
             break  # nothing new to learn; the prediction will name what is missing

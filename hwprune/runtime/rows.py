@@ -14,8 +14,11 @@ from hwprune.errors import MissingRowError
 from hwprune.operators import Operator
 from hwprune.runtime.knots import Curve, bisect, curves
 from hwprune.runtime.operator_models import check_known, is_known
-from hwprune.runtime.sampling import Progress, TimeOperators, bytes_of, measure_operators
+from hwprune.runtime.sampling import Progress, TimeOperators, map_bytes, measure_operators, weight_bytes
 
+#: The part of a network's weights among which its rows are measured: about what half of its latency leaves.
+#: Those of the dense network would be in slower caches than those of the networks that are priced.
+PRUNED_PART = 0.4
 #: Gaps between the widths at which another kernel is measured.
 OTHER_KERNEL_GAPS = 3
 
@@ -142,9 +145,28 @@ def measure_rows(
     return tuple(search.rows.values())
 
 
-def working_set(operators: Sequence[Operator]) -> int:
-    """Bytes of weights and maps that a network goes through in one run, for one image."""
-    return sum(map(bytes_of, operators))
+def working_set(operators: Sequence[Operator], part: float = 1.0) -> int:
+    """Bytes that a network goes through between two runs of one of its kernels, for one image.
+
+    Weights are read once a run. The memory of maps is used again by those that come after, so that the
+    largest ones tell how much of it there is.
+
+    Args:
+        operators: Of the network.
+        part: Of its weights.
+    """
+    weights = sum(map(weight_bytes, operators))
+    return round(part * weights) + max(map(map_bytes, operators), default=0)
+
+
+def row_working_set(operators: Sequence[Operator], profile: DeviceProfile) -> int:
+    """Bytes among which the rows of a network are measured.
+
+    Args:
+        operators: Of the dense network.
+        profile: Where zeros have prices, networks keep their widths, and all of their weights count.
+    """
+    return working_set(operators, 1.0 if profile.prices_zeros else PRUNED_PART)
 
 
 _Key = tuple[Operator, str, int]

@@ -61,9 +61,9 @@ class TimeOperators(Protocol):
 #: Operators that share a file.
 MOST_OPERATORS = 48
 #: Bounds of the memory that the operators of a file may take, and what it is where nobody says.
-LEAST_BYTES, MOST_BYTES, USUAL_BYTES = 4 * 2**20, 128 * 2**20, 12 * 2**20
-#: What fills a file up whose operators alone would stay in the caches: 4 MiB of weights, read once a run.
-FILLER = Operator("linear", 1024, 1024)
+LEAST_BYTES, MOST_BYTES, USUAL_BYTES = 2**18, 128 * 2**20, 12 * 2**20
+#: What fills a file up whose operators alone would stay in the caches: 1 MiB of weights, read once a run.
+FILLER = Operator("linear", 512, 512)
 #: What comes first in every file and does not count: the first convolution takes OpenVINO 15 to 20 us more.
 FIRST = Operator("conv", 8, 8, 1, 1)
 #: Every file runs for about this long, within these bounds.
@@ -119,11 +119,21 @@ def files(operators: Iterable[Operator], working_set: int) -> Iterator[list[Oper
 
 
 def bytes_of(operator: Operator) -> int:
-    """Bytes of its weights that are not zero and of its maps in single precision, for one image."""
-    kernel = operator.kernel_h * operator.kernel_w
-    weights = int(operator.density * operator.in_channels * operator.out_channels) // operator.groups * kernel
-    maps = (operator.in_channels + operator.out_channels) * operator.height * operator.width
-    return 4 * ((weights if operator.matrix or operator.depthwise else 0) + 2 * maps)
+    """Bytes that it goes through in a file of operators, each with maps of its own, for one image."""
+    return weight_bytes(operator) + 2 * map_bytes(operator)
+
+
+def weight_bytes(operator: Operator) -> int:
+    """Bytes of its weights that are not zero, in single precision."""
+    if not (operator.matrix or operator.depthwise):
+        return 0
+    products = int(operator.density * operator.in_channels * operator.out_channels) // operator.groups
+    return 4 * products * operator.kernel_h * operator.kernel_w
+
+
+def map_bytes(operator: Operator) -> int:
+    """Bytes of the maps that it reads and writes, in single precision, for one image."""
+    return 4 * (operator.in_channels + operator.out_channels) * operator.height * operator.width
 
 
 def _filling(missing_bytes: int) -> list[Operator]:
