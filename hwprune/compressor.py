@@ -160,6 +160,8 @@ class Compressor:
                 expected=f"total_steps of {total_steps}",
                 got=schedule.total_steps,
             )
+        singles = not isinstance(granularity, str) or granularity in SINGLE_WEIGHTS
+        made = make_penalty(penalty, singles=singles)  # first: what follows may measure for a minute
         # What torch.compile gave: the network inside has the same parameters, and names that others know.
         model = getattr(model, "_orig_mod", model)
         self.model, self.example_inputs, self.target = model, example_inputs, target
@@ -173,7 +175,7 @@ class Compressor:
         self._shrinks = isinstance(granularity, str) and granularity in SHRINKING
         self.proximal = ProximalStep(
             self._scope.groups,
-            make_penalty(penalty, singles=not isinstance(granularity, str) or granularity in SINGLE_WEIGHTS),
+            made,
             self._scope.allowance,
             schedule or StrengthSchedule(total_steps),
             describe(target),

@@ -65,6 +65,9 @@ class Pull:
         strength = strength * self._penalty.strength_scale
         if isinstance(self._penalty, StatefulPenalty):
             factors = self._advance(self._penalty, grouping, shares, strength)
+        elif bool(fits.all()):
+            self._before = None
+            return shares.fill_(1.0)
         elif isinstance(self._penalty, RootedPenalty):
             factors = self._solve(self._penalty, shares, strength)
         else:
@@ -105,7 +108,7 @@ class Pull:
         """Budget, costs, coefficients and the last root: tensors and numbers only."""
         return {
             "terms": [self._terms.budget, self._terms.cost],
-            "state": dict(self._state),
+            "state": {name: values.clone() for name, values in self._state.items()},
             "root": self._root,
         }
 
