@@ -97,6 +97,40 @@ def test_a_built_profile_is_checked(built: tuple[Path, str], tmp_path: Path) -> 
     assert f"`hwprune profile check mine --for {spec} --count 3 --seed 0`" in told
 
 
+def test_a_calibration_is_fitted_again_and_the_rows_stay(
+    built: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for tolerance in ("STEADY", "DISTURBED", "SAME_STATE"):
+        monkeypatch.setattr(steady, tolerance, float("inf"))
+    copy = tmp_path / "mine"
+    shutil.copytree(built[0], copy)
+    file, table = copy / "profile.toml", (copy / "latency.csv").read_bytes()
+    file.write_text(re.sub("(?m)^calibration = .*$", "calibration = 9.0", file.read_text()))
+    broken = hwprune.load_profile(copy)
+    result = run("profile", "calibrate", copy, "--for", built[1])
+    assert result.exit_code == 0, result.output
+    mended = hwprune.load_profile(copy)
+    assert 0.1 < mended.latency.calibration < 9
+    assert "calibration 9 -> " in result.stdout
+    assert (copy / "latency.csv").read_bytes() == table
+    assert mended.provenance.command.startswith(f"{broken.provenance.command} && hwprune")
+    assert mended.provenance.date == broken.provenance.date
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+def test_only_a_table_of_this_machine_is_calibrated(built: tuple[Path, str], tmp_path: Path) -> None:
+    template = run("profile", "calibrate", shipped_folder() / "any-cpu-ort")
+    assert template.exit_code == 1
+    assert "template" in template.stderr
+    copy = tmp_path / "mine"
+    shutil.copytree(built[0], copy)
+    file = copy / "profile.toml"
+    file.write_text(re.sub("(?m)^model = .*$", 'model = "Another CPU"', file.read_text()))
+    before = file.read_text()
+    assert run("profile", "calibrate", copy).exit_code == 1
+    assert file.read_text() == before
+
+
 def test_unaligned_widths_are_drawn_off_the_steps() -> None:
     template = hwprune.load_profile("any-cpu-ort")
     rules = tuple(rule.model_copy(update={"align": 16}) for rule in template.rule)

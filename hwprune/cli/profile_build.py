@@ -47,7 +47,7 @@ _RULES = (
     Rule(op="linear", granularity="channel"),
 )
 #: Networks that the calibration is fitted to, and the seed of their widths; those of a check differ.
-CALIBRATION_NETWORKS, CALIBRATION_SEED = 12, 1_000_003
+CALIBRATION_NETWORKS, CALIBRATION_SEED = 24, 1_000_003
 #: Operators whose weights of zero a runtime may skip.
 _ZERO_RULES = (Rule(op="conv", granularity="weight"), Rule(op="linear", granularity="weight"))
 
@@ -111,7 +111,7 @@ def build(
             for name, network in at_random_widths(named, local, CALIBRATION_NETWORKS, CALIBRATION_SEED)
         },
         out,
-        command=" ".join(["hwprune", *_without_folders(sys.argv[1:])]),
+        command=" ".join(["hwprune", *without_folders(sys.argv[1:])]),
         anew=anew,
         allow_busy=allow_busy,
         passes=passes,
@@ -176,6 +176,6 @@ def _check_out(out: Path) -> None:
         )
 
 
-def _without_folders(arguments: Sequence[str]) -> list[str]:
+def without_folders(arguments: Sequence[str]) -> list[str]:
     """The command line with absolute paths cut to their last part: a profile is read on other machines."""
     return [Path(argument).name if argument.startswith("/") else argument for argument in arguments]

@@ -95,8 +95,8 @@ def check(
     console.print(f"{checked.name} is valid: {len(checked.table)} rows")
     if checked.table.of_medians:
         console.print("its rows are medians, and networks are compared by theirs")
-    _check_here(checked)
-    covered = _covered(make_networks(networks or DEFAULT_NETWORKS), checked, required=bool(networks))
+    check_here(checked)
+    covered = covered_by(make_networks(networks or DEFAULT_NETWORKS), checked, required=bool(networks))
 
     def done(error: NetworkError) -> None:
         console.print(_error_line(error), markup=False, soft_wrap=True)
@@ -186,7 +186,7 @@ def _check_writable(plot: Path | None, markdown: Path | None) -> None:
             )
 
 
-def _covered(networks: dict[str, Network], profile: DeviceProfile, *, required: bool) -> dict[str, Network]:
+def covered_by(networks: dict[str, Network], profile: DeviceProfile, *, required: bool) -> dict[str, Network]:
     """The networks whose operators the table has at every narrower width.
 
     Raises:
@@ -225,7 +225,7 @@ def _with_any_width(networks: dict[str, Network], profile: DeviceProfile) -> dic
     }
 
 
-def _check_here(profile: DeviceProfile) -> None:
+def check_here(profile: DeviceProfile) -> None:
     """Raises where predictions cannot be compared, because a profile was measured on another machine."""
     same, difference = same_hardware(profile)
     if not same:

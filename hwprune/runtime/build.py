@@ -7,11 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from torch import Tensor, nn
-
 from hwprune.device.library import read_profile
-from hwprune.device.predict import predict_operators
 from hwprune.device.profile import PROFILE_FILE, DeviceProfile, LatencySpec, Provenance, RuntimeSpec
 from hwprune.device.profile_text import to_toml
 from hwprune.device.table import LatencyTable
@@ -20,6 +16,7 @@ from hwprune.files import write_text
 from hwprune.graph.trace import trace_operators
 from hwprune.operators import Operator
 from hwprune.runtime.base import check_batch, get_runtime, runtime_for
+from hwprune.runtime.calibration import Networks, calibrate
 from hwprune.runtime.environment import environment, same_hardware, versions
 from hwprune.runtime.local import for_this_machine
 from hwprune.runtime.partial import PartialBuild, partial_file
@@ -38,11 +35,6 @@ from hwprune.runtime.steady import Watch, reference_kernel, thirds
 from hwprune.runtime.workbench import Workbench
 
 TABLE_FILE = "latency.csv"
-
-#: Less than that of the sum of rows is no calibration, but networks that all take the same.
-_LEAST_FACTOR = 0.01
-
-Networks = Mapping[str, tuple[nn.Module, Tensor]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -212,7 +204,7 @@ def _from_nothing(
     local = local.model_copy(update={"rows": table, "name": request.out.absolute().name})
     fitted_to = request.samples(local)
     notify(f"{len(table)} rows; fitting the calibration to {len(fitted_to)} networks")
-    factor, overhead = _calibrate(local, fitted_to, bench, request.passes)
+    factor, overhead = calibrate(local, fitted_to, bench, request.passes)
     latency = LatencySpec(table=TABLE_FILE, calibration=factor, overhead_us=overhead)
     return local.model_copy(update={"latency": latency})
 
@@ -303,40 +295,3 @@ def _written(profile: DeviceProfile, out: Path, watch: Watch, partial: PartialBu
     write_text(out / PROFILE_FILE, to_toml(profile))
     partial.remove()
     return profile
-
-
-def _calibrate(
-    profile: DeviceProfile, networks: Networks, bench: Workbench, passes: int
-) -> tuple[float, float]:
-    """Factor and overhead that fit whole networks best, in relative terms."""
-    raw = profile.model_copy(update={"latency": LatencySpec()})
-    traced = {name: trace_operators(*network) for name, network in networks.items()}
-    predicted = [predict_operators(operators, raw).total_us for operators in traced.values()]
-    for number in range(passes):
-        if number:
-            bench.networks_again()
-        measured = [
-            bench.network_us(model, example, traced[name], profile)
-            for name, (model, example) in networks.items()
-        ]
-    return fit_calibration(predicted, measured)
-
-
-def fit_calibration(predicted: Sequence[float], measured: Sequence[float]) -> tuple[float, float]:
-    """The factor and the overhead, in microseconds and not negative, with the least relative errors.
-
-    >>> fit_calibration([100.0, 200.0], [115.0, 225.0])
-    (1.1, 5.0)
-    >>> fit_calibration([100.0, 200.0], [95.0, 205.0])
-    (0.9875, 0.0)
-    >>> fit_calibration([10.0, 10.4], [12.0, 11.0])
-    (1.1288, 0.0)
-    """
-    sums, true = np.array(predicted), np.array(measured)
-    design = np.stack([sums, np.ones_like(sums)], axis=1) / true[:, None]
-    factor, overhead = (float(value) for value in np.linalg.lstsq(design, np.ones_like(true), rcond=None)[0])
-    if overhead < 0 or factor < _LEAST_FACTOR or len(true) < 2:
-        # The median is not moved by the few smallest networks, where an overhead would matter, nor by noise
-        # between networks that are too much alike to tell a factor from an overhead.
-        factor, overhead = float(np.median(true / sums)), 0.0
-    return round(factor, 4), round(overhead, 2)

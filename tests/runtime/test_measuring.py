@@ -15,7 +15,7 @@ from hwprune.device.table import LatencyTable
 from hwprune.operators import Operator
 from hwprune.runtime import sampling
 from hwprune.runtime.base import Effort
-from hwprune.runtime.build import fit_calibration
+from hwprune.runtime.calibration import fit_calibration
 from hwprune.runtime.knots import Curve, bisect, curves, lattice
 from hwprune.runtime.operator_models import OperatorModel
 from hwprune.runtime.sampling import measure_operators

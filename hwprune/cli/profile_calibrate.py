@@ -1,0 +1,64 @@
+"""The command ``hwprune profile calibrate``: fit overhead and factor of a profile anew."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import click
+from rich.console import Console
+
+from hwprune.cli.common import told
+from hwprune.cli.profile_build import CALIBRATION_NETWORKS, CALIBRATION_SEED, without_folders
+from hwprune.cli.profile_check import check_here, covered_by
+from hwprune.cli.profile_networks import (
+    DEFAULT_NETWORKS,
+    check_command,
+    make_networks,
+    networks_option,
+    passes_option,
+)
+from hwprune.device.library import load_profile
+from hwprune.device.predict import table_of
+from hwprune.runtime.calibration import recalibrate
+from hwprune.sampled_networks import at_random_widths
+
+
+@click.command("calibrate")
+@click.argument("folder")
+@networks_option
+@click.option("--allow-busy", is_flag=True, help="Measure on a busy machine too; the profile will say so.")
+@passes_option
+@told
+def calibrate(folder: str, networks: Sequence[str], allow_busy: bool, passes: int) -> None:
+    """Fit factor and overhead of a profile to whole networks once more; its rows stay.
+
+    For a profile whose check shows predictions that are all too high, or all too low: something disturbed
+    the machine while the networks were timed that its calibration is fitted to.
+
+    Example: hwprune profile calibrate my-device --passes 2
+    """
+    profile = load_profile(folder)
+    table_of(profile)
+    check_here(profile)
+    covered = covered_by(make_networks(networks or DEFAULT_NETWORKS), profile, required=bool(networks))
+    drawn = at_random_widths(covered, profile, CALIBRATION_NETWORKS, CALIBRATION_SEED)
+    console = Console(highlight=False, emoji=False)
+
+    def notify(line: str) -> None:
+        console.print(line, markup=False, soft_wrap=True)
+
+    written = recalibrate(
+        profile,
+        {name: (network.model, network.example) for name, network in drawn},
+        " ".join(["hwprune", *without_folders(sys.argv[1:])]),
+        notify,
+        passes=passes,
+        allow_busy=allow_busy,
+    )
+    before, after = profile.latency, written.latency
+    notify(
+        f"{written.name}: calibration {before.calibration:g} -> {after.calibration:g}, "
+        f"overhead {before.overhead_us:g} -> {after.overhead_us:g} us\n"
+        f"next: {check_command(folder, networks)}"
+    )

@@ -1,0 +1,133 @@
+"""Factor and overhead of a profile: what lies between the sum of a network's rows and what it takes."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor, nn
+
+from hwprune.device.predict import predict_operators, table_of
+from hwprune.device.profile import PROFILE_FILE, DeviceProfile, LatencySpec
+from hwprune.device.profile_text import to_toml
+from hwprune.files import write_text
+from hwprune.graph.trace import trace_operators
+from hwprune.runtime.partial import PartialBuild
+from hwprune.runtime.steady import Watch, reference_kernel
+from hwprune.runtime.workbench import Workbench
+
+Networks = Mapping[str, tuple[nn.Module, Tensor]]
+
+#: Less than that of the sum of rows is no calibration, but networks that all take the same.
+_LEAST_FACTOR = 0.01
+#: Fits by weighted squares until they are those of the absolute values, and the error that counts as none.
+_FITS, _EXACT = 50, 1e-6
+
+
+def recalibrate(
+    profile: DeviceProfile,
+    networks: Networks,
+    command: str,
+    notify: Callable[[str], None],
+    *,
+    passes: int = 1,
+    allow_busy: bool = False,
+) -> DeviceProfile:
+    """Fits factor and overhead of a profile to networks measured on this machine now; its rows stay.
+
+    Args:
+        profile: With a table of this machine; its file is replaced.
+        networks: Name to a network that the table prices and an example input.
+        command: How it is done, for the record.
+        notify: Called with one line for everything the user should know.
+        passes: How often all networks are measured; the least disturbed measurement of each counts.
+        allow_busy: Measure although the machine is busy; the profile says so.
+
+    Returns:
+        The profile as it was written.
+
+    Raises:
+        ProfileError: If the profile has no table or the machine is busy; nothing is written then.
+        MissingRowError: If the table lacks an operator.
+        RuntimeUnavailableError: If the runtime is missing.
+    """
+    table_of(profile)
+    assert profile.folder is not None  # what has a file with a table was read from one
+    with reference_kernel(profile.runtime) as look_us, tempfile.TemporaryDirectory(prefix="hwprune-") as kept:
+        watch = Watch(look_us, notify, allow_busy)
+        watch.begin(profile.provenance.reference_us)
+        bench = Workbench(PartialBuild(Path(kept) / "networks.json", {}), watch)
+        notify(f"fitting the calibration to {len(networks)} networks")
+        factor, overhead = calibrate(profile, networks, bench, passes)
+        watch.finish("with the same command")
+    provenance = profile.provenance.model_copy(
+        update={
+            "command": f"{profile.provenance.command} && {command}",
+            "busy": profile.provenance.busy or watch.busy,
+        }
+    )
+    latency = profile.latency.model_copy(
+        update={"calibration": factor, "overhead_us": overhead, "per_operator_us": 0.0}
+    )
+    written = profile.model_copy(update={"latency": latency, "provenance": provenance})
+    write_text(profile.folder / PROFILE_FILE, to_toml(written))
+    return written
+
+
+def calibrate(
+    profile: DeviceProfile, networks: Networks, bench: Workbench, passes: int
+) -> tuple[float, float]:
+    """Factor and overhead that fit whole networks best; see :func:`fit_calibration`.
+
+    Args:
+        profile: Whose rows are added up.
+        networks: Name to a network and an example input.
+        bench: Measures them.
+        passes: How often; the least disturbed measurement of each counts.
+    """
+    raw = profile.model_copy(update={"latency": LatencySpec(table=profile.latency.table)})
+    traced = {name: trace_operators(*network) for name, network in networks.items()}
+    predicted = [predict_operators(operators, raw).total_us for operators in traced.values()]
+    for number in range(passes):
+        if number:
+            bench.networks_again()
+        measured = [
+            bench.network_us(model, example, traced[name], profile)
+            for name, (model, example) in networks.items()
+        ]
+    return fit_calibration(predicted, measured)
+
+
+def fit_calibration(predicted: Sequence[float], measured: Sequence[float]) -> tuple[float, float]:
+    """The factor and the overhead, in microseconds and not negative, with the least relative errors.
+
+    ``min_{f, o} sum_i |f p_i + o - m_i| / m_i``: absolute values, which a few networks that were disturbed
+    do not move. Found by iteratively reweighted least squares.
+
+    Args:
+        predicted: Sums of rows, in microseconds.
+        measured: What the networks take.
+
+    >>> fit_calibration([100.0, 200.0], [115.0, 225.0])
+    (1.1, 5.0)
+    >>> fit_calibration([100.0, 200.0, 300.0, 400.0], [115.0, 225.0, 335.0, 900.0])
+    (1.1, 5.0)
+    >>> fit_calibration([100.0, 200.0], [95.0, 205.0])
+    (0.9875, 0.0)
+    >>> fit_calibration([10.0, 10.4], [12.0, 11.0])
+    (1.1288, 0.0)
+    """
+    sums, true = np.array(predicted), np.array(measured)
+    design = np.stack([sums, np.ones_like(sums)], axis=1) / true[:, None]
+    weights = np.ones_like(true)
+    for _ in range(_FITS):
+        found = np.linalg.lstsq(design * weights[:, None], weights, rcond=None)[0]
+        weights = 1 / np.sqrt(np.maximum(np.abs(design @ found - 1), _EXACT))
+    factor, overhead = map(float, found)
+    if overhead < 0 or factor < _LEAST_FACTOR or len(true) < 2:
+        # The median is not moved by the few smallest networks, where an overhead would matter, nor by noise
+        # between networks that are too much alike to tell a factor from an overhead.
+        factor, overhead = float(np.median(true / sums)), 0.0
+    return round(factor, 4), round(overhead, 2)
