@@ -83,7 +83,8 @@ def predict_operators(operators: Sequence[Operator], profile: DeviceProfile) -> 
             operator.kind,
             operator.in_channels,
             operator.out_channels,
-            latency.calibration * table.latency_us(operator, profile.steps_for(operator))
+            latency.calibration
+            * table.latency_us(operator, profile.steps_for(operator), profile.grouped_steps_for(operator))
             + latency.per_operator_us,
         )
         for operator in operators

@@ -302,6 +302,12 @@ class DeviceProfile(_Section):
         align = math.lcm(rule.align, unit)
         return Steps(align, math.lcm(rule.period or align, align), rule.divisor, parted=unit == 1)
 
+    def grouped_steps_for(self, operator: Operator) -> Steps | None:
+        """The staircase of a convolution in as many groups as a depthwise one, with more inputs to each."""
+        if not operator.depthwise:
+            return None
+        return self.steps_for(replace(operator, in_channels=2 * operator.in_channels))
+
 
 def check_profile(profile: object, where: str) -> None:
     """Raises :class:`InputError` unless it is a profile, rather than the name of one.

@@ -154,19 +154,18 @@ class LatencyTable:
             raise self._missing(template, "no row of this configuration")
         return _surface(tuple(rows), template.matrix, steps)
 
-    def _priced_by(self, operator: Operator, steps: Steps) -> Surface | None:
+    def _priced_by(self, operator: Operator, steps: Steps, grouped: Steps | None = None) -> Surface | None:
         """The surface that has a price for the operator, ``None`` where there is none.
 
         A depthwise convolution may be what is left of one in groups, of which there are more rows.
         """
         channels = np.array([operator.in_channels]), np.array([operator.out_channels])
-        found = self._by_configuration.get(configuration(operator))
-        kinds = [(found, operator.matrix)]
+        kinds = [(configuration(operator), operator.matrix, steps)]
         if operator.depthwise:
-            kinds.append((self._by_configuration.get(_in_groups(operator)), True))
-        for rows, matrix in kinds:
-            if rows:
-                surface = _surface(tuple(rows), matrix, steps)
+            kinds.append((_in_groups(operator), True, grouped or steps))
+        for key, matrix, staircase in kinds:
+            if rows := self._by_configuration.get(key):
+                surface = _surface(tuple(rows), matrix, staircase)
                 if not np.isnan(surface.latencies_us(*channels)).any():
                     return surface
         return None
@@ -201,11 +200,22 @@ class LatencyTable:
         found = self._densities.get(whole, ())
         return tuple(sorted(d for d in found if self.covers(replace(operator, density=d), steps)))
 
-    def latency_us(self, operator: Operator, steps: Steps = Steps()) -> float:  # noqa: B008 - frozen
+    def latency_us(
+        self,
+        operator: Operator,
+        steps: Steps = Steps(),  # noqa: B008 - frozen
+        grouped: Steps | None = None,
+    ) -> float:
         """Latency of one operator in microseconds.
 
         Between two densities that were measured it is interpolated. Fewer weights than the least density cost
         as much as that.
+
+        Args:
+            operator: Any.
+            steps: Its staircase.
+            grouped: Of a depthwise convolution, the staircase of one in as many groups that has more inputs,
+                of which it may be what is left; like ``steps`` by default.
 
         Raises:
             MissingRowError: If the table cannot price it.
@@ -217,7 +227,7 @@ class LatencyTable:
             if operator.density not in known:
                 prices = [self.latency_us(replace(operator, density=density), steps) for density in known]
                 return float(np.interp(operator.density, known, prices))
-        surface = self._priced_by(operator, steps)
+        surface = self._priced_by(operator, steps, grouped)
         channels = np.array([operator.in_channels]), np.array([operator.out_channels])
         if surface is None:
             return float(self.latencies_us(operator, *channels, steps)[0])  # which says what is missing
