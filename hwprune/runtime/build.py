@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hwprune.device.library import read_profile
@@ -246,7 +246,8 @@ def _measure_table(
             )
             if not {row.operator for row in fresh} - table.operators:
                 break  # nothing new to learn; a prediction will name what is missing
-            table = table.merged(fresh)
+            # What networks share keeps the row of the first, measured among the first one's bytes.
+            table = replace(table, rows=()).merged([*fresh, *table.rows])
         if profile.prices_zeros:
             sparse = [operator for operator in with_zeros(operators) if not table.covers(operator)]
             if sparse:

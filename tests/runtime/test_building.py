@@ -481,3 +481,28 @@ def test_more_threads_than_cores_are_refused_before_anything_is_measured(
         build_profile(replace(wanted, template=template), lambda line: None)
     assert not machine.measured
     assert not list(tmp_path.iterdir())
+
+
+def test_what_two_networks_share_keeps_the_row_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = Machine(monkeypatch)
+
+    def by_bytes(
+        operators: Sequence[Operator], spec: RuntimeSpec, *_arguments: object, working_set: int
+    ) -> tuple[Row, ...]:
+        machine.measured += operators
+        return tuple(Row(operator, float(working_set)) for operator in operators)
+
+    monkeypatch.setattr(workbench, "measure_operators", by_bytes)
+    alone = build_profile(request(tmp_path / "alone"), lambda line: None).table
+    asked = request(tmp_path / "both")
+    images = torch.zeros(2, 1, 8, 8)
+    networks = {**asked.networks, "wider": (small_network(64), images)}
+    both = build_profile(replace(asked, networks=networks), lambda line: None).table
+    assert alone is not None
+    assert both is not None
+    assert set(alone.rows) < set(both.rows)
+    added = build_profile(replace(asked, networks=networks, out=tmp_path / "alone"), lambda line: None).table
+    assert added is not None
+    assert set(added.rows) == set(both.rows)
