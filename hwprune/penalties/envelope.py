@@ -148,6 +148,7 @@ class GroupEnvelope:
         # Square roots of weights first, and norms of about 1: neither overflows where the result does not.
         lengths = norms.double() / fitted("ridge", self.ridge, norms).sqrt()
         scale = lengths.detach().amax(-1, keepdim=True) if norms.numel() else lengths
+        scale = scale.clamp_max(torch.finfo(torch.float64).max)
         energy = (lengths / torch.where(scale > 0, scale, 1.0)).square()
         groups = norms.shape[-1]
         budget = self._budget_rows(norms).reshape(*norms.shape[:-1], 1)

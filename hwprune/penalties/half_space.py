@@ -101,8 +101,8 @@ def half_space_mask(trial: Tensor, current: Tensor, epsilon: float = 0.0) -> Ten
             expected=tuple(current.shape),
             got=tuple(trial.shape),
         )
-    # Both sides scale alike; what is divided by the largest element neither over- nor underflows.
-    scale = current.abs().amax(-1, keepdim=True) if current.numel() else current
+    # Both sides scale alike; what is divided by the largest element does not underflow when it is squared.
+    scale = current.abs().amax(-1, keepdim=True).double() if current.numel() else current.double()
     scale = torch.where(scale > 0, scale, 1.0)
     before, after = current / scale, trial / scale
     return HalfSpace(epsilon).stays((after * before).sum(-1), before.square().sum(-1))

@@ -98,7 +98,7 @@ def solve_rows(
                 target.copy_(opened.div_(tile.spare))
         if special is not None:
             which, whole = special
-            numbers = torch.arange(norms.shape[0], device=norms.device)[rows][which]
+            numbers = which.nonzero()[:, 0] + rows.start
             factors[numbers] = _special_factors(whole, step, budget[numbers], numbers).to(factors.dtype)
     return roots
 

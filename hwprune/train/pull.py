@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -65,7 +66,7 @@ class Pull:
         strength = strength * self._penalty.strength_scale
         if isinstance(self._penalty, StatefulPenalty):
             factors = self._advance(self._penalty, grouping, shares, strength)
-        elif bool(fits.all()):
+        elif bool(fits.all()) and math.isfinite(float(shares.amax())):  # other norms are refused below
             self._before = None
             return shares.fill_(1.0)
         elif isinstance(self._penalty, RootedPenalty):

@@ -100,6 +100,8 @@ def test_conjugate_and_value_do_not_overflow_on_the_way():
         5e-101
     )
     assert GroupEnvelope(1).conjugate(torch.zeros(3)) == 0
+    infinite = GroupEnvelope(1, ridge=torch.tensor([1e-300], dtype=double)).conjugate(large * 1e100)
+    assert infinite == float("inf")
     assert float(ProfiledHalo().value(torch.full((10**5,), 1e25))) == pytest.approx(1e30, rel=1e-4)
 
 
@@ -108,6 +110,7 @@ def test_a_half_space_is_the_same_at_every_scale():
     assert half_space_mask(current, current).all()
     assert not half_space_mask(-current, current).any()
     assert not half_space_mask(current, torch.zeros(1, 4)).any()
+    assert half_space_mask(torch.tensor([[1e20, 1e20]]), torch.tensor([[1e-25, 0.0]])).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])

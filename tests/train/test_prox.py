@@ -375,3 +375,16 @@ def test_a_state_that_lacks_something_is_refused():
     del state["step"]
     with pytest.raises(ArtifactError, match="incomplete"):
         proximal_step(network()).load_state_dict(state)
+
+
+def test_weights_that_are_no_numbers_are_told_while_everything_fits():
+    model = network()
+    proximal = proximal_step(model, budget=10**6)
+    optimizer = proximal.attach(torch.optim.SGD(model.parameters(), lr=0.1))
+    with torch.no_grad():
+        model[0].weight.fill_(float("nan"))
+    quiet = round(proximal.schedule.start * STEPS)
+    for _ in range(quiet):
+        optimizer.step()
+    with pytest.raises(TrainingError, match="layer 0"):
+        optimizer.step()
