@@ -100,7 +100,7 @@ def at_random_widths(
 
     Yields:
         A name that says which network it is, and the network. One that nothing can be pruned of comes once,
-        as it is.
+        as it is, whatever the seed and the count.
     """
     generator = np.random.default_rng(seed if aligned else [seed, 1])
     makers: dict[str, Narrower] = {}

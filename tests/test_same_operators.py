@@ -78,6 +78,19 @@ class Padded(nn.Module):
         return self.last(functional.pad(maps, (1, 1), value=1.0))
 
 
+class PaddedTwice(nn.Module):
+    """Padding in two steps, and padding that several read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.left, self.right = (nn.Conv2d(8, 8, 3) for _ in range(3))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        maps = functional.relu(self.first(functional.pad(functional.pad(maps, (1, 1, 0, 0)), (0, 0, 1, 1))))
+        wide = functional.pad(maps, (1, 1, 1, 1))
+        return torch.cat([functional.relu(self.left(wide)), functional.relu(self.right(wide))], 1)
+
+
 class Tokens(nn.Module):
     """Attention in one call and in steps, with and without a mask."""
 
@@ -110,6 +123,7 @@ NETWORKS: dict[str, tuple[nn.Module, Tensor]] = {
     "norms": (Norms(), MAPS),
     "maps": (Maps(), MAPS),
     "padded": (Padded(), MAPS),
+    "padded twice": (PaddedTwice(), MAPS),
     "tokens": (Tokens(), TOKENS),
     "causal": (Tokens(causal=True), TOKENS),
     "encoder": (Encoder(), TOKENS),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 from rich.console import Console
@@ -18,19 +20,20 @@ from hwprune.cli.profile_networks import (
     networks_option,
     passes_option,
 )
-from hwprune.device.library import load_profile
+from hwprune.device.library import read_profile
 from hwprune.device.predict import table_of
+from hwprune.errors import ProfileError
 from hwprune.runtime.calibration import recalibrate
 from hwprune.sampled_networks import at_random_widths
 
 
 @click.command("calibrate")
-@click.argument("folder")
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @networks_option
 @click.option("--allow-busy", is_flag=True, help="Measure on a busy machine too; the profile will say so.")
 @passes_option
 @told
-def calibrate(folder: str, networks: Sequence[str], allow_busy: bool, passes: int) -> None:
+def calibrate(folder: Path, networks: Sequence[str], allow_busy: bool, passes: int) -> None:
     """Fit factor and overhead of a profile to whole networks once more; its rows stay.
 
     For a profile whose check shows predictions that are all too high, or all too low: something disturbed
@@ -38,8 +41,10 @@ def calibrate(folder: str, networks: Sequence[str], allow_busy: bool, passes: in
 
     Example: hwprune profile calibrate my-device --passes 2
     """
-    profile = load_profile(folder)
+    profile = read_profile(folder)
     table_of(profile)
+    if not os.access(folder, os.W_OK):
+        raise ProfileError("the profile cannot be written", where=folder, expected="a folder to write into")
     check_here(profile)
     covered = covered_by(make_networks(networks or DEFAULT_NETWORKS), profile, required=bool(networks))
     drawn = at_random_widths(covered, profile, CALIBRATION_NETWORKS, CALIBRATION_SEED)
@@ -60,5 +65,5 @@ def calibrate(folder: str, networks: Sequence[str], allow_busy: bool, passes: in
     notify(
         f"{written.name}: calibration {before.calibration:g} -> {after.calibration:g}, "
         f"overhead {before.overhead_us:g} -> {after.overhead_us:g} us\n"
-        f"next: {check_command(folder, networks)}"
+        f"next: {check_command(str(folder), networks)}"
     )

@@ -243,8 +243,10 @@ class LatencyTable:
         Within a single step widths must have been measured themselves: rounded up to the step they would all
         cost the same.
         """
-        if operator.density < 1 or not self.covers(operator, steps):
+        if operator.density < 1:
             return self.covers(operator, steps)  # zeros are priced at the width of the network alone
+        if not self._has_rows(operator) or not self.covers(operator, steps):
+            return False
         inputs, outputs = map(np.array, map(steps.narrower, (operator.in_channels, operator.out_channels)))
         if operator.depthwise:  # a single channel is no depthwise convolution
             inputs, outputs = inputs[inputs > 1], outputs[outputs > 1]
@@ -252,6 +254,10 @@ class LatencyTable:
             return False
         inputs = inputs[:, None] if operator.matrix else outputs
         return not bool(np.isnan(self.surface(operator, steps).latencies_us(inputs, outputs)).any())
+
+    def _has_rows(self, operator: Operator) -> bool:
+        """Whether there are rows of its own configuration, rather than of what it may be left of."""
+        return configuration(operator) in self._by_configuration
 
     def _measured_within(self, operator: Operator, step: int, inputs: IntArray, outputs: IntArray) -> bool:
         """Whether every width of sides that are no wider than one step has a row, and every pair of such."""
@@ -273,7 +279,7 @@ class LatencyTable:
             steps: The staircase of the device.
             least: The fraction.
         """
-        if not self.covers(operator, steps):
+        if not self._has_rows(operator) or not self.covers(operator, steps):
             return False
         unit = 1 if operator.depthwise else operator.groups
         inputs, outputs = (

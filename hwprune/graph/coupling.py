@@ -48,6 +48,7 @@ def find_axes(model: nn.Module, example_inputs: ExampleInputs) -> tuple[ChannelA
     Raises:
         GraphError: If the forward pass fails, or depends on the values of its inputs.
 
+    >>> import torch
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1))
     >>> for axis in find_axes(net, torch.zeros(1, 3, 8, 8)):
     ...     print(axis.name, axis.width, axis.pinned, [part.tensor for part in axis.consumers])

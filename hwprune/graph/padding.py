@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 
 from hwprune.graph.record import Call, Recording, Value
@@ -19,24 +19,42 @@ def with_padding_folded(recording: Recording) -> Recording:
 
     Returns:
         Convolutions that name their padding at the start of every axis, then at the end of every axis, in
-        the place of paddings along these axes that nothing else reads.
+        the place of paddings along these axes; a padding stays where something else reads it, too.
     """
-    readers = Counter(value.index for call in recording.calls for value in call.inputs)
-    readers.update(value.index for value in recording.outputs)
     pads = {
         call.outputs[0].index: call
         for call in recording.calls
-        if _base(call) == _PAD and _pads_with_zeros(call) and readers[call.outputs[0].index] == 1
+        if _base(call) == _PAD and _pads_with_zeros(call)
     }
-    calls, folded = [], set[int]()
-    for call in recording.calls:
-        pad = pads.get(call.args[0].index) if _base(call) == _CONVOLUTION else None
-        whole = None if pad is None else _folded(call, pad)
-        if pad is not None and whole is not None:
-            folded.add(pad.outputs[0].index)
-        calls.append(whole or call)
-    left = [call for call in calls if not (call.outputs and call.outputs[0].index in folded)]
-    return replace(recording, calls=tuple(left))
+    calls = [_with_all_folded(call, pads) for call in recording.calls]
+    for _ in pads:  # a padding of a padding is read by that one
+        read = {value.index for call in calls for value in call.inputs}
+        read.update(value.index for value in recording.outputs)
+        left = [
+            call
+            for call in calls
+            if not (call.outputs and pads.get(call.outputs[0].index) is call) or call.outputs[0].index in read
+        ]
+        if len(left) == len(calls):
+            break
+        calls = left
+    return replace(recording, calls=tuple(calls))
+
+
+def _with_all_folded(call: Call, pads: Mapping[int, Call]) -> Call:
+    """The call with whatever padding stands before it, if it is a convolution."""
+    while (pad := _read_by(call, pads)) is not None:
+        whole = _folded(call, pad)
+        if whole is None:
+            break
+        call = whole
+    return call
+
+
+def _read_by(call: Call, pads: Mapping[int, Call]) -> Call | None:
+    """The padding that a convolution reads, if it is one and does."""
+    source = call.args[0] if _base(call) == _CONVOLUTION else None
+    return pads.get(source.index) if isinstance(source, Value) else None
 
 
 def _base(call: Call) -> str:
@@ -56,8 +74,9 @@ def _folded(convolution: Call, pad: Call) -> Call | None:
         return None
     sizes = (sizes + [0] * 2 * axes)[: 2 * axes]
     own = padding * axes if len(padding) == 1 else padding
+    before, after = own[:axes], own[axes:] or own[:axes]
     # The last axis comes first in a padding, start and end in turns.
-    starts = [size + each for size, each in zip(sizes[-2::-2], own, strict=True)]
-    ends = [size + each for size, each in zip(sizes[::-2], own, strict=True)]
+    starts = [size + each for size, each in zip(sizes[-2::-2], before, strict=True)]
+    ends = [size + each for size, each in zip(sizes[::-2], after, strict=True)]
     args = (pad.args[0], *convolution.args[1:4], [*starts, *ends], *convolution.args[5:])
     return replace(convolution, args=args)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hwprune.device.predict import predict_operators, table_of
 from hwprune.device.profile import PROFILE_FILE, DeviceProfile, LatencySpec
 from hwprune.device.profile_text import to_toml
+from hwprune.errors import ProfileError
 from hwprune.files import write_text
 from hwprune.graph.trace import trace_operators
 from hwprune.runtime.partial import PartialBuild
@@ -49,11 +50,18 @@ def recalibrate(
         The profile as it was written.
 
     Raises:
-        ProfileError: If the profile has no table or the machine is busy; nothing is written then.
+        ProfileError: If the profile has no table or one of medians, or the machine is busy; nothing is
+            written then.
         MissingRowError: If the table lacks an operator.
         RuntimeUnavailableError: If the runtime is missing.
     """
-    table_of(profile)
+    if table_of(profile).of_medians:
+        raise ProfileError(
+            "the rows are medians, as older versions counted them; networks are timed undisturbed now",
+            where=profile.folder,
+            expected="rows with the column undisturbed_us",
+            hint="measure them again with: hwprune profile build --anew",
+        )
     assert profile.folder is not None  # what has a file with a table was read from one
     with reference_kernel(profile.runtime) as look_us, tempfile.TemporaryDirectory(prefix="hwprune-") as kept:
         watch = Watch(look_us, notify, allow_busy)

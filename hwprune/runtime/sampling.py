@@ -85,8 +85,8 @@ def measure_operators(
         progress: Called with the number of rows done and in all after every file.
         effort: How long every file runs.
         working_set: Bytes of weights and maps that share a file. What a kernel costs depends on which
-            caches its weights are in, and that on how much else runs between two of its runs: rows for a
-            network are measured among as many bytes as the network has, be it others' or :data:`FILLER`'s.
+            caches its weights are in, and that on how much else runs between two of its runs: a file
+            holds as many bytes as that, be it others' or :data:`FILLER`'s.
 
     Raises:
         RuntimeUnavailableError: If the runtime is missing, refuses a file or hides an operator.

@@ -203,3 +203,17 @@ def test_a_file_that_was_cut_off_is_refused(tmp_path: Path) -> None:
     (tmp_path / "latency.csv").write_text(text[:-3])
     with pytest.raises(ProfileError, match="ends in the middle of a line"):
         LatencyTable.read(tmp_path / "latency.csv")
+
+
+def test_what_is_left_of_groups_is_covered_and_has_no_rows_of_its_own() -> None:
+    grouped = replace(CONV, in_channels=16, out_channels=32, groups=4)
+    widths = [(inputs, outputs) for inputs in (8, 16) for outputs in (8, 16, 32)]
+    rows = [
+        Row(replace(grouped, in_channels=inputs, out_channels=outputs), float(inputs + outputs))
+        for inputs, outputs in widths
+    ]
+    table, left = LatencyTable(tuple(rows)), replace(grouped, in_channels=4, out_channels=16)
+    assert table.covers(left, Steps(8))
+    assert table.latency_us(left, Steps(8)) == 8 + 16
+    assert not table.covers_narrower(left, Steps(8))
+    assert not table.covers_unaligned(left, Steps(8), 0.25)
