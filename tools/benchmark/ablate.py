@@ -30,6 +30,7 @@ from hwprune import Compressor, HwpruneError, Keep, Speedup
 from hwprune.cli.training import RECONSTRUCTION_IMAGES
 from hwprune.compressor import Result
 from hwprune.files import write_text
+from hwprune.runtime.environment import local_profile
 from hwprune.targets import Target
 from hwprune.train.loop import Teacher
 from hwprune.train.schedule import TRAINED_FULL, StrengthSchedule
@@ -191,17 +192,18 @@ def planned(task: Task, seeds: int, speedups: Sequence[float], names: Sequence[s
 @click.option("--left", default=5, show_default=True, help="From the trained network.")
 @click.option("--batch-size", default=64, show_default=True)
 @click.option("--learning-rate", default=0.1, show_default=True)
-@click.option("--device", default="x86-avx2-ort", show_default=True)
+@click.option("--device", help="By default the measured profile of this machine.")
 @click.option("--seeds", default=3, show_default=True)
 @click.option("--speedup", "speedups", type=float, multiple=True, default=(2.0, 3.0), show_default=True)
 @click.option("--part", "names", type=click.Choice(list(PARTS)), multiple=True, help="Only these.")
 @click.option("--jobs", default=2, show_default=True, help="Trainings side by side, one thread each.")
 def main(
     out: Path, folder: Path, network: str, fraction: float, images: int, epochs: int, left: int,
-    batch_size: int, learning_rate: float, device: str, seeds: int, speedups: tuple[float, ...],
+    batch_size: int, learning_rate: float, device: str | None, seeds: int, speedups: tuple[float, ...],
     names: tuple[str, ...], jobs: int,
 ) -> None:  # fmt: skip
     """Runs what is missing and writes the page."""
+    device = device or local_profile().name
     task = Task(network, fraction, images, epochs, left, batch_size, learning_rate, device)
     folder.mkdir(parents=True, exist_ok=True)
     journal = folder / "runs.jsonl"
