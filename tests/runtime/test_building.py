@@ -423,6 +423,16 @@ class Grouped(nn.Sequential):
         )
 
 
+def built_with_its_own_samples(out: Path, network: Network) -> DeviceProfile:
+    """A profile of a network, calibrated with narrower versions of it."""
+
+    def samples(local: DeviceProfile) -> dict[str, tuple[nn.Module, torch.Tensor]]:
+        drawn = at_random_widths({"network": network}, local, 12, 0)
+        return {name: (each.model, each.example) for name, each in drawn}
+
+    return build_profile(replace(request(out, network.model), samples=samples), lambda line: None)
+
+
 @pytest.mark.parametrize("step", [1, 4, 8, 16])
 def test_what_is_left_of_a_convolution_in_groups_has_a_price(
     step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -430,14 +440,7 @@ def test_what_is_left_of_a_convolution_in_groups_has_a_price(
     Machine(monkeypatch)
     monkeypatch.setattr(workbench, "find_steps", lambda probe, spec: Steps(align=step))
     network, images = Network(Grouped(), torch.zeros(2, 1, 8, 8)), torch.zeros(2, 1, 8, 8)
-    asked = replace(
-        request(tmp_path / "device", network.model),
-        samples=lambda local: {
-            name: (each.model, each.example)
-            for name, each in at_random_widths({"grouped": network}, local, 12, 0)
-        },
-    )
-    built = build_profile(asked, lambda line: None)
+    built = built_with_its_own_samples(tmp_path / "device", network)
     widths = hwprune.width_predictor(network.model, built, images)
     narrowest = [[1] * len(widths.names)]
     assert float(widths.latency_us(narrowest)[0]) > 0
@@ -459,14 +462,7 @@ def test_a_network_of_which_nothing_can_be_pruned_is_priced_all_the_same(
 ) -> None:
     Machine(monkeypatch)
     network = Network(nn.Conv2d(1, 8, 3), torch.zeros(2, 1, 8, 8))
-    asked = replace(
-        request(tmp_path / "device", network.model),
-        samples=lambda local: {
-            name: (each.model, each.example)
-            for name, each in at_random_widths({"whole": network}, local, 12, 0)
-        },
-    )
-    built = build_profile(asked, lambda line: None)
+    built = built_with_its_own_samples(tmp_path / "device", network)
     assert hwprune.predict(network.model, built, network.example).total_us == pytest.approx(50, rel=0.01)
 
 
