@@ -7,25 +7,21 @@ are measured and the budget corrected until the measured target is met.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, Self
 
 import numpy as np
-from platformdirs import user_cache_path
 from torch import nn
 
 from hwprune.device.profile import DeviceProfile
 from hwprune.errors import TargetError
-from hwprune.files import write_json
 from hwprune.graph.axes import BoolArray
 from hwprune.graph.record import ExampleInputs
 from hwprune.groups.costs import MARGIN, FloatArray, LatencyBudget, Widths
+from hwprune.kept_measurements import Loop, forget, measured_once
 from hwprune.operators import Operator
 from hwprune.runtime.bench import THIS_MACHINE, Bench, export_and_time
-from hwprune.runtime.environment import versions
 from hwprune.runtime.timing import Timing
 
 #: A prediction is corrected only where the measurement misses the target, or is faster by more than this part
@@ -53,12 +49,16 @@ class Turn:
         predicted_us: What the chosen widths are predicted to take.
         measured_us: What they took: the median, or undisturbed, whichever is nearer to what is allowed.
         allowed_us: What they may take, by the dense network's latency in the same sense.
+        measurement: Key of the measurement (:func:`~hwprune.kept_measurements.measured_once`).
+        reused: Whether an earlier run made it.
     """
 
     limit_us: float
     predicted_us: float
     measured_us: float
     allowed_us: float
+    measurement: str = ""
+    reused: bool = False
 
     @property
     def part(self) -> float:
@@ -82,23 +82,6 @@ class Axis(Protocol):
     @property
     def width(self) -> int:
         """How much of it the dense network has."""
-        ...
-
-
-class Loop(Protocol):
-    """Builds versions of one network and times them on the device."""
-
-    @property
-    def profile(self) -> DeviceProfile:
-        """The device."""
-        ...
-
-    def measure(self, networks: Mapping[str, Mapping[str, BoolArray]]) -> dict[str, Timing]:
-        """Times networks alternately in one run: name to what is kept, nothing meaning all."""
-        ...
-
-    def kept(self, widths: Widths) -> dict[str, BoolArray]:
-        """What is kept at certain widths."""
         ...
 
 
@@ -159,7 +142,7 @@ class DeviceLoop:
 def calibrate(loop: Loop, predictor: Predictor, sample: Sequence[Widths]) -> tuple[float, float]:
     """Fits the prediction's factor and overhead to measured networks of the model at hand.
 
-    The measurements are cached per network, machine and runtime, so that equal runs see equal predictions.
+    The measurements are kept, so that equal runs see equal predictions.
 
     Args:
         loop: Measures.
@@ -171,7 +154,9 @@ def calibrate(loop: Loop, predictor: Predictor, sample: Sequence[Widths]) -> tup
     """
     raw = predictor.with_calibration(1.0, 0.0)
     predicted = np.array([float(raw.latency_us(widths)) for widths in sample])
-    measured = measured_once(loop, raw.operators, sample)
+    networks = {f"network{i}": loop.kept(widths) for i, widths in enumerate(sample)}
+    timings = measured_once(loop, raw.operators, networks).timings
+    measured = np.array([timings[name].undisturbed_us for name in networks])
     if float(np.ptp(predicted)) < 0.05 * float(predicted.max()):
         return float(measured.mean() / predicted.mean()), 0.0
     # Relative errors count, not absolute ones: weigh every network by its latency.
@@ -183,50 +168,20 @@ def calibrate(loop: Loop, predictor: Predictor, sample: Sequence[Widths]) -> tup
     return float(factor), float(overhead)
 
 
-def measured_once(loop: Loop, operators: Sequence[Operator], sample: Sequence[Widths]) -> FloatArray:
-    """What networks take undisturbed, in microseconds: measured alternately, and kept in the user's cache.
-
-    Equal runs, and a run that is resumed, see equal measurements.
-
-    Args:
-        loop: Measures.
-        operators: Fused operators of the dense network.
-        sample: Widths of the networks.
-    """
-    hardware = loop.profile.hardware
-    networks = [loop.kept(widths) for widths in sample]
-    key = json.dumps(
-        [
-            [str(replace(operator, name="")) for operator in operators],
-            # Equal widths of other axes are another network.
-            [[(name, int(mask.sum())) for name, mask in kept.items()] for kept in networks],
-            loop.profile.runtime.model_dump(mode="json"),
-            [hardware.model, hardware.isa, str(hardware.cores), versions()["torch"]],
-        ]
-    )
-    path = user_cache_path("hwprune") / "calibration" / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
-    if path.exists():
-        try:
-            return np.array(json.loads(path.read_text())["undisturbed_us"], dtype=np.float64)
-        except (ValueError, KeyError):
-            path.unlink()  # a cache: measured again below
-    timings = loop.measure({f"network{i}": kept for i, kept in enumerate(networks)})
-    measured = [timings[f"network{i}"].undisturbed_us for i in range(len(sample))]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"undisturbed_us": measured, "widths": [widths.tolist() for widths in sample]})
-    return np.array(measured, dtype=np.float64)
-
-
 def settle_on_device(
     loop: Loop,
+    operators: Sequence[Operator],
     budget: LatencyBudget,
     allowed_us: Callable[[float], float],
     choose: Callable[[LatencyBudget], Widths],
 ) -> tuple[Widths, float, tuple[Turn, ...]]:
     """Chooses widths, measures them, corrects the budget and goes on until the measured target is met.
 
+    The measurements are kept, so that equal runs choose equal widths.
+
     Args:
         loop: Measures.
+        operators: Fused operators of the dense network.
         budget: The predicted latency aimed at first.
         allowed_us: From the dense network's measured latency to the one allowed.
         choose: Widths for a budget.
@@ -240,15 +195,30 @@ def settle_on_device(
         if found is None:
             break
         limit, widths = found
-        kept = loop.kept(widths)
-        measured, allowed = decisive(loop.measure({"dense": {}, "slim": kept}), allowed_us)
-        turn = Turn(limit, float(budget.used(widths)), measured, allowed)
+        made = measured_once(loop, operators, {"dense": {}, "slim": loop.kept(widths)})
+        measured, allowed = decisive(made.timings, allowed_us)
+        turn = Turn(limit, float(budget.used(widths)), measured, allowed, made.key, made.reused)
         tried.append(_Tried(turn, widths))
         if 1 - WASTE_TOLERANCE <= turn.part <= 1 - SAFETY:
             break
         budget = replace(budget, limit=turn.predicted_us / turn.part * (1 - MARGIN / 2))
     best = _best(tried)
     return best.widths, best.turn.limit_us, tuple(each.turn for each in tried)
+
+
+def forget_disturbed(turns: Sequence[Turn], limit_us: float, part: float) -> None:
+    """Forgets what turns measured if something disturbed them: another run shall not choose by them again.
+
+    The finished network shows it: it misses the target, or is much faster than when it was chosen.
+
+    Args:
+        turns: Of the run.
+        limit_us: What the network was chosen with.
+        part: The part of what is allowed that it takes now that it is finished.
+    """
+    chosen = next((turn for turn in turns if turn.limit_us == limit_us), None)
+    if chosen is not None and not chosen.part * (1 - WASTE_TOLERANCE) <= part <= 1:
+        forget(turn.measurement for turn in turns)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hwprune.closed_loop import forget_disturbed
 from hwprune.compressor import SHRINKING, Compressor, Result
 from hwprune.delivery import as_deployed, describe_network, verify_exported
 from hwprune.device.profile import DeviceProfile
@@ -32,7 +33,7 @@ from hwprune.runtime.export import export
 from hwprune.runtime.timing import Timing
 from hwprune.shared_files import load_shared, save_shared, shared_answers
 from hwprune.surgery.artifact import check_state
-from hwprune.targets import Target, describe
+from hwprune.targets import LatencyUs, Speedup, Target, describe
 from hwprune.train.distillation import Distillation
 from hwprune.train.loop import Recipe, Teacher, Trainer, rehearse
 from hwprune.train.schedule import StrengthSchedule, needs_pull
@@ -337,6 +338,7 @@ class _Job:
             gap = verify_exported(self.pruned, paths["slim"], self.verification_images, profile)
             deployed = as_deployed(paths, profile.runtime, self.dataset)
             timings, described = self._described(networks, deployed)
+            self._doubt_turns(result, timings)
             report = RunReport(
                 settings=self.settings.as_record(),
                 seconds=folder.seconds,
@@ -355,6 +357,13 @@ class _Job:
         write_report(folder.path, report)
         folder.remove_checkpoints()
         return report
+
+    def _doubt_turns(self, result: Result, timings: Mapping[str, Timing]) -> None:
+        """Forgets what the closed loop measured where the final timings do not bear it out."""
+        target = self.settings.target
+        if isinstance(target, Speedup | LatencyUs):
+            part = timings["slim"].median_us / target.allowed_us(timings["dense"].median_us)
+            forget_disturbed(result.report.turns, result.report.groups["budget"], part)
 
     def _described(
         self, networks: Mapping[str, nn.Module], deployed: Mapping[str, Path]

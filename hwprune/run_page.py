@@ -116,9 +116,14 @@ def _number(value: float | None, form: str) -> str:
 def _turns(record: Record) -> list[Markup]:
     keys = ("limit_us", "predicted_us", "measured_us", "allowed_us")
     rows = [
-        (index, *(f"{turn[key]:.1f}" for key in keys)) for index, turn in enumerate(record["turns"], start=1)
+        (
+            index,
+            *(f"{turn[key]:.1f}" for key in keys),
+            "an earlier run" if turn.get("reused") else "this run",
+        )
+        for index, turn in enumerate(record["turns"], start=1)
     ]
-    header = ("turn", "aimed at (us)", "predicted (us)", "measured (us)", "allowed (us)")
+    header = ("turn", "aimed at (us)", "predicted (us)", "measured (us)", "allowed (us)", "measured by")
     shortfall, surplus = shortfall_line(record), surplus_line(record)
     return [
         *([table(header, rows)] if rows else []),

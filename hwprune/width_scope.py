@@ -16,7 +16,6 @@ from hwprune.closed_loop import (
     Predictor,
     Turn,
     calibrate,
-    measured_once,
     settle_on_device,
 )
 from hwprune.device.profile import DeviceProfile
@@ -36,6 +35,7 @@ from hwprune.groups.costs import (
 )
 from hwprune.groups.least_loss import fit
 from hwprune.groups.widths import WidthAllowance, WidthGroups
+from hwprune.kept_measurements import measured_once
 from hwprune.operators import Operator
 from hwprune.processes import from_first
 from hwprune.scope import Request
@@ -140,7 +140,9 @@ class WidthScope(Generic[Kind]):
                 raise
         self._request.notify("predicted to be out of reach: measuring the smallest network there can be")
         loop, operators = self._loop, self._predictor.operators
-        dense_took, took = map(float, from_first(lambda: measured_once(loop, operators, [dense, least])))
+        networks = {"dense": loop.kept(dense), "least": loop.kept(least)}
+        timings = from_first(lambda: measured_once(loop, operators, networks)).timings
+        dense_took, took = (timings[name].undisturbed_us for name in networks)
         allowed = allowed_us(dense_took)
         if took > allowed * (1 - SAFETY):
             raise out_of_reach(allowed, dense_took, took, f"measured for {NARROWEST[fewest]}", SAFETY)
@@ -160,9 +162,9 @@ class WidthScope(Generic[Kind]):
         def choose(limited: LatencyBudget) -> Widths:
             return fit(limited, losses, living, self._aligns, self.groups.fewest)
 
-        loop = self._loop
+        loop, operators = self._loop, self._predictor.operators
         widths, allowance.limit, turns = from_first(
-            lambda: settle_on_device(loop, budget, target.allowed_us, choose)
+            lambda: settle_on_device(loop, operators, budget, target.allowed_us, choose)
         )
         allowance.record = [asdict(turn) for turn in turns]
         return widths

@@ -148,7 +148,11 @@ class ZerosOnDevice:
             return allowance.fitted(ladders)
         counts, allowance.limit, turns = from_first(
             lambda: settle_on_device(
-                self._loop, allowance.budget, self._allowed_us, lambda budget: fit_counts(budget, ladders)
+                self._loop,
+                self._predictor.operators,
+                allowance.budget,
+                self._allowed_us,
+                lambda budget: fit_counts(budget, ladders),
             )
         )
         allowance.record = [asdict(turn) for turn in turns]

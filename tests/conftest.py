@@ -1,4 +1,5 @@
-"""What all tests share: patience of seconds, not of minutes, with a machine whose latencies do not settle.
+"""What all tests share: patience of seconds, not of minutes, with a machine whose latencies do not settle, and
+a place of their own for what they measure of networks.
 
 Tests marked ``gpu``, and those of runtimes that run on one, are skipped where there is none.
 """
@@ -12,6 +13,7 @@ from types import ModuleType
 import pytest
 import torch
 
+from hwprune import kept_measurements
 from hwprune.runtime import local, stopwatch
 from hwprune.runtime.base import ON_GPU
 
@@ -59,9 +61,14 @@ def _runs_on_gpu(item: pytest.Item) -> bool:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def impatient() -> Iterator[None]:
-    """Ends a measurement early whose median does not become certain, and the search for steps of rows."""
+def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Ends a measurement early whose median does not become certain, and the search for steps of rows.
+
+    What networks take by such measurements is not left to the user's own runs.
+    """
+    cache = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patches:
+        patches.setattr(kept_measurements, "user_cache_path", lambda _name: cache)
         patches.setattr(stopwatch, "MOST_SECONDS", PATIENCE_SECONDS)
         patches.setattr(local, "SPLITTING_SECONDS", SPLITTING_SECONDS)
         yield

@@ -19,9 +19,11 @@ import hwprune
 from hwprune.cli import main
 from hwprune.device.library import find_profiles, shipped_folder
 from hwprune.runtime.base import get_runtime
+from hwprune.runtime.timing import Timing
 from hwprune.workloads import load_dataset, make_model
 
 QUICK = ["--epochs", "2", "--batch-size", "128"]
+FEW = ["--train-images", "256"]
 
 
 def run(*arguments: object) -> Result:
@@ -474,3 +476,34 @@ def test_turns_on_the_device_survive_an_interruption(tmp_path: Path, monkeypatch
     turns = report_of(tmp_path / "run")["turns"]
     assert turns
     assert all(turn["measured_us"] > 0 for turn in turns)
+
+
+def test_the_same_command_settles_on_the_same_groups_until_what_was_measured_is_not_borne_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hwprune import kept_measurements
+    from hwprune.runtime import bench
+
+    slower = 1.0
+
+    def by_size(paths: dict[str, Path], profile: hwprune.DeviceProfile, *_runs: object) -> dict[str, Timing]:
+        us = {name: path.stat().st_size * (slower if name == "slim" else 1.0) for name, path in paths.items()}
+        facts = {"precision": profile.runtime.precision, "threads": profile.runtime.threads}
+        return {name: Timing(value, value, value, 9, facts) for name, value in us.items()}
+
+    def reused(out: Path) -> set[bool]:
+        return {turn["reused"] for turn in report_of(out)["turns"]}
+
+    monkeypatch.setattr(kept_measurements, "user_cache_path", lambda _name: tmp_path)
+    monkeypatch.setattr(bench, "measure_alternately", by_size)
+    first, missed, anew = (tmp_path / name for name in ("first", "missed", "anew"))
+    assert prune(first, *FEW).exit_code == 0
+    assert reused(first) == {False}
+    slower = 1.2
+    assert prune(missed, *FEW).exit_code == 0
+    assert not report_of(missed)["target_met"]
+    assert reused(missed) == {True}
+    assert report_of(missed)["layers"] == report_of(first)["layers"]
+    assert prune(anew, *FEW).exit_code == 0
+    assert reused(anew) == {False}
+    assert report_of(anew)["target_met"]

@@ -7,13 +7,21 @@ import numpy as np
 import pytest
 
 import hwprune
-from hwprune import closed_loop
-from hwprune.closed_loop import calibrate, settle_on_device
+from hwprune import closed_loop, kept_measurements
+from hwprune.closed_loop import Turn, calibrate, forget_disturbed, settle_on_device
 from hwprune.errors import TargetError
 from hwprune.groups.costs import LatencyBudget, Widths
+from hwprune.kept_measurements import Measurement
 from hwprune.runtime.timing import Timing
 
 DENSE = np.array([64])
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The user's cache, empty for every test."""
+    monkeypatch.setattr(kept_measurements, "user_cache_path", lambda _name: tmp_path)
+    return tmp_path / "measurements"
 
 
 def timing(latency_us: float) -> Timing:
@@ -25,13 +33,14 @@ class Device:
 
     def __init__(self, offset_us: float) -> None:
         self._offset_us = offset_us
+        self.profile = hwprune.load_profile("x86-avx2-ort")
 
-    def kept(self, widths: Widths) -> Widths:
-        return widths
+    def kept(self, widths: Widths) -> dict[str, Any]:
+        return {"axis": np.arange(DENSE[0]) < widths[0]}
 
     def measure(self, networks: dict[str, Any]) -> dict[str, Timing]:
         return {
-            name: timing(self._offset_us + float(DENSE[0] if name == "dense" else kept[0]))
+            name: timing(self._offset_us + float(kept["axis"].sum() if kept else DENSE[0]))
             for name, kept in networks.items()
         }
 
@@ -47,7 +56,7 @@ def choose(budget: LatencyBudget) -> Widths:
 def settle(offset_us: float, first_limit: float) -> tuple[Widths, float, Any]:
     budget = LatencyBudget(lambda widths: np.asarray(widths).sum(-1).astype(float), first_limit)
     device: Any = Device(offset_us)
-    return settle_on_device(device, budget, lambda dense_us: dense_us / 2, choose)
+    return settle_on_device(device, (), budget, lambda dense_us: dense_us / 2, choose)
 
 
 def test_a_prediction_that_is_too_low_is_corrected() -> None:
@@ -80,7 +89,7 @@ class Uneven(Device):
         self._parts, self.widths = parts, list[int]()
 
     def measure(self, networks: dict[str, Any]) -> dict[str, Timing]:
-        self.widths.append(int(networks["slim"][0]))
+        self.widths.append(int(networks["slim"]["axis"].sum()))
         return {
             "dense": timing(float(DENSE[0])),
             "slim": timing(self.widths[-1] * self._parts[self.widths[-1]]),
@@ -95,7 +104,7 @@ def settle_unevenly(parts: dict[int, float], first_limit: float) -> tuple[int, l
 
     budget = LatencyBudget(lambda widths: np.asarray(widths).sum(-1).astype(float), first_limit)
     device: Any = Uneven(parts)
-    widths, _, _ = settle_on_device(device, budget, lambda dense_us: dense_us / 2, widest)
+    widths, _, _ = settle_on_device(device, (), budget, lambda dense_us: dense_us / 2, widest)
     return int(widths[0]), device.widths
 
 
@@ -139,7 +148,7 @@ def test_what_lies_between_a_correction_out_of_reach_and_a_network_too_slow_is_m
 
     budget = LatencyBudget(lambda widths: np.asarray(widths).sum(-1).astype(float), 32.0)
     device: Any = Steep(0.0)
-    widths, _, turns = settle_on_device(device, budget, lambda dense_us: dense_us / 2, fast_from_16)
+    widths, _, turns = settle_on_device(device, (), budget, lambda dense_us: dense_us / 2, fast_from_16)
     assert turns[0].measured_us > turns[0].allowed_us
     assert widths[0] == 16
 
@@ -176,10 +185,7 @@ class Proportional:
         return self
 
 
-def test_equal_widths_of_another_axis_are_measured_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(closed_loop, "user_cache_path", lambda _name: tmp_path)
+def test_equal_widths_of_another_axis_are_measured_anew() -> None:
     first, again, other = Counting("block1"), Counting("block1"), Counting("block2")
     for loop in (first, again, other):
         device: Any = loop
@@ -199,9 +205,52 @@ def test_no_calibration_predicts_that_narrow_networks_take_no_time(
     dense_us: float, half_us: float, expected: tuple[float, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of 125 and 75 channels, at a microsecond each as rows have it."""
-    monkeypatch.setattr(closed_loop, "measured_once", lambda *_arguments: np.array([dense_us, half_us]))
+    timings = {"network0": timing(dense_us), "network1": timing(half_us)}
+    measured = Measurement(timings, "key", reused=False)
+    monkeypatch.setattr(closed_loop, "measured_once", lambda *_arguments: measured)
     loop: Any = Counting("block")
     predictor: Any = Proportional()
     factor, overhead_us = calibrate(loop, predictor, [np.array([125]), np.array([75])])
     ratio = float(np.mean([dense_us / 125, half_us / 75]))
     assert (factor, overhead_us) == pytest.approx(expected if expected[0] else (ratio, 0.0))
+
+
+def test_an_equal_run_chooses_by_the_measurements_of_the_first(
+    cache: Path,
+) -> None:
+    widths, limit, turns = settle(offset_us=8.0, first_limit=32.0)
+    again, same_limit, reused = settle(offset_us=300.0, first_limit=32.0)
+    assert again.tolist() == widths.tolist()
+    assert same_limit == limit
+    assert [turn.measured_us for turn in reused] == [turn.measured_us for turn in turns]
+    assert {turn.reused for turn in turns} == {False}
+    assert {turn.reused for turn in reused} == {True}
+    assert {f"{turn.measurement}.json" for turn in turns} == {path.name for path in cache.iterdir()}
+
+
+def test_a_measurement_that_cannot_be_read_is_made_again(cache: Path) -> None:
+    _, _, turns = settle(offset_us=8.0, first_limit=32.0)
+    for path in cache.iterdir():
+        path.write_text('{"timings": {"dense": {"median_us": 3')
+    _, _, again = settle(offset_us=8.0, first_limit=32.0)
+    assert again == turns
+
+
+@pytest.mark.parametrize(
+    ("part", "left"),
+    [
+        (0.97, 2),  # as when it was chosen
+        (0.93, 2),  # a little faster
+        (0.85, 0),  # it was disturbed when it was chosen
+        (1.01, 0),  # something disturbed one of the two measurements
+    ],
+)
+def test_turns_that_the_finished_network_does_not_bear_out_are_forgotten(
+    part: float, left: int, cache: Path
+) -> None:
+    cache.mkdir()
+    turns = [Turn(32.0, 32.0, 36.0, 32.0, "first"), Turn(28.0, 28.0, 31.0, 32.0, "second")]
+    for turn in turns:
+        (cache / f"{turn.measurement}.json").touch()
+    forget_disturbed(turns, 28.0, part)
+    assert len(list(cache.iterdir())) == left

@@ -27,6 +27,7 @@ from hwprune.device.rows import Row
 from hwprune.groups.shards import is_sharded, whole
 from hwprune.operators import Operator, multiply_accumulates
 from hwprune.processes import agree_, from_each, from_first
+from hwprune.runtime.timing import Timing
 from hwprune.train.randomness import Randomness
 from hwprune.train.reconstruction import Reconstruction
 from hwprune.train.together import add_up_gradients, share_of, shared_statistics, total
@@ -55,28 +56,18 @@ def batch(step: int) -> tuple[Tensor, Tensor]:
 CASES = {"channel": hwprune.Speedup(1.3), "block": hwprune.Keep(0.5)}
 
 
-class FakeTiming:
-    """Stands for a measured median."""
-
-    def __init__(self, median_us: float) -> None:
-        self.median_us = self.undisturbed_us = median_us
-
-
 @contextmanager
 def only_the_first_measures(rank: int) -> Iterator[None]:
     """Latencies by the number of channels in the first process; a failure in the others."""
 
-    def measure(loop: DeviceLoop, networks: dict[str, dict[str, np.ndarray]]) -> dict[str, FakeTiming]:
+    def measure(loop: DeviceLoop, networks: dict[str, dict[str, np.ndarray]]) -> dict[str, Timing]:
         assert rank == 0, "a process that is not the first one measures"
         dense = sum(axis.width for axis in loop.axes)
-        return {
-            name: FakeTiming(20.0 + (sum(int(mask.sum()) for mask in kept.values()) if kept else dense))
+        took = {
+            name: 20.0 + (sum(int(mask.sum()) for mask in kept.values()) if kept else dense)
             for name, kept in networks.items()
         }
-
-    def calibration(loop: DeviceLoop, _operators: object, sample: list[np.ndarray]) -> np.ndarray:
-        timings = loop.measure({str(index): loop.kept(widths) for index, widths in enumerate(sample)})
-        return np.array([timing.median_us for timing in timings.values()])
+        return {name: Timing(median, median, median, 9) for name, median in took.items()}
 
     def localize(*_arguments: object, **_options: object) -> None:
         raise AssertionError("a process that is not the first one measures rows")
@@ -91,7 +82,6 @@ def only_the_first_measures(rank: int) -> Iterator[None]:
         patches.enter_context(mock.patch.dict(os.environ, {"XDG_CACHE_HOME": cache}))
         patches.enter_context(mock.patch("hwprune.runtime.sampling._measure_chunk", rows))
         patches.enter_context(mock.patch.object(DeviceLoop, "measure", measure))
-        patches.enter_context(mock.patch("hwprune.closed_loop.measured_once", calibration))
         if rank > 0:
             patches.enter_context(mock.patch("hwprune.runtime.bench.localize", localize))
         yield
