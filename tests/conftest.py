@@ -1,5 +1,5 @@
-"""What all tests share: patience of seconds, not of minutes, with a machine whose latencies do not settle, and
-a place of their own for what they measure of networks.
+"""What all tests share: patience of seconds, not of minutes, with a machine whose latencies do not settle,
+and a place of their own for what they measure of networks.
 
 Tests marked ``gpu``, and those of runtimes that run on one, are skipped where there is none.
 """

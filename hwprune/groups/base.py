@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -147,7 +147,7 @@ class Allowance(Protocol):
     """
 
     limit: float
-    record: Sequence[Mapping[str, float]]
+    record: Sequence[Mapping[str, Any]]
 
     def terms(self, grouping: Grouping, alive: Tensor) -> Terms:
         """The budget of the groups that may leave, for living members ``(members,)``."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -145,7 +146,7 @@ class BlockAllowance:
 
     def __init__(self, groups: BlockGroups, kept: int) -> None:
         self._groups, self._kept = groups, kept
-        self.record: Sequence[Mapping[str, float]] = ()
+        self.record: Sequence[Mapping[str, Any]] = ()
 
     @property
     def limit(self) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,7 +62,7 @@ class DensityAllowance:
         choose: ChooseCounts | None = None,
     ) -> None:
         self.budget = budget
-        self.record: Sequence[Mapping[str, float]] = ()
+        self.record: Sequence[Mapping[str, Any]] = ()
         self._groups, self._least = groups, least
         self._choose = choose or DensityAllowance.fitted
 

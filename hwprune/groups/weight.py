@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -111,7 +112,7 @@ class WeightAllowance:
 
     def __init__(self, groups: LayerGroups, limit: int, *, gradual: bool = False) -> None:
         self.limit: float = limit
-        self.record: Sequence[Mapping[str, float]] = ()
+        self.record: Sequence[Mapping[str, Any]] = ()
         self._groups, self._gradual = groups, gradual
 
     def terms(self, grouping: Grouping, alive: Tensor) -> Terms:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -98,7 +98,7 @@ class WidthAllowance:
 
     def __init__(self, groups: WidthGroups, budget: Budget, choose: ChooseWidths | None = None) -> None:
         self.groups, self.budget = groups, budget
-        self.record: Sequence[Mapping[str, float]] = ()
+        self.record: Sequence[Mapping[str, Any]] = ()
         self.aligns: Widths = torch.tensor(groups.aligns).numpy()
         self.rank: Callable[[Tensor, Tensor], Ranking] = self.by_norm
         self._choose = choose or WidthAllowance.fitted
