@@ -17,6 +17,8 @@ from hwprune.device.runtimes import REGISTRY as REGISTRY
 from hwprune.errors import InputError, RuntimeUnavailableError
 
 Array = npt.NDArray[Any]
+#: Name of a kernel to its durations, in microseconds.
+Samples = dict[str, list[float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,9 +140,16 @@ class Runtime(Protocol):
 
     def operator_samples(
         self, model: bytes, spec: RuntimeSpec, feed: Mapping[str, Array], effort: Effort
-    ) -> dict[str, list[float]]:
+    ) -> Samples:
         """Durations of every kernel in each timed run, in microseconds, by the kernel's name."""
         ...
+
+
+@runtime_checkable
+class RecordingRuntime(Protocol):
+    """A runtime whose durations of kernels hold what recording them takes."""
+
+    counts_recording: bool
 
 
 @runtime_checkable

@@ -16,10 +16,9 @@ import numpy as np
 from hwprune.device.profile import RuntimeSpec
 from hwprune.errors import RuntimeUnavailableError
 from hwprune.files import replacing
-from hwprune.runtime.base import Array, Effort, InputInfo
+from hwprune.runtime.base import Array, Effort, InputInfo, Samples
 from hwprune.runtime.native import run_converter, silenced
 from hwprune.runtime.onnx_values import Values, read_values
-from hwprune.runtime.recording import Samples, without_recording
 
 with silenced():  # it tells the features of the CPU on stdout
     import MNN
@@ -145,6 +144,8 @@ class Mnn:
             when it converts a file, layer by layer.
     """
 
+    counts_recording = True
+
     def __init__(self, *, sparse: bool = False) -> None:
         self._sparse = sparse
 
@@ -182,15 +183,10 @@ class Mnn:
     ) -> Samples:
         """Kernel durations between the two calls that MNN makes around every kernel.
 
-        The calls cost a microsecond or two, which is measured on a kernel with next to nothing to do and
-        taken off. MNN keeps maps in a layout of its own; copies into it and out of it at the edges of a
-        branch do not count, those between the parts of an operator do.
+        The calls cost a microsecond or two, which is in the durations. MNN keeps maps in a layout of its own;
+        copies into it and out of it at the edges of a branch do not count, those between the parts of an
+        operator do.
         """
-        return without_recording(self._recorded, model, spec, feed, effort)
-
-    def _recorded(
-        self, model: bytes, spec: RuntimeSpec, feed: Mapping[str, Array], effort: Effort
-    ) -> Samples:
         with tempfile.TemporaryDirectory(prefix="hwprune-") as folder:
             path = Path(folder) / "operators.onnx"
             path.write_bytes(model)

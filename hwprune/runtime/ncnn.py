@@ -17,10 +17,9 @@ from onnx import helper
 
 from hwprune.device.profile import RuntimeSpec
 from hwprune.errors import RuntimeUnavailableError
-from hwprune.runtime.base import Array, Effort, InputInfo, check_batch
+from hwprune.runtime.base import Array, Effort, InputInfo, Samples, check_batch
 from hwprune.runtime.native import reason, run_converter, silenced
 from hwprune.runtime.onnx_values import read_values
-from hwprune.runtime.recording import Samples, without_recording
 
 STRUCTURE, WEIGHTS = ".param", ".bin"
 #: What would compute or store in half precision or integers.
@@ -112,6 +111,8 @@ class NcnnSession:
 class Ncnn:
     """The CPU kernels of ncnn in single precision, converted by pnnx."""
 
+    counts_recording = True
+
     def version(self) -> str:
         """The installed version."""
         return version("ncnn")
@@ -148,19 +149,14 @@ class Ncnn:
         """Durations of layers, by extracting the blob of every layer in the order in which they run.
 
         ncnn computes a blob from those that are there already, so that an extraction runs one layer; it is
-        left as the layer wrote it. What an extraction itself takes, a few microseconds, is measured on a
-        layer with next to nothing to do and taken off. Maps go through a pooling of one pixel first, which
-        packs channels as ncnn keeps them inside of networks and is not counted.
+        left as the layer wrote it. What an extraction itself takes, a few microseconds, is in the durations.
+        Maps go through a pooling of one pixel first, which packs channels as ncnn keeps them inside of
+        networks and is not counted.
 
         Raises:
             RuntimeUnavailableError: If the batch has more than one image.
         """
         check_batch(spec)
-        return without_recording(self._recorded, model, spec, feed, effort)
-
-    def _recorded(
-        self, model: bytes, spec: RuntimeSpec, feed: Mapping[str, Array], effort: Effort
-    ) -> Samples:
         with tempfile.TemporaryDirectory(prefix="hwprune-") as folder:
             path = Path(folder) / "operators.onnx"
             path.write_bytes(packed(model))

@@ -15,8 +15,7 @@ import onnxruntime
 from hwprune.device.profile import RuntimeSpec
 from hwprune.device.runtimes import CPU_PROVIDER, GPU_PROVIDERS
 from hwprune.errors import RuntimeUnavailableError
-from hwprune.runtime.base import Array, Effort, InputInfo
-from hwprune.runtime.recording import without_recording
+from hwprune.runtime.base import Array, Effort, InputInfo, Samples
 
 _DTYPES = {
     "tensor(float)": np.float32,
@@ -74,6 +73,8 @@ class OnnxRuntimeSession:
 class OnnxRuntime:
     """ONNX Runtime with all graph optimisations, on the provider of the profile or else on the CPU."""
 
+    counts_recording = True
+
     def version(self) -> str:
         """The installed version."""
         return str(onnxruntime.__version__)
@@ -106,11 +107,11 @@ class OnnxRuntime:
 
     def operator_samples(
         self, model: bytes, spec: RuntimeSpec, feed: Mapping[str, Array], effort: Effort
-    ) -> dict[str, list[float]]:
+    ) -> Samples:
         """Kernel durations from ONNX Runtime's own profiler, by the value that each kernel writes.
 
-        The profiler's own work falls into the durations: a few microseconds per kernel, which are measured
-        on a kernel with next to nothing to do and taken off.
+        The profiler's own work falls into the durations. They are whole microseconds, cut off; half of one
+        is added, so that they are right on average.
 
         Raises:
             RuntimeUnavailableError: If the provider runs them on a GPU: released builds of ONNX Runtime tell
@@ -124,16 +125,6 @@ class OnnxRuntime:
                 got=spec.provider,
                 hint="prune to a number of groups (--keep); whole networks are timed on this device",
             )
-        return without_recording(self._profiled, model, spec, feed, effort)
-
-    def _profiled(
-        self, model: bytes, spec: RuntimeSpec, feed: Mapping[str, Array], effort: Effort
-    ) -> dict[str, list[float]]:
-        """What the profiler says, in microseconds.
-
-        Durations are whole microseconds, cut off; half of one is added, so that they are right on
-        average.
-        """
         options = self._options(spec)
         with tempfile.TemporaryDirectory(prefix="hwprune-") as folder:
             options.enable_profiling = True
@@ -155,7 +146,7 @@ class OnnxRuntime:
                 got=f"{len(lines)} lines, the last of them cut off",
                 hint="make room there, or name another folder for temporary files in TMPDIR",
             )
-        samples: dict[str, list[float]] = {}
+        samples: Samples = {}
         for event in map(_event, filter(_is_kernel, lines)):
             value = event["name"].removesuffix(_KERNEL_SUFFIX).removesuffix(_BLOCKED_SUFFIX)
             samples.setdefault(value, []).append(event["dur"] + 0.5)

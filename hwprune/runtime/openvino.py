@@ -13,7 +13,7 @@ import openvino
 
 from hwprune.device.profile import RuntimeSpec
 from hwprune.errors import RuntimeUnavailableError
-from hwprune.runtime.base import Array, Effort, InputInfo
+from hwprune.runtime.base import Array, Effort, InputInfo, Samples
 
 _DEVICE = "CPU"
 _EXECUTED = "EXECUTED"
@@ -84,7 +84,7 @@ class OpenVino:
 
     def operator_samples(
         self, model: bytes, spec: RuntimeSpec, feed: Mapping[str, Array], effort: Effort
-    ) -> dict[str, list[float]]:
+    ) -> Samples:
         """Kernel durations from OpenVINO's own counters, by the name of the node.
 
         The counters hold the mean since the network was compiled, so it is compiled anew for each of a few
@@ -92,7 +92,7 @@ class OpenVino:
         """
         where = "an operator model"
         network = _read(model, b"", where)
-        samples: dict[str, list[float]] = {}
+        samples: Samples = {}
         for _ in range(_BLOCKS):
             options = {**_options(spec), "PERF_COUNT": True}
             request = _compile(network, options, where).create_infer_request()

@@ -1,58 +1,67 @@
-"""What timing single kernels costs itself, measured and taken off."""
+"""What timing single kernels costs itself: told by kernels with nothing to do among the timed ones.
+
+A profiler's own work falls into the durations that it tells: 3 to 5 us per kernel in ONNX Runtime, depending
+on what else the machine does in the same minute and on how much the caches hold. It is therefore measured in
+the very runs that it is taken off from.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
-from hwprune.device.profile import RuntimeSpec
 from hwprune.operators import Operator
-from hwprune.runtime.base import Array, Effort
-from hwprune.runtime.operator_models import make_operator_model
-from hwprune.runtime.undisturbed import undisturbed_runs
 
 #: What stands for a kernel that takes no longer than recording it, in microseconds.
 LEAST = 0.1
-#: Kernels with next to nothing to do in the file that the cost is measured on.
-_KERNELS = 16
-_EFFORT = Effort(seconds=0.2, least_runs=500, most_runs=2000, warmup_runs=50)
-#: Runtime and threads to the cost, measured once per process.
-_COST: dict[tuple[str, int], float] = {}
+#: A kernel with next to nothing to do, and how many of it lie among the operators of a file.
+IDLE, IDLE_OPERATORS = Operator("conv", 8, 8, 1, 1), 8
 
-Samples = dict[str, list[float]]
-#: Times the kernels of a model as it is: model, spec, feed and effort to durations in microseconds.
-Record = Callable[[bytes, RuntimeSpec, Mapping[str, Array], Effort], Samples]
+
+def among_idle(operators: Sequence[Operator]) -> tuple[list[Operator], list[int]]:
+    """Spreads :data:`IDLE_OPERATORS` times :data:`IDLE` evenly among the operators of a file.
+
+    Returns:
+        All of them, and the positions of the operators in it.
+
+    >>> laid, positions = among_idle([Operator("relu", 8, 8)] * 4)
+    >>> len(laid), positions
+    (12, [1, 4, 7, 10])
+    """
+    places = len(operators) + IDLE_OPERATORS
+    positions = [int((index + 0.5) * places / max(len(operators), 1)) for index in range(len(operators))]
+    laid = [IDLE] * places
+    for position, operator in zip(positions, operators, strict=True):
+        laid[position] = operator
+    return laid, positions
+
+
+def recording_cost(took: Mapping[int, float], idle: Collection[int]) -> float:
+    """What recording one kernel costs: the median over the idle ones, in microseconds.
+
+    Args:
+        took: Position of an operator to what its kernels took, recording included.
+        idle: Positions of the idle ones.
+    """
+    return float(np.median([took[position] for position in idle]))
 
 
 def without_recording(
-    record: Record, model: bytes, spec: RuntimeSpec, feed: Mapping[str, Array], effort: Effort
-) -> Samples:
-    """Durations of kernels without what recording them takes: that of a convolution of one pixel.
+    durations: npt.NDArray[np.float64], kernels: int, cost: float
+) -> npt.NDArray[np.float64]:
+    """Durations without what recording took of them, in microseconds.
 
     Args:
-        record: How the runtime times kernels.
-        model: An ONNX file.
-        spec: Runtime and threads.
-        feed: Its inputs.
-        effort: How long to run it.
+        durations: Of an operator, of any shape.
+        kernels: As how many kernels it runs.
+        cost: Of recording one.
 
     Returns:
-        Durations in microseconds by the kernel's name, all at least :data:`LEAST`.
+        At least :data:`LEAST` each.
+
+    >>> without_recording(np.array([3.5, 9.5]), 2, 3.0)
+    array([0.1, 3.5])
     """
-    samples = record(model, spec, feed, effort)
-    cost = _recording_cost(record, spec)
-    return {
-        kernel: [max(duration - cost, LEAST) for duration in durations]
-        for kernel, durations in samples.items()
-    }
-
-
-def _recording_cost(record: Record, spec: RuntimeSpec) -> float:
-    key = (spec.kind, spec.threads)
-    if key not in _COST:
-        model = make_operator_model([Operator("conv", 8, 8, 1, 1, 1, 1)] * _KERNELS, batch=1)
-        samples = record(model.content, spec, model.feed, _EFFORT)
-        durations = [values for kernel, values in samples.items() if model.operator_of(kernel) is not None]
-        _COST[key] = float(undisturbed_runs(np.array(durations)).mean())
-    return _COST[key]
+    return np.asarray(np.maximum(durations - kernels * cost, LEAST))

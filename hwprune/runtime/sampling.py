@@ -15,11 +15,12 @@ from hwprune.device.profile import RuntimeSpec
 from hwprune.device.rows import DECIMALS, Row
 from hwprune.errors import RuntimeUnavailableError
 from hwprune.operators import Operator
-from hwprune.runtime.base import Effort, runtime_for
+from hwprune.runtime.base import Effort, RecordingRuntime, Runtime, runtime_for
 from hwprune.runtime.half import half
 from hwprune.runtime.interrupts import finishing
 from hwprune.runtime.operator_models import check_known, make_operator_model
 from hwprune.runtime.quantized_operators import quantized, without_edges
+from hwprune.runtime.recording import among_idle, recording_cost, without_recording
 from hwprune.runtime.undisturbed import binned_median, undisturbed_runs
 
 Progress = Callable[[int, int], None]
@@ -146,8 +147,42 @@ def _measure_chunk(
 ) -> list[Row]:
     for operator in operators:  # before the runtime sees it: some end the process
         check_known(operator, spec.kind)
-    model = make_operator_model([FIRST, *operators, *filling], spec.batch, runtime=spec.kind)
     runtime = runtime_for(spec)
+    laid, positions = list(operators), list(range(len(operators)))
+    if isinstance(runtime, RecordingRuntime):
+        laid, positions = among_idle(operators)
+    kernels = _kernels_of(laid, filling, spec, runtime, effort)
+    for position, operator in zip(positions, operators, strict=True):
+        if position not in kernels:
+            raise RuntimeUnavailableError(
+                f"the runtime reports no time for {describe(operator)}",
+                expected="a kernel named after its node or output",
+                got=f"kernels of {len(kernels)} of {len(laid)} operators",
+            )
+    # What runs as several kernels costs their sum.
+    totals = {position: np.sum(durations, axis=0) for position, durations in kernels.items()}
+    alone = dict(zip(totals, undisturbed_runs(np.stack(list(totals.values()))).mean(axis=1), strict=True))
+    idle = set(range(len(laid))) - set(positions)
+    cost = recording_cost(alone, idle) if idle else 0.0
+    return [
+        _row(
+            operator,
+            without_recording(totals[position], len(kernels[position]), cost),
+            float(without_recording(alone[position], len(kernels[position]), cost)),
+        )
+        for position, operator in zip(positions, operators, strict=True)
+    ]
+
+
+def _kernels_of(
+    operators: Sequence[Operator],
+    filling: Sequence[Operator],
+    spec: RuntimeSpec,
+    runtime: Runtime,
+    effort: Effort,
+) -> dict[int, list[npt.NDArray[np.float64]]]:
+    """Position of an operator to the durations of each of its kernels, ``(runs,)``, in microseconds."""
+    model = make_operator_model([FIRST, *operators, *filling], spec.batch, runtime=spec.kind)
     with finishing():
         if spec.precision == "int8":
             model = quantized(model)
@@ -155,26 +190,17 @@ def _measure_chunk(
         else:
             content = half(model.content) if spec.precision == "fp16" else model.content
             samples = runtime.operator_samples(content, spec, model.feed, effort)
-    totals: dict[int, npt.NDArray[np.float64]] = {}
+    kernels: dict[int, list[npt.NDArray[np.float64]]] = {}
     for kernel, durations in samples.items():
         index = model.operator_of(kernel)
-        if index:  # neither the first nor what feeds a branch; what runs as several kernels costs their sum
-            totals[index - 1] = totals.get(index - 1, 0.0) + np.asarray(durations)
-    for index, operator in enumerate(operators):
-        if index not in totals:
-            raise RuntimeUnavailableError(
-                f"the runtime reports no time for {describe(operator)}",
-                expected="a kernel named after its node or output",
-                got=f"kernels {', '.join(sorted(samples)[:8])}, ...",
-            )
-    alone = dict(zip(totals, undisturbed_runs(np.stack(list(totals.values()))).mean(axis=1), strict=True))
-    return [_row(operator, totals[index], alone[index]) for index, operator in enumerate(operators)]
+        if index:  # neither the first nor what feeds a branch
+            kernels.setdefault(index - 1, []).append(np.asarray(durations))
+    return kernels
 
 
 def _row(operator: Operator, values: npt.NDArray[np.float64], undisturbed_us: float) -> Row:
     # As exact as tables are written: a row read back is the row that was measured, so that equal runs stay
     # equal whether they measure or read.
-    # The profiler's own work has been taken off; where it varies more than the kernel takes, little is left.
     p10, median, p90 = (
         max(round(float(value), DECIMALS), 10**-DECIMALS)
         for value in (np.percentile(values, 10), binned_median(values), np.percentile(values, 90))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hwprune.device.profile import RuntimeSpec
 from hwprune.errors import RuntimeUnavailableError
-from hwprune.runtime.base import Array, Effort, InputInfo
+from hwprune.runtime.base import Array, Effort, InputInfo, Samples
 from hwprune.runtime.engines import (
     Ranges,
     branch_of,
@@ -25,7 +25,6 @@ from hwprune.runtime.engines import (
     keep,
 )
 from hwprune.runtime.onnx_values import read_values
-from hwprune.runtime.recording import Samples
 
 ENDING = ".engine"
 #: Numbers of images that an exported engine takes, where the network leaves them open.

@@ -16,11 +16,10 @@ from torch import Tensor, fx
 
 from hwprune.device.profile import RuntimeSpec
 from hwprune.errors import RuntimeUnavailableError
-from hwprune.runtime.base import Array, Effort, InputInfo
+from hwprune.runtime.base import Array, Effort, InputInfo, Samples
 from hwprune.runtime.eager.graph import network_of, read_model, value_of
 from hwprune.runtime.eager.program import ENDING, load_program, save_program
 from hwprune.runtime.onnx_values import read_values
-from hwprune.runtime.recording import Samples
 
 
 class TorchSession:

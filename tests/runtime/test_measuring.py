@@ -82,7 +82,7 @@ def test_every_file_holds_as_many_bytes_as_the_network(monkeypatch: pytest.Monke
     rows += measure_operators(operators[2:], spec, effort=effort, working_set=2**10)
     assert [row.operator for row in rows] == [*operators, operators[2]]
     assert made[:2] == pytest.approx([24 * 2**20, 5 * 2**20], abs=2 * 2**20)
-    assert made[2] < 2**10  # a small network has its caches to itself
+    assert made[2] < 2**12  # a small network has its caches to itself, but for the idle kernels
 
 
 def test_a_straight_line_needs_few_measurements_and_a_bent_one_more() -> None:
