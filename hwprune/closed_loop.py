@@ -49,6 +49,7 @@ class Turn:
         predicted_us: What the chosen widths are predicted to take.
         measured_us: What they took: the median, or undisturbed, whichever is nearer to what is allowed.
         allowed_us: What they may take, by the dense network's latency in the same sense.
+        dense_us: What the dense network took undisturbed in the same run.
         measurement: Key of the measurement (:func:`~hwprune.kept_measurements.measured_once`).
         reused: Whether an earlier run made it.
     """
@@ -57,6 +58,7 @@ class Turn:
     predicted_us: float
     measured_us: float
     allowed_us: float
+    dense_us: float = 0.0
     measurement: str = ""
     reused: bool = False
 
@@ -197,7 +199,8 @@ def settle_on_device(
         limit, widths = found
         made = measured_once(loop, operators, {"dense": {}, "slim": loop.kept(widths)})
         measured, allowed = decisive(made.timings, allowed_us)
-        turn = Turn(limit, float(budget.used(widths)), measured, allowed, made.key, made.reused)
+        predicted, dense = float(budget.used(widths)), made.timings["dense"].undisturbed_us
+        turn = Turn(limit, predicted, measured, allowed, dense, made.key, made.reused)
         tried.append(_Tried(turn, widths))
         if 1 - WASTE_TOLERANCE <= turn.part <= 1 - SAFETY:
             break

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from hwprune.closed_loop import forget_disturbed
+from hwprune.closed_loop import Turn, forget_disturbed
 from hwprune.compressor import SHRINKING, Compressor, Result
-from hwprune.delivery import as_deployed, describe_network, verify_exported
+from hwprune.delivery import as_deployed, describe_network, time_undisturbed, verify_exported
 from hwprune.device.profile import DeviceProfile
 from hwprune.files import sha256_of
 from hwprune.graph.twin import copy_of
@@ -337,7 +338,7 @@ class _Job:
                     self.observer.note(f"the {name} network: {exported.note}")
             gap = verify_exported(self.pruned, paths["slim"], self.verification_images, profile)
             deployed = as_deployed(paths, profile.runtime, self.dataset)
-            timings, described = self._described(networks, deployed)
+            timings, described = self._described(networks, deployed, result.report.turns)
             self._doubt_turns(result, timings)
             report = RunReport(
                 settings=self.settings.as_record(),
@@ -366,12 +367,13 @@ class _Job:
             forget_disturbed(result.report.turns, result.report.groups["budget"], part)
 
     def _described(
-        self, networks: Mapping[str, nn.Module], deployed: Mapping[str, Path]
+        self, networks: Mapping[str, nn.Module], deployed: Mapping[str, Path], turns: Sequence[Turn]
     ) -> tuple[dict[str, Timing], dict[str, dict[str, Any]]]:
         """Timings of the networks, measured alternately, and what the report says of each."""
         self.observer.note("timing dense and slim alternately")
         profile = self.compressor.profile
-        timings = self.bench.time(deployed, profile)
+        usual_us = min((turn.dense_us for turn in turns if turn.dense_us), default=math.inf)
+        timings = time_undisturbed(lambda: self.bench.time(deployed, profile), usual_us, self.observer.note)
         return timings, {
             name: describe_network(network, deployed[name], timings[name], self.dataset, profile.runtime)
             for name, network in networks.items()

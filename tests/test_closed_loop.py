@@ -249,7 +249,9 @@ def test_turns_that_the_finished_network_does_not_bear_out_are_forgotten(
     part: float, left: int, cache: Path
 ) -> None:
     cache.mkdir()
-    turns = [Turn(32.0, 32.0, 36.0, 32.0, "first"), Turn(28.0, 28.0, 31.0, 32.0, "second")]
+    turns = [
+        Turn(*us, measurement=key) for key, us in (("first", (32, 32, 36, 32)), ("second", (28, 28, 31, 32)))
+    ]
     for turn in turns:
         (cache / f"{turn.measurement}.json").touch()
     forget_disturbed(turns, 28.0, part)
