@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -21,6 +22,8 @@ from hwprune.runtime.sampling import Progress, TimeOperators, map_bytes, measure
 PRUNED_PART = 0.4
 #: Gaps between the widths at which another kernel is measured.
 OTHER_KERNEL_GAPS = 3
+#: Widths of a side that are crossed with those of the other once time is up, for every place of the period.
+CROSSED_IN_HASTE = 6
 
 
 #: Parts of the weights that are left, at which kernels that skip zeros are measured.
@@ -106,7 +109,8 @@ def measure_rows(
         profile: Runtime, precision and rules.
         working_set: Bytes that the whole network moves; see :func:`working_set`.
         progress: Called with the number of rows done and known to be needed so far.
-        seconds: No interval is split any further after this time; what was begun is completed.
+        seconds: After this time no interval is split any further, and of many widths only some are crossed
+            with those of the other side: between them, tables interpolate. What was begun is completed.
         unaligned: Whether rows are wanted for widths, too, that run another kernel (see
             :class:`~hwprune.device.steps.Steps`) and that pruning avoids: a few of them, less exact.
         time_operators: Measures rows; whoever keeps them brings another one.
@@ -117,7 +121,7 @@ def measure_rows(
     """
     check_measurable(operators, profile.runtime.kind)
     search = _Search(operators, profile, progress, working_set, time_operators)
-    deadline = None if seconds is None else time.monotonic() + seconds
+    deadline = math.inf if seconds is None else time.monotonic() + seconds
     found = {
         (template, side, place): curve
         for template in search.widest
@@ -127,15 +131,16 @@ def measure_rows(
     bisect(
         found,
         lambda pairs: search.measure([search.at(key[0], key[1], width) for key, width in pairs]),
-        lambda: deadline is None or time.monotonic() < deadline,
+        lambda: time.monotonic() < deadline,
     )
+    most = None if time.monotonic() < deadline else CROSSED_IN_HASTE
     search.measure(
         [
             with_channels(template, in_width, out_width)
             for template in search.widest
             if template.matrix
-            for in_width in _measured(found, template, "in")
-            for out_width in _measured(found, template, "out")
+            for in_width in _measured(found, template, "in", most)
+            for out_width in _measured(found, template, "out", most)
         ]
     )
     if unaligned:
@@ -189,10 +194,22 @@ def other_kernel_widths(template: Operator, steps: Steps) -> list[int]:
     return sorted({others[last * part // OTHER_KERNEL_GAPS] for part in range(OTHER_KERNEL_GAPS + 1)})
 
 
-def _measured(found: Mapping[_Key, Curve], template: Operator, side: str) -> list[int]:
-    return sorted(
-        width for key, curve in found.items() if key[:2] == (template, side) for width in curve.widths
-    )
+def _measured(found: Mapping[_Key, Curve], template: Operator, side: str, most: int | None) -> list[int]:
+    """The widths of a side that were measured; of every curve ``most`` that are spread over it, or all."""
+    curves = [curve.widths for key, curve in found.items() if key[:2] == (template, side)]
+    return sorted({width for widths in curves for width in spread(widths, most or len(widths))})
+
+
+def spread(widths: Sequence[int], most: int) -> list[int]:
+    """So many of the widths, the first and the last among them, as far apart as there are.
+
+    >>> spread([1, 2, 4, 8, 16, 24, 32, 40], 4), spread([8, 16], 4)
+    ([1, 4, 24, 40], [8, 16])
+    """
+    if len(widths) <= most:
+        return list(widths)
+    last = len(widths) - 1
+    return [widths[last * place // (most - 1)] for place in range(most)]
 
 
 class _Search:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import hwprune
 from hwprune.device.profile import RuntimeSpec
+from hwprune.device.rows import Row
 from hwprune.device.steps import Steps
 from hwprune.device.table import LatencyTable
 from hwprune.operators import Operator
+from hwprune.runtime import rows as row_search
 from hwprune.runtime import sampling
 from hwprune.runtime.base import Effort
 from hwprune.runtime.calibration import fit_calibration
@@ -116,3 +120,34 @@ def test_only_samples_on_a_grid_are_taken_for_cut_ones() -> None:
     cut = np.floor(np.random.default_rng(0).uniform(6.3, 8.3, 2001)) + 0.5
     assert binned_median(cut) == pytest.approx(7.3, abs=0.05)
     assert binned_median([4.11, 4.13, 4.18, 4.19]) == pytest.approx(4.155)
+
+
+@pytest.mark.parametrize("kind", ["linear", "conv"])
+def test_where_time_is_up_only_some_widths_are_crossed_and_all_have_a_price(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cost is that of its products and of its outputs, which whole steps of it interpolate exactly."""
+    profile = hwprune.load_profile("x86-avx2-ort")
+    operator = Operator(kind, 250, 200, 7, 7) if kind == "conv" else Operator(kind, 250, 200)
+
+    def cost_us(each: Operator) -> float:
+        steps = profile.steps_for(each)
+        out = steps.round_up(each.out_channels)
+        return 1.0 + 1e-3 * steps.round_up(each.in_channels) * out + 0.01 * out
+
+    def time_operators(wanted: Sequence[Operator], *_spec: object, **_options: object) -> tuple[Row, ...]:
+        return tuple(Row(each, cost_us(each)) for each in wanted)
+
+    def measured_rows(most: int) -> tuple[Row, ...]:
+        monkeypatch.setattr(row_search, "CROSSED_IN_HASTE", most)
+        return row_search.measure_rows(
+            [operator], profile, working_set=0, seconds=0.0, time_operators=time_operators
+        )
+
+    hasty, patient = measured_rows(3), measured_rows(1000)
+    assert len(hasty) < 0.7 * len(patient)
+    table, steps = LatencyTable(hasty), profile.steps_for(operator)
+    assert table.covers_narrower(operator, steps)
+    for inputs, outputs in [(250, 200), (64, 48), (16, 8), (120, 200), (250, 56), (8, 104)]:
+        narrower = replace(operator, in_channels=inputs, out_channels=outputs)
+        assert table.latency_us(narrower, steps) == pytest.approx(cost_us(narrower), rel=0.02)
