@@ -209,18 +209,30 @@ def settle_on_device(
     return best.widths, best.turn.limit_us, tuple(each.turn for each in tried)
 
 
-def forget_disturbed(turns: Sequence[Turn], limit_us: float, part: float) -> None:
+def forget_disturbed(
+    turns: Sequence[Turn],
+    limit_us: float,
+    timings: Mapping[str, Timing],
+    allowed_us: Callable[[float], float],
+) -> None:
     """Forgets what turns measured if something disturbed them: another run shall not choose by them again.
 
-    The finished network shows it: it misses the target, or is much faster than when it was chosen.
+    The finished network shows it: it misses the target although it did not when it was chosen, or by more,
+    or it is much faster than then.
 
     Args:
         turns: Of the run.
         limit_us: What the network was chosen with.
-        part: The part of what is allowed that it takes now that it is finished.
+        timings: Of ``dense`` and ``slim``, finished.
+        allowed_us: From the dense network's latency to the one allowed.
     """
     chosen = next((turn for turn in turns if turn.limit_us == limit_us), None)
-    if chosen is not None and not chosen.part * (1 - WASTE_TOLERANCE) <= part <= 1:
+    if chosen is None:
+        return
+    measured, allowed = decisive(timings, allowed_us)
+    missed_by = timings["slim"].median_us / allowed_us(timings["dense"].median_us)
+    faster = measured / allowed < chosen.part * (1 - WASTE_TOLERANCE)
+    if faster or missed_by > (chosen.part * (1 + WASTE_TOLERANCE) if chosen.part > 1 else 1.0):
         forget(turn.measurement for turn in turns)
 
 

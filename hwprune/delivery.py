@@ -101,8 +101,8 @@ def time_undisturbed(
             notify(f"the dense network still takes {took:.1f} us: the least disturbed timing counts")
             break
         notify(
-            f"the dense network took {took:.1f} us instead of {usual_us:.1f} us: something disturbed the "
-            "machine, timing again"
+            f"the dense network took {took:.1f} us, and {usual_us:.1f} us when the slim one was chosen: "
+            "timing again, for something may have disturbed the machine"
         )
         timings.append(time())
     return min(timings, key=lambda each: each["dense"].undisturbed_us)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -16,9 +17,11 @@ from hwprune.files import write_json
 from hwprune.graph.axes import BoolArray
 from hwprune.groups.costs import Widths
 from hwprune.operators import Operator
-from hwprune.runtime.environment import versions
+from hwprune.runtime.environment import environment, versions
 from hwprune.runtime.timing import Timing
 
+#: What is kept of a timing.
+_NUMBERS = ("median_us", "p10_us", "p90_us", "runs", "undisturbed_us")
 #: Versions of one network: name to what is kept of each of its axes; nothing means all.
 Versions = Mapping[str, Mapping[str, BoolArray]]
 
@@ -58,7 +61,8 @@ class Measurement:
 def measured_once(loop: Loop, operators: Sequence[Operator], networks: Versions) -> Measurement:
     """Times networks alternately, unless a run before this one did.
 
-    Kept per networks, machine and runtime. Which channels stay does not matter, only how many of every axis.
+    Kept per networks, runtime, versions, and model and cores of the processor. Which channels stay does not
+    matter, only how many of every axis.
 
     Args:
         loop: Measures.
@@ -67,16 +71,31 @@ def measured_once(loop: Loop, operators: Sequence[Operator], networks: Versions)
     """
     key = _key(loop.profile, operators, networks)
     path = _path(key)
-    if path.exists():
-        try:
-            read = json.loads(path.read_text())["timings"]
-            return Measurement({name: Timing(**read[name]) for name in networks}, key, reused=True)
-        except (ValueError, KeyError, TypeError):
-            path.unlink()  # a cache: measured again below
+    known = _read(path, networks)
+    if known is not None:
+        return Measurement(known, key, reused=True)
     timings = loop.measure(networks)
+    numbers = {
+        name: {part: float(getattr(timing, part)) for part in _NUMBERS} for name, timing in timings.items()
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"timings": {name: asdict(timing) for name, timing in timings.items()}})
+    write_json(path, {"date": str(environment()["date"]), "timings": numbers})
     return Measurement(timings, key, reused=False)
+
+
+def _read(path: Path, names: Iterable[str]) -> dict[str, Timing] | None:
+    """The timings in a file; ``None`` where there is none or it is unreadable (it is only a cache)."""
+    try:
+        read = json.loads(path.read_text(encoding="utf-8"))["timings"]
+        numbers = {name: {part: float(read[name][part]) for part in _NUMBERS} for name in names}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    if not all(math.isfinite(us) and us > 0 for timing in numbers.values() for us in timing.values()):
+        return None
+    return {
+        name: Timing(**{**timing, "runs": int(timing["runs"])})  # type: ignore[arg-type]
+        for name, timing in numbers.items()
+    }
 
 
 def forget(keys: Iterable[str]) -> None:

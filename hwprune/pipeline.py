@@ -363,8 +363,8 @@ class _Job:
         """Forgets what the closed loop measured where the final timings do not bear it out."""
         target = self.settings.target
         if isinstance(target, Speedup | LatencyUs):
-            part = timings["slim"].median_us / target.allowed_us(timings["dense"].median_us)
-            forget_disturbed(result.report.turns, result.report.groups["budget"], part)
+            report = result.report
+            forget_disturbed(report.turns, report.groups["budget"], timings, target.allowed_us)
 
     def _described(
         self, networks: Mapping[str, nn.Module], deployed: Mapping[str, Path], turns: Sequence[Turn]

@@ -35,7 +35,7 @@ from hwprune.groups.costs import (
 )
 from hwprune.groups.least_loss import fit
 from hwprune.groups.widths import WidthAllowance, WidthGroups
-from hwprune.kept_measurements import measured_once
+from hwprune.kept_measurements import forget, measured_once
 from hwprune.operators import Operator
 from hwprune.processes import from_first
 from hwprune.scope import Request
@@ -141,10 +141,11 @@ class WidthScope(Generic[Kind]):
         self._request.notify("predicted to be out of reach: measuring the smallest network there can be")
         loop, operators = self._loop, self._predictor.operators
         networks = {"dense": loop.kept(dense), "least": loop.kept(least)}
-        timings = from_first(lambda: measured_once(loop, operators, networks)).timings
-        dense_took, took = (timings[name].undisturbed_us for name in networks)
+        made = from_first(lambda: measured_once(loop, operators, networks))
+        dense_took, took = (made.timings[name].undisturbed_us for name in networks)
         allowed = allowed_us(dense_took)
         if took > allowed * (1 - SAFETY):
+            forget([made.key])  # whoever asks again may find the machine less disturbed
             raise out_of_reach(allowed, dense_took, took, f"measured for {NARROWEST[fewest]}", SAFETY)
         # What is predicted for a network that takes as long as is allowed.
         return max(least_us, min(least_us * allowed * (1 - MARGIN) / took, dense_us))

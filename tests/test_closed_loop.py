@@ -59,6 +59,12 @@ def settle(offset_us: float, first_limit: float) -> tuple[Widths, float, Any]:
     return settle_on_device(device, (), budget, lambda dense_us: dense_us / 2, choose)
 
 
+def _file_with(value: str) -> str:
+    """A file in the cache whose medians are of another kind."""
+    timing = f'{{"median_us": {value}, "p10_us": 1.0, "p90_us": 1.0, "runs": 9, "undisturbed_us": 1.0}}'
+    return f'{{"timings": {{"dense": {timing}, "slim": {timing}}}}}'
+
+
 def test_a_prediction_that_is_too_low_is_corrected() -> None:
     widths, limit, turns = settle(offset_us=8.0, first_limit=32.0)
     assert len(turns) > 1
@@ -228,31 +234,65 @@ def test_an_equal_run_chooses_by_the_measurements_of_the_first(
     assert {f"{turn.measurement}.json" for turn in turns} == {path.name for path in cache.iterdir()}
 
 
-def test_a_measurement_that_cannot_be_read_is_made_again(cache: Path) -> None:
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"timings": {"dense": {"median_us": 3',
+        '{"timings": 3}',
+        '{"timings": {"dense": {"median_us": 3.0}}}',
+        "[" * 100_000,
+        *(_file_with(value) for value in ("NaN", "0.0", "-3.0", "Infinity", "null", '"x"')),
+    ],
+    ids=lambda content: content[-60:][:40],
+)
+def test_a_measurement_that_cannot_be_read_is_made_again(content: str, cache: Path) -> None:
     _, _, turns = settle(offset_us=8.0, first_limit=32.0)
     for path in cache.iterdir():
-        path.write_text('{"timings": {"dense": {"median_us": 3')
+        path.write_text(content)
+    _, _, again = settle(offset_us=8.0, first_limit=32.0)
+    assert again == turns
+    _, _, reused = settle(offset_us=8.0, first_limit=32.0)
+    assert all(turn.reused for turn in reused)
+
+
+def test_a_measurement_that_may_not_be_read_is_made_again(cache: Path) -> None:
+    _, _, turns = settle(offset_us=8.0, first_limit=32.0)
+    for path in cache.iterdir():
+        path.unlink()
+    for turn in turns:
+        (cache / f"{turn.measurement}.json").symlink_to("nowhere")
     _, _, again = settle(offset_us=8.0, first_limit=32.0)
     assert again == turns
 
 
+def _timings(dense_us: float, median_us: float, undisturbed_us: float) -> dict[str, Timing]:
+    slim = Timing(median_us, median_us, median_us, 9, undisturbed_us=undisturbed_us)
+    return {"dense": timing(dense_us), "slim": slim}
+
+
 @pytest.mark.parametrize(
-    ("part", "left"),
+    ("chosen_us", "median_us", "undisturbed_us", "left"),
     [
-        (0.97, 2),  # as when it was chosen
-        (0.93, 2),  # a little faster
-        (0.85, 0),  # it was disturbed when it was chosen
-        (1.01, 0),  # something disturbed one of the two measurements
+        (31.0, 31.0, 31.0, 2),  # as when it was chosen
+        (31.0, 30.0, 30.0, 2),  # a little faster
+        (31.0, 29.0, 31.0, 2),  # in one sense only
+        (31.0, 27.0, 27.0, 0),  # it was disturbed when it was chosen
+        (31.0, 32.3, 31.0, 0),  # something disturbed one of the two measurements
+        (34.0, 34.0, 34.0, 2),  # it missed the target then, too
+        (34.0, 38.0, 34.0, 0),
+        (34.0, 31.0, 31.0, 0),
     ],
 )
 def test_turns_that_the_finished_network_does_not_bear_out_are_forgotten(
-    part: float, left: int, cache: Path
+    chosen_us: float, median_us: float, undisturbed_us: float, left: int, cache: Path
 ) -> None:
     cache.mkdir()
     turns = [
-        Turn(*us, measurement=key) for key, us in (("first", (32, 32, 36, 32)), ("second", (28, 28, 31, 32)))
+        Turn(32.0, 32.0, 36.0, 32.0, measurement="first"),
+        Turn(28.0, 28.0, chosen_us, 32.0, measurement="second"),
     ]
     for turn in turns:
         (cache / f"{turn.measurement}.json").touch()
-    forget_disturbed(turns, 28.0, part)
+    finished = _timings(64.0, median_us, undisturbed_us)
+    forget_disturbed(turns, 28.0, finished, lambda dense_us: dense_us / 2)
     assert len(list(cache.iterdir())) == left

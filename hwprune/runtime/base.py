@@ -128,7 +128,13 @@ class ClockedSession(Protocol):
 
 
 class Runtime(Protocol):
-    """An inference runtime."""
+    """An inference runtime.
+
+    Attributes:
+        counts_recording: Whether its durations of kernels hold what recording them takes.
+    """
+
+    counts_recording: bool
 
     def version(self) -> str:
         """The installed version."""
@@ -143,13 +149,6 @@ class Runtime(Protocol):
     ) -> Samples:
         """Durations of every kernel in each timed run, in microseconds, by the kernel's name."""
         ...
-
-
-@runtime_checkable
-class RecordingRuntime(Protocol):
-    """A runtime whose durations of kernels hold what recording them takes."""
-
-    counts_recording: bool
 
 
 @runtime_checkable

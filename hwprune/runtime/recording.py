@@ -7,7 +7,7 @@ the very runs that it is taken off from.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -38,30 +38,17 @@ def among_idle(operators: Sequence[Operator]) -> tuple[list[Operator], list[int]
     return laid, positions
 
 
-def recording_cost(took: Mapping[int, float], idle: Collection[int]) -> float:
-    """What recording one kernel costs: the median over the idle ones, in microseconds.
+def without_recording(durations: npt.NDArray[np.float64], cost: float) -> npt.NDArray[np.float64]:
+    """Durations of a kernel without what recording took of them, in microseconds.
 
     Args:
-        took: Position of an operator to what its kernels took, recording included.
-        idle: Positions of the idle ones.
-    """
-    return float(np.median([took[position] for position in idle]))
-
-
-def without_recording(
-    durations: npt.NDArray[np.float64], kernels: int, cost: float
-) -> npt.NDArray[np.float64]:
-    """Durations without what recording took of them, in microseconds.
-
-    Args:
-        durations: Of an operator, of any shape.
-        kernels: As how many kernels it runs.
-        cost: Of recording one.
+        durations: Of any shape.
+        cost: Of recording one kernel.
 
     Returns:
         At least :data:`LEAST` each.
 
-    >>> without_recording(np.array([3.5, 9.5]), 2, 3.0)
-    array([0.1, 3.5])
+    >>> without_recording(np.array([2.5, 9.5]), 3.0)
+    array([0.1, 6.5])
     """
-    return np.asarray(np.maximum(durations - kernels * cost, LEAST))
+    return np.asarray(np.maximum(durations - cost, LEAST))

@@ -204,7 +204,7 @@ def spread(widths: Sequence[int], most: int) -> list[int]:
     """So many of the widths, the first and the last among them, as far apart as there are.
 
     >>> spread([1, 2, 4, 8, 16, 24, 32, 40], 4), spread([8, 16], 4)
-    ([1, 4, 24, 40], [8, 16])
+    ([1, 4, 16, 40], [8, 16])
     """
     if len(widths) <= most:
         return list(widths)

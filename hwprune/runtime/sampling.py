@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -15,12 +15,12 @@ from hwprune.device.profile import RuntimeSpec
 from hwprune.device.rows import DECIMALS, Row
 from hwprune.errors import RuntimeUnavailableError
 from hwprune.operators import Operator
-from hwprune.runtime.base import Effort, RecordingRuntime, Runtime, runtime_for
+from hwprune.runtime.base import Effort, Runtime, runtime_for
 from hwprune.runtime.half import half
 from hwprune.runtime.interrupts import finishing
 from hwprune.runtime.operator_models import check_known, make_operator_model
 from hwprune.runtime.quantized_operators import quantized, without_edges
-from hwprune.runtime.recording import among_idle, recording_cost, without_recording
+from hwprune.runtime.recording import among_idle, without_recording
 from hwprune.runtime.undisturbed import binned_median, undisturbed_runs
 
 Progress = Callable[[int, int], None]
@@ -149,7 +149,7 @@ def _measure_chunk(
         check_known(operator, spec.kind)
     runtime = runtime_for(spec)
     laid, positions = list(operators), list(range(len(operators)))
-    if isinstance(runtime, RecordingRuntime):
+    if runtime.counts_recording:
         laid, positions = among_idle(operators)
     kernels = _kernels_of(laid, filling, spec, runtime, effort)
     for position, operator in zip(positions, operators, strict=True):
@@ -159,19 +159,28 @@ def _measure_chunk(
                 expected="a kernel named after its node or output",
                 got=f"kernels of {len(kernels)} of {len(laid)} operators",
             )
-    # What runs as several kernels costs their sum.
-    totals = {position: np.sum(durations, axis=0) for position, durations in kernels.items()}
-    alone = dict(zip(totals, undisturbed_runs(np.stack(list(totals.values()))).mean(axis=1), strict=True))
+    undisturbed = _undisturbed(kernels)
     idle = set(range(len(laid))) - set(positions)
-    cost = recording_cost(alone, idle) if idle else 0.0
+    cost = float(np.median([us for position in idle for us in undisturbed[position]])) if idle else 0.0
+    # What runs as several kernels costs their sum.
     return [
         _row(
             operator,
-            without_recording(totals[position], len(kernels[position]), cost),
-            float(without_recording(alone[position], len(kernels[position]), cost)),
+            without_recording(np.stack(kernels[position]), cost).sum(axis=0),
+            float(without_recording(undisturbed[position], cost).sum()),
         )
         for position, operator in zip(positions, operators, strict=True)
     ]
+
+
+def _undisturbed(
+    kernels: Mapping[int, Sequence[npt.NDArray[np.float64]]],
+) -> dict[int, npt.NDArray[np.float64]]:
+    """Position of an operator to what each of its kernels took while nothing disturbed the file."""
+    together = np.stack([durations for each in kernels.values() for durations in each])
+    took = undisturbed_runs(together).mean(axis=1)
+    ends = np.cumsum([len(each) for each in kernels.values()])
+    return dict(zip(kernels, np.split(took, ends[:-1]), strict=True))
 
 
 def _kernels_of(

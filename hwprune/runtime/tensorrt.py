@@ -147,6 +147,8 @@ class TensorRt:
         RuntimeUnavailableError: If there is no GPU.
     """
 
+    counts_recording = False
+
     def __init__(self, package: str = "tensorrt") -> None:
         self._library = importlib.import_module(package)
         self._package = package

@@ -61,6 +61,8 @@ class TorchSession:
 class TorchEager:
     """The CPU kernels of PyTorch in single precision, called from Python as a network's own code does."""
 
+    counts_recording = False
+
     def version(self) -> str:
         """The installed version."""
         return version("torch")

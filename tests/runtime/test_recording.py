@@ -24,13 +24,13 @@ OPERATORS = [Operator("relu", channels, channels, 2, 2) for channels in (100, 20
 class Profiler:
     """Takes a time for every operator, and another for recording each of its kernels, which rises and falls.
 
-    The slow half of the runs is disturbed. Operators that write 300 channels run as two kernels.
+    The slow half of the runs is disturbed. Operators that write 300 channels run as two kernels, of which one
+    takes less than an idle one.
     """
 
     def __init__(self, *, counts_recording: bool, cost_us: float) -> None:
         self.cost_us, self.files = cost_us, 0
-        if counts_recording:
-            self.counts_recording = True
+        self.counts_recording = counts_recording
 
     def operator_samples(
         self, _model: bytes, _spec: RuntimeSpec, feed: Mapping[str, Array], effort: Effort
@@ -41,9 +41,11 @@ class Profiler:
         for name, values in feed.items():
             channels, index = values.shape[1], name.removeprefix("x").removesuffix("_0")
             took = channels / 100 if channels >= 100 else 0.0
-            kernels = [f"op{index}_0", *([f"op{index}_1"] if channels == 300 else [])]
-            for kernel in kernels:
-                runs = np.full(effort.least_runs, cost + took / len(kernels))
+            kernels = {f"op{index}_0": cost + took}
+            if channels == 300:
+                kernels[f"op{index}_1"] = cost / 2
+            for kernel, us in kernels.items():
+                runs = np.full(effort.least_runs, us)
                 runs[::2] *= 3
                 samples[kernel] = runs.tolist()
         return samples
@@ -61,8 +63,8 @@ def test_rows_are_free_of_what_recording_costs_in_their_own_file(
     cost_us: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     profiler = Profiler(counts_recording=True, cost_us=cost_us)
-    assert rows_of(profiler, monkeypatch) == pytest.approx([1.0, 2.0, 3.0])
-    assert rows_of(profiler, monkeypatch) == pytest.approx([1.0, 2.0, 3.0])
+    assert rows_of(profiler, monkeypatch) == pytest.approx([1.0, 2.0, 3.0 + LEAST])
+    assert rows_of(profiler, monkeypatch) == pytest.approx([1.0, 2.0, 3.0 + LEAST])
     assert profiler.files == 2
 
 
@@ -70,7 +72,7 @@ def test_what_a_runtime_tells_that_records_for_nothing_is_taken_as_it_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     profiler = Profiler(counts_recording=False, cost_us=4.0)
-    assert rows_of(profiler, monkeypatch) == pytest.approx([5.0, 6.0, 11.0])
+    assert rows_of(profiler, monkeypatch) == pytest.approx([5.0, 6.0, 9.0])
 
 
 def test_a_kernel_that_takes_no_longer_than_recording_it_takes_next_to_nothing(
