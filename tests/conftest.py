@@ -5,6 +5,7 @@ Tests marked ``gpu``, and those of runtimes that run on one, are skipped where t
 """
 
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from platformdirs import user_cache_path
 
 from hwprune import kept_measurements
 from hwprune.runtime import local, stopwatch
@@ -64,11 +66,16 @@ def _runs_on_gpu(item: pytest.Item) -> bool:
 def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Ends a measurement early whose median does not become certain, and the search for steps of rows.
 
-    What networks take by such measurements is not left to the user's own runs.
+    What networks take by such measurements is not left to the user's own runs. A test that sets another place
+    for caches gets that.
     """
-    cache = tmp_path_factory.mktemp("cache")
+    cache, usual = tmp_path_factory.mktemp("cache"), os.environ.get("XDG_CACHE_HOME")
+
+    def place(name: str) -> Path:
+        return cache if os.environ.get("XDG_CACHE_HOME") == usual else user_cache_path(name)
+
     with pytest.MonkeyPatch.context() as patches:
-        patches.setattr(kept_measurements, "user_cache_path", lambda _name: cache)
+        patches.setattr(kept_measurements, "user_cache_path", place)
         patches.setattr(stopwatch, "MOST_SECONDS", PATIENCE_SECONDS)
         patches.setattr(local, "SPLITTING_SECONDS", SPLITTING_SECONDS)
         yield
