@@ -11,6 +11,7 @@ import json
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from hwprune.compressor import SHRINKING, Compressor, Result
 from hwprune.delivery import as_deployed, describe_network, time_undisturbed, verify_exported
 from hwprune.device.profile import DeviceProfile
 from hwprune.files import sha256_of
+from hwprune.folder_lock import alone_in
 from hwprune.graph.twin import copy_of
 from hwprune.output_folder import OutputFolder, is_marked, nothing_to_resume
 from hwprune.phases import Observer, for_device, run_phase
@@ -173,17 +175,19 @@ def compress(
         HwpruneError: For every error of the input or the run; the folder then holds checkpoints at most.
     """
     started, shared = time.perf_counter(), shared or Shared()
-    if from_first(lambda: OutputFolder.check(out, resume=resume)) != resume:
-        observer.note(nothing_to_resume(out))
-    job = _Job.prepare(settings, profile, observer, bench)
-    folder = from_first(
-        lambda: OutputFolder.open(out, settings.run_record(profile), resume=resume, started=started)
-    )
-    with folder.empty_if_nothing_is_kept():
-        history = [*job.train_dense(folder, shared.dense), *job.train_pruned(folder, shared)]
-    observer.note("rebuilding the slim network and comparing it with the masked one")
-    result = job.compressor.finish([job.verification_images])
-    return on_first(lambda: job.deliver(result, folder, history, shared.masked))
+    with ExitStack() as held:
+        from_first(lambda: held.enter_context(alone_in(out)))
+        if from_first(lambda: OutputFolder.check(out, resume=resume)) != resume:
+            observer.note(nothing_to_resume(out))
+        job = _Job.prepare(settings, profile, observer, bench)
+        folder = from_first(
+            lambda: OutputFolder.open(out, settings.run_record(profile), resume=resume, started=started)
+        )
+        with folder.empty_if_nothing_is_kept():
+            history = [*job.train_dense(folder, shared.dense), *job.train_pruned(folder, shared)]
+        observer.note("rebuilding the slim network and comparing it with the masked one")
+        result = job.compressor.finish([job.verification_images])
+        return on_first(lambda: job.deliver(result, folder, history, shared.masked))
 
 
 def train_dense(settings: Settings, out: Path, observer: Observer, shared: Path) -> None:

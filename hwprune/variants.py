@@ -14,6 +14,7 @@ from hwprune.errors import ArtifactError, InputError
 from hwprune.executors.base import Executor, InProcess, Task, TaskObserver
 from hwprune.executors.parcels import ARRIVING
 from hwprune.files import TEMPORARY_FILES, write_json
+from hwprune.folder_lock import alone_in
 from hwprune.output_folder import CHECKPOINTS, OutputFolder, is_marked, may_take, nothing_to_resume
 from hwprune.pipeline import Settings
 from hwprune.quantized_export import format_for, has_8_bits
@@ -161,10 +162,18 @@ def make_variants(
         The folder, with its manifest and page written.
 
     Raises:
-        ArtifactError: If the folder is not ours, or to be gone on with and made with other settings.
+        ArtifactError: If the folder is not ours, another command is at work in it, or it is to be gone on
+            with and was made with other settings.
         RuntimeUnavailableError: If this process is to make them and lacks the runtime of a device.
         HwpruneError: If the executor cannot begin.
     """
+    with alone_in(out):
+        return _make_variants(grid, out, observer, resume=resume, executor=executor)
+
+
+def _make_variants(
+    grid: Grid, out: Path, observer: TaskObserver, *, resume: bool, executor: Executor | None
+) -> VariantsFolder:
     goes_on = _check_folder(out, resume=resume)
     if resume and not goes_on:
         observer.note(nothing_to_resume(out))

@@ -15,7 +15,7 @@ import pytest
 import torch
 from platformdirs import user_cache_path
 
-from hwprune import kept_measurements
+from hwprune import folder_lock, kept_measurements
 from hwprune.runtime import local, stopwatch
 from hwprune.runtime.base import ON_GPU
 
@@ -66,8 +66,8 @@ def _runs_on_gpu(item: pytest.Item) -> bool:
 def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Ends a measurement early whose median does not become certain, and the search for steps of rows.
 
-    What networks take by such measurements is not left to the user's own runs. A test that sets another place
-    for caches gets that.
+    What networks take by such measurements is not left to the user's own runs, nor are the locks of folders
+    that are gone. A test that sets another place for caches gets that.
     """
     cache, usual = tmp_path_factory.mktemp("cache"), os.environ.get("XDG_CACHE_HOME")
 
@@ -76,6 +76,7 @@ def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patches:
         patches.setattr(kept_measurements, "user_cache_path", place)
+        patches.setattr(folder_lock, "user_cache_path", place)
         patches.setattr(stopwatch, "MOST_SECONDS", PATIENCE_SECONDS)
         patches.setattr(local, "SPLITTING_SECONDS", SPLITTING_SECONDS)
         yield

@@ -13,6 +13,7 @@ from hwprune.device.profile_text import to_toml
 from hwprune.device.table import LatencyTable
 from hwprune.errors import InputError, ProfileError
 from hwprune.files import write_text
+from hwprune.folder_lock import alone_in
 from hwprune.graph.trace import trace_operators
 from hwprune.operators import Operator
 from hwprune.runtime.base import check_batch, get_runtime, runtime_for
@@ -85,8 +86,15 @@ def build_profile(
         MissingRowError: If a network holds an operator that cannot be measured.
         InputError: If it is to have more threads than the machine has cores.
         ProfileError: If the machine is busy, or the folder holds a profile of another device.
-        ArtifactError: If an unfinished build of something else is there.
+        ArtifactError: If an unfinished build of something else is there, or another one is under way.
     """
+    with alone_in(request.out):
+        return _build_profile(request, notify, progress)
+
+
+def _build_profile(
+    request: BuildRequest, notify: Callable[[str], None], progress: Progress | None
+) -> DeviceProfile:
     traced = {name: trace_operators(*network) for name, network in request.networks.items()}
     _check_possible(request.template.runtime, traced)
     partial = PartialBuild.open(partial_file(request.out), _settings(request), anew=request.anew)

@@ -22,8 +22,11 @@ from hwprune.runtime.sampling import Progress, TimeOperators, map_bytes, measure
 PRUNED_PART = 0.4
 #: Gaps between the widths at which another kernel is measured.
 OTHER_KERNEL_GAPS = 3
-#: Widths of a side that are crossed with those of the other once time is up, for every place of the period.
+#: Widths of a side that are crossed with those of the other where there is no time for more, for every place
+#: of the period.
 CROSSED_IN_HASTE = 6
+#: Measuring takes longer than nothing.
+LEAST_SECONDS = 1e-3
 
 
 #: Parts of the weights that are left, at which kernels that skip zeros are measured.
@@ -109,8 +112,9 @@ def measure_rows(
         profile: Runtime, precision and rules.
         working_set: Bytes that the whole network moves; see :func:`working_set`.
         progress: Called with the number of rows done and known to be needed so far.
-        seconds: After this time no interval is split any further, and of many widths only some are crossed
-            with those of the other side: between them, tables interpolate. What was begun is completed.
+        seconds: After this time no interval is split any further, and only as many widths are crossed with
+            those of the other side as can be measured until then, six of them at least: between them, tables
+            interpolate. What was begun is completed.
         unaligned: Whether rows are wanted for widths, too, that run another kernel (see
             :class:`~hwprune.device.steps.Steps`) and that pruning avoids: a few of them, less exact.
         time_operators: Measures rows; whoever keeps them brings another one.
@@ -121,7 +125,8 @@ def measure_rows(
     """
     check_measurable(operators, profile.runtime.kind)
     search = _Search(operators, profile, progress, working_set, time_operators)
-    deadline = math.inf if seconds is None else time.monotonic() + seconds
+    begun = time.monotonic()
+    deadline = math.inf if seconds is None else begun + seconds
     found = {
         (template, side, place): curve
         for template in search.widest
@@ -133,16 +138,9 @@ def measure_rows(
         lambda pairs: search.measure([search.at(key[0], key[1], width) for key, width in pairs]),
         lambda: time.monotonic() < deadline,
     )
-    most = None if time.monotonic() < deadline else CROSSED_IN_HASTE
-    search.measure(
-        [
-            with_channels(template, in_width, out_width)
-            for template in search.widest
-            if template.matrix
-            for in_width in _measured(found, template, "in", most)
-            for out_width in _measured(found, template, "out", most)
-        ]
-    )
+    now = time.monotonic()
+    affordable = len(search.rows) * max(deadline - now, 0.0) / max(now - begun, LEAST_SECONDS)
+    search.measure(_affordable(search, found, affordable))
     if unaligned:
         search.measure(
             [operator for template in search.widest for operator in search.other_kernel(template, found)]
@@ -194,10 +192,31 @@ def other_kernel_widths(template: Operator, steps: Steps) -> list[int]:
     return sorted({others[last * part // OTHER_KERNEL_GAPS] for part in range(OTHER_KERNEL_GAPS + 1)})
 
 
-def _measured(found: Mapping[_Key, Curve], template: Operator, side: str, most: int | None) -> list[int]:
-    """The widths of a side that were measured; of every curve ``most`` that are spread over it, or all."""
+def _affordable(search: _Search, found: Mapping[_Key, Curve], count: float) -> list[Operator]:
+    """The crossings of as many widths as make no more than ``count`` rows that are still to be measured."""
+    longest = max((len(curve.widths) for curve in found.values()), default=0)
+    for most in range(longest, CROSSED_IN_HASTE, -1):
+        crossings = _crossings(search, found, most)
+        if len(set(crossings) - search.rows.keys()) <= count:
+            return crossings
+    return _crossings(search, found, CROSSED_IN_HASTE)
+
+
+def _crossings(search: _Search, found: Mapping[_Key, Curve], most: int) -> list[Operator]:
+    """The operators that mix channels at every pair of measured widths, of every curve ``most`` at most."""
+    return [
+        with_channels(template, in_width, out_width)
+        for template in search.widest
+        if template.matrix
+        for in_width in _measured(found, template, "in", most)
+        for out_width in _measured(found, template, "out", most)
+    ]
+
+
+def _measured(found: Mapping[_Key, Curve], template: Operator, side: str, most: int) -> list[int]:
+    """The widths of a side that were measured; of every curve ``most`` that are spread over it."""
     curves = [curve.widths for key, curve in found.items() if key[:2] == (template, side)]
-    return sorted({width for widths in curves for width in spread(widths, most or len(widths))})
+    return sorted({width for widths in curves for width in spread(widths, most)})
 
 
 def spread(widths: Sequence[int], most: int) -> list[int]:

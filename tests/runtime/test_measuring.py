@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -120,6 +121,28 @@ def test_only_samples_on_a_grid_are_taken_for_cut_ones() -> None:
     cut = np.floor(np.random.default_rng(0).uniform(6.3, 8.3, 2001)) + 0.5
     assert binned_median(cut) == pytest.approx(7.3, abs=0.05)
     assert binned_median([4.11, 4.13, 4.18, 4.19]) == pytest.approx(4.155)
+
+
+@pytest.mark.parametrize(("seconds", "least", "most"), [(5.0, 40, 100), (20.0, 100, 200), (1e4, 300, 400)])
+def test_no_more_widths_are_crossed_than_can_be_measured_in_time(
+    seconds: float, least: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten rows a second, and a side that bends at every width, as one without a step may."""
+    clock = [0.0]
+    monkeypatch.setattr(row_search, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def time_operators(wanted: Sequence[Operator], *_spec: object, **_options: object) -> tuple[Row, ...]:
+        clock[0] += 0.1 * len(wanted)
+        return tuple(
+            Row(each, 50.0 + (37 * each.in_channels + 53 * each.out_channels) % 101) for each in wanted
+        )
+
+    operator, profile = Operator("linear", 250, 200), hwprune.load_profile("any-cpu-ort")
+    rows = row_search.measure_rows(
+        [operator], profile, working_set=0, seconds=seconds, time_operators=time_operators
+    )
+    assert least <= len(rows) <= most
+    assert LatencyTable(rows).covers_narrower(operator, profile.steps_for(operator))
 
 
 @pytest.mark.parametrize("kind", ["linear", "conv"])
