@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,10 +31,11 @@ def alone_in(folder: Path) -> Iterator[None]:
     """
     place = user_cache_path("hwprune") / "locks"
     place.mkdir(parents=True, exist_ok=True)
-    name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()
+    # A home that machines share does not make one folder of their /tmp.
+    key = f"{platform.node()}:{os.path.realpath(folder)}"
+    lock = FileLock(place / f"{hashlib.sha256(key.encode()).hexdigest()}.lock", timeout=0)
     try:
-        with FileLock(place / f"{name}.lock", timeout=0):
-            yield
+        lock.acquire()
     except Timeout as error:
         raise ArtifactError(
             "another command of hwprune is writing the folder",
@@ -40,3 +43,7 @@ def alone_in(folder: Path) -> Iterator[None]:
             expected="one at a time",
             hint="wait until it is over, or name another folder with --out",
         ) from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -195,11 +196,12 @@ def other_kernel_widths(template: Operator, steps: Steps) -> list[int]:
 def _affordable(search: _Search, found: Mapping[_Key, Curve], count: float) -> list[Operator]:
     """The crossings of as many widths as make no more than ``count`` rows that are still to be measured."""
     longest = max((len(curve.widths) for curve in found.values()), default=0)
-    for most in range(longest, CROSSED_IN_HASTE, -1):
-        crossings = _crossings(search, found, most)
-        if len(set(crossings) - search.rows.keys()) <= count:
-            return crossings
-    return _crossings(search, found, CROSSED_IN_HASTE)
+    most = CROSSED_IN_HASTE + bisect_right(
+        range(CROSSED_IN_HASTE + 1, longest + 1),
+        count,
+        key=lambda most: len(set(_crossings(search, found, most)) - search.rows.keys()),
+    )
+    return _crossings(search, found, most)
 
 
 def _crossings(search: _Search, found: Mapping[_Key, Curve], most: int) -> list[Operator]:
