@@ -43,8 +43,8 @@ def localize(
 
     A profile measured on this very machine is used as it is, completed by the rows it lacks. Any other is
     taken for its runtime and rules only: the channel step and all rows are measured here, once, and
-    kept in the user's cache. After :data:`SPLITTING_SECONDS` no more widths are added than every operator
-    needs to have a price: those between are interpolated.
+    kept in the user's cache. No more widths are measured than :data:`SPLITTING_SECONDS` are enough for, or
+    than every operator needs to have a price: those between are interpolated.
 
     Args:
         profile: The device asked for.
@@ -191,6 +191,11 @@ def _rule_here(
         return rule
     name = f"{rule.groups} {rule.op}" if rule.groups else rule.op
     steps = find(probe, profile.runtime) if find else _cached_steps(name, probe, profile)
+    if steps.align == 1 and rule.align > 1:
+        # Noise hides steps and makes none. Between widths that are none of the device's, a table would
+        # interpolate where single channels cost.
+        notify(f"no step of {name} shows on this machine: channels leave in groups of {rule.align} as before")
+        return rule
     notify(f"channels of {name} leave in groups of {steps.align}: the step measured on this machine")
     period = steps.period if steps.period > steps.align else None
     return rule.model_copy(update={"align": steps.align, "period": period, "divisor": steps.divisor})

@@ -14,6 +14,7 @@ import pytest
 from hwprune.device.library import load_profile
 from hwprune.device.profile import DeviceProfile
 from hwprune.device.rows import Row
+from hwprune.device.steps import Steps
 from hwprune.notes import log_note
 from hwprune.operators import Operator
 from hwprune.runtime import local, sampling
@@ -87,6 +88,18 @@ def test_rows_that_travelled_to_the_machine_they_were_measured_on_count(measured
     kept = local.localize(profile, [row.operator], notify=lambda line: None)
     assert not measured
     assert kept.table == profile.table
+
+
+@pytest.mark.parametrize(("found", "kept"), [(Steps(16), 16), (Steps(4), 4), (Steps(), 8)])
+def test_where_no_step_shows_that_of_the_profile_stays(found: Steps, kept: int) -> None:
+    """Steps drown in the noise of a busy machine; prices of single channels would be those of no kernel."""
+    lines: list[str] = []
+    profile = load_profile("x86-avx2-ort")
+    conv = Operator("conv", 64, 64, 8, 8, 3, 3, padding=1)
+    here = local.for_this_machine(profile, [conv], lines.append, lambda _probe, _spec: found)
+    assert here.steps_for(conv).align == kept
+    assert f"leave in groups of {kept}" in lines[0]
+    assert ("no step of conv shows" in lines[0]) is (found == Steps())
 
 
 def test_rows_on_the_spot_have_a_deadline_and_show_how_far_they_are(

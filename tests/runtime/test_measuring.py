@@ -38,6 +38,16 @@ def test_noise_below_the_flatness_of_a_step_does_not_hide_it() -> None:
     assert align_of(noisy) == 8
 
 
+def test_single_measurements_that_were_disturbed_do_not_hide_a_step() -> None:
+    noise = np.random.default_rng(0).uniform(1.0, 1.12, 32)
+    disturbed = {width: 40.0 * -(-width // 8) * noise[width - 33] for width in range(33, 65)}
+    assert align_of(disturbed) == 8
+
+
+def test_channels_that_each_cost_are_no_step_of_many() -> None:
+    assert align_of({width: 5.0 + width for width in range(33, 65)}) <= 2
+
+
 def test_slow_leftovers_are_part_of_the_step() -> None:
     latency = {width: 10.0 * -(-width // 8) + (6.0 if width % 8 else 0.0) for width in range(33, 65)}
     assert align_of(latency) == 8
