@@ -18,6 +18,7 @@ from hwprune.operators import Operator, multiply_accumulates
 from hwprune.quantization import accuracy_in_runtime, quantize_on
 from hwprune.runtime.base import get_runtime
 from hwprune.runtime.export import at_batch
+from hwprune.runtime.formats import tolerance_of
 from hwprune.runtime.half import to_half
 from hwprune.runtime.timing import Timing
 from hwprune.surgery.outputs import compare, outputs_of, rounding_of
@@ -44,8 +45,8 @@ def verify_exported(masked: nn.Module, path: Path, inputs: ExampleInputs, profil
 
     Raises:
         GraphError: If the file takes another number of inputs.
-        VerificationError: If they differ by more than :data:`RUNTIME_TOLERANCE`, and by more than PyTorch's
-            own single precision makes plausible.
+        VerificationError: If they differ by more than :data:`RUNTIME_TOLERANCE`, and by more than rounding in
+            the runtime and PyTorch's own single precision make plausible.
     """
     spec = profile.runtime.model_copy(update={"precision": "fp32"})
     session = get_runtime(spec.kind).open(path, spec)
@@ -66,7 +67,7 @@ def verify_exported(masked: nn.Module, path: Path, inputs: ExampleInputs, profil
         expected = outputs_of(masked, inputs)
         actual = [torch.from_numpy(array) for array in session.run(feed)]
         difference = compare(expected, actual)
-        allowed = RUNTIME_TOLERANCE
+        allowed = max(RUNTIME_TOLERANCE, tolerance_of(path, spec.kind))
         if difference.relative > allowed:
             allowed = max(allowed, OWN_ROUNDING * rounding_of(masked, inputs))
     if difference.relative > allowed:

@@ -12,11 +12,13 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
+from torch import nn
 
 import hwprune
 from hwprune.device.profile import RuntimeSpec
 from hwprune.errors import RuntimeUnavailableError
 from hwprune.operators import Operator
+from hwprune.runtime import formats
 from hwprune.runtime.base import get_runtime
 from hwprune.runtime.board import LOADERS
 from hwprune.runtime.operator_models import make_operator_model
@@ -122,3 +124,18 @@ def test_a_file_that_is_none_of_mnn_is_refused(tmp_path: Path) -> None:
     (tmp_path / "junk.mnn").write_bytes(b"junk" * 100)
     with pytest.raises(RuntimeUnavailableError, match="MNN refuses the model"):
         Mnn().open(tmp_path / "junk.mnn", RuntimeSpec(kind="mnn"))
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5, 7])
+def test_large_kernels_are_allowed_the_rounding_of_their_transform_and_no_others(
+    kernel: int, tmp_path: Path
+) -> None:
+    """Many channels of one size: what MNN's tiles of 5x5 and 7x7 cost in precision is seen there."""
+    torch.manual_seed(0)
+    network = nn.Conv2d(64, 48, kernel, padding=kernel // 2)
+    hwprune.export(network, tmp_path / "model.onnx", torch.zeros(2, 64, 14, 14))
+    allowed = formats.tolerance_of(tmp_path / "model.onnx", "mnn")
+    assert allowed == (formats.TOLERANCE if kernel <= 3 else formats.LARGE_TILES_TOLERANCE)
+    assert formats.tolerance_of(tmp_path / "model.onnx", "openvino") == formats.TOLERANCE
+    converted = formats.convert(tmp_path / "model.onnx", "mnn", tmp_path)
+    assert converted.files[0].is_file()
