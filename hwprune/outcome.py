@@ -1,4 +1,4 @@
-"""How fast a network came out, against what was asked for: faster or too slow, by how much, and why."""
+"""What a network came to, against what was asked for: faster or too slow, by how much and why, or useless."""
 
 from __future__ import annotations
 
@@ -11,6 +11,26 @@ Record = Mapping[str, Any]
 
 #: The part of what was asked for by which a network may be faster without a word.
 UNMENTIONED = 0.15
+#: A network knows nothing any more that has less than this part of what the dense one has over guessing.
+KNOWS_NOTHING = 0.1
+
+
+def guessing_line(record: Record) -> str | None:
+    """Says that a network does little better than guessing, where the dense one does.
+
+    Args:
+        record: The contents of ``report.json``; those of older versions know no number of classes.
+
+    Returns:
+        One line; ``None`` where it knows more.
+    """
+    classes, slim, dense = record.get("classes"), record["slim"]["accuracy"], record["dense"]["accuracy"]
+    if not classes or dense <= 1 / classes or slim - 1 / classes >= KNOWS_NOTHING * (dense - 1 / classes):
+        return None
+    return (
+        f"the slim network, right in {slim:.2%}, does no better than guessing among {classes} classes: "
+        "ask for less, or train for longer"
+    )
 
 
 def surplus_line(record: Record) -> str | None:

@@ -75,6 +75,7 @@ class Settings:
         distillation: How the pruned network learns from the dense one; ``None`` for not at all.
         reconstruct: Training images on which the survivors of a trained network are fitted to what it
             computed before; 0 for none.
+        profiles: The folder that profiles were looked for in first, as the user named it.
     """
 
     model: str
@@ -90,6 +91,7 @@ class Settings:
     follows: Target | None = None
     distillation: Distillation | None = None
     reconstruct: int = 0
+    profiles: str | None = None
 
     @property
     def pruning_recipe(self) -> Recipe:
@@ -112,7 +114,9 @@ class Settings:
         files = {"profile_sha256": told}
         if self.weights is not None:
             files["weights_sha256"] = sha256_of(Path(self.weights))
-        return {**self.as_record(), **files}
+        record = self.as_record()
+        del record["profiles"]  # the profile itself counts, not where it lies
+        return {**record, **files}
 
     def dense_record(self) -> dict[str, Any]:
         """What of the settings the dense training depends on."""
@@ -122,7 +126,7 @@ class Settings:
     def masked_record(self, target: Target) -> dict[str, Any]:
         """What the pruned network at a target depends on, but for the one that it starts from."""
         record = {**self.as_record(), "target": describe(target)}
-        del record["follows"]
+        del record["follows"], record["profiles"]  # where the device was read from is no part of it
         return record
 
 
@@ -344,6 +348,7 @@ class _Job:
             deployed = as_deployed(paths, profile.runtime, self.dataset)
             timings, described = self._described(networks, deployed, result.report.turns)
             self._doubt_turns(result, timings)
+            preprocessing = self.dataset.preprocessing
             report = RunReport(
                 settings=self.settings.as_record(),
                 seconds=folder.seconds,
@@ -353,6 +358,9 @@ class _Job:
                 result=result,
                 runtime_gap=gap,
                 image_shape=self.dataset.image_shape,
+                preprocessing=None if preprocessing is None else asdict(preprocessing),
+                classes=self.dataset.classes,
+                class_names=self.dataset.class_names,
                 history=history,
             )
             folder.write_result(deployed["slim"], paths["slim"], lambda path: result.save(path, versions()))

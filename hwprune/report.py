@@ -35,6 +35,9 @@ class RunReport:
         runtime_gap: Slim in the runtime against masked in PyTorch.
         history: One row per epoch.
         image_shape: Channels, height and width of an image.
+        preprocessing: What makes images of pixels, as JSON; ``None`` where that is not known.
+        classes: Number of classes.
+        class_names: In the order of the scores; none where they are not known.
     """
 
     settings: Mapping[str, Any]
@@ -46,6 +49,9 @@ class RunReport:
     runtime_gap: float
     history: Sequence[Mapping[str, Any]]
     image_shape: tuple[int, int, int]
+    preprocessing: Mapping[str, Any] | None = None
+    classes: int | None = None
+    class_names: Sequence[str] = ()
 
     @property
     def speedup(self) -> float:
@@ -79,10 +85,13 @@ class RunReport:
             **{key: self.settings[key] for key in ("distillation", "reconstruct")},
             "train_images": self.settings["train_images"],
             "image_shape": list(self.image_shape),
+            "preprocessing": self.preprocessing,
+            "classes": self.classes,
+            "class_names": list(self.class_names),
             "seed": recipe["seed"],
             "epochs": recipe["epochs"],
             "recipe": recipe,
-            **{key: self.settings[key] for key in ("weights", "fine_tune", "follows")},
+            **{key: self.settings[key] for key in ("weights", "fine_tune", "follows", "profiles")},
             "seconds": round(self.seconds, 2),
             "versions": dict(self.versions),
             "environment": dict(self.environment),

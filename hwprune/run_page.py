@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hwprune import charts
-from hwprune.outcome import shortfall_line, surplus_line
+from hwprune.outcome import guessing_line, shortfall_line, surplus_line
 from hwprune.page import Markup, bar, code, figure, figures, page, paragraph, small, table
 from hwprune.targets import in_digits
+from hwprune.train.schedule import needs_pull
 
 Record = Mapping[str, Any]
 
@@ -124,11 +125,12 @@ def _turns(record: Record) -> list[Markup]:
         for index, turn in enumerate(record["turns"], start=1)
     ]
     header = ("turn", "aimed at (us)", "predicted (us)", "measured (us)", "allowed (us)", "measured by")
-    shortfall, surplus = shortfall_line(record), surplus_line(record)
+    shortfall, surplus, guessing = shortfall_line(record), surplus_line(record), guessing_line(record)
     return [
         *([table(header, rows)] if rows else []),
         *([paragraph(f"The target is missed: {shortfall}.")] if shortfall else []),
         *([paragraph(f"The slim network is {surplus}.")] if surplus else []),
+        *([paragraph(f"Beware: {guessing}.")] if guessing else []),
     ]
 
 
@@ -136,9 +138,8 @@ def pruned(record: Record) -> list[Markup]:
     """What was pruned, layer by layer, and why."""
     groups, unit = record["groups"], record.get("granularity", "channel")
     why = paragraph(
-        f"{groups['total'] - groups['kept']:,.0f} of {groups['total']:,.0f} groups ({unit}) "
-        f"left, chosen by the penalty {record['penalty']} to reach {record['target']['kind']} "
-        f"{record['target']['value']:g}: those that the training could spare most easily for what they cost."
+        f"{groups['total'] - groups['kept']:,.0f} of {groups['total']:,.0f} groups ({unit}) left to reach "
+        f"{record['target']['kind']} {record['target']['value']:g}: {_chosen(record)}, for what they cost."
     )
     rows = [
         (
@@ -154,6 +155,16 @@ def pruned(record: Record) -> list[Markup]:
     ]
     header = ("layer", "before", "after", "", "frees, predicted (us)", "why", "cut together with")
     return [why, table(header, rows, f"Widths of {record['model']}")]
+
+
+def _chosen(record: Record) -> str:
+    """How those that left were chosen."""
+    unit, penalty = record.get("granularity", "channel"), record["penalty"]
+    if not record.get("fine_tune") or needs_pull(unit, penalty):
+        return f"chosen while the penalty {penalty} pulled, those that the training could spare most easily"
+    if record.get("reconstruct"):
+        return "chosen in the trained network, those without which the layers that read them lose least"
+    return "chosen in the trained network, those with the smallest norms"
 
 
 def _why(layer: Record) -> str:
@@ -259,6 +270,7 @@ def command_of(record: Record) -> str:
         (
             "hwprune prune",
             *(f"--{key} {shlex.quote(record[key])}" for key in ("model", "data", "device")),
+            *([f"--profiles {shlex.quote(record['profiles'])}"] if record.get("profiles") else []),
             *map(target_option, (*looser, record["target"])),
             training_options(record),
             _start(record),

@@ -139,6 +139,19 @@ print("classes", scores.argmax(dim=1).tolist())
 }
 
 
+#: Runtime kind to the packages that its script needs.
+PACKAGES = {
+    "onnxruntime": ("onnxruntime",),
+    "openvino": ("openvino",),
+    "mnn": ("MNN", "numpy"),
+    "mnn-sparse": ("MNN", "numpy"),
+    "ncnn": ("ncnn", "numpy"),
+    "tensorrt": ("tensorrt", "torch"),
+    "tensorrt-rtx": ("tensorrt-rtx-cu13", "torch"),
+    "torch": ("torch",),
+}
+
+
 def make_shippable(
     folder: Path, record: Mapping[str, Any], profile: DeviceProfile, int8: Mapping[str, Any] | None = None
 ) -> None:
@@ -180,7 +193,9 @@ def _readme(record: Mapping[str, Any], profile: DeviceProfile, file: str) -> str
     return f"""# {record["model"]} for {record["device"]}
 
 `{file}` runs in {spec.kind} {facts["runtime_version"]}, {spec.precision}, {spec.threads} thread(s), \
-batch {spec.batch}; `python {RUN_FILE}` loads and runs it.
+batch {spec.batch}; `pip install {" ".join(PACKAGES[spec.kind])}`, then `python {RUN_FILE}` loads and runs it.
+
+{_input(record, spec.batch)}
 
 | {record["data"]} | dense | this network |
 |---|---|---|
@@ -196,6 +211,21 @@ slim were timed alternately: {record["speedup"]:.2f} times as fast; the target w
 All numbers: `report.json`, `report.html`. `slim/` holds the network for PyTorch:
 `hwprune.load("slim", model=fresh_unpruned_model)`.
 """
+
+
+def _input(record: Mapping[str, Any], batch: int) -> str:
+    """What the network is fed, and what its scores mean, as far as it is known."""
+    shape = f"({', '.join(map(str, (batch, *record['image_shape'])))})"
+    done, names = record.get("preprocessing"), record.get("class_names")
+    lines = [f"Input: float32 of shape {shape}, channels before rows and columns."]
+    if done:
+        mean, deviation = (", ".join(f"{value:.6g}" for value in done[key]) for key in ("mean", "deviation"))
+        lines.append(f"Pixels {done['pixels']}, minus {mean}, divided by {deviation} (per channel).")
+    else:
+        lines.append(f"Prepare images as `{record['data']}` does.")
+    if names:
+        lines.append(f"Scores, one per class: {', '.join(names)}.")
+    return "\n".join(lines)
 
 
 def _about_8_bits(int8: Mapping[str, Any], file: str) -> str:

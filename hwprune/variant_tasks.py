@@ -13,7 +13,7 @@ from typing import Any
 from hwprune.device.profile import DeviceProfile
 from hwprune.errors import ArtifactError
 from hwprune.files import sha256_of, write_json
-from hwprune.outcome import shortfall_line
+from hwprune.outcome import guessing_line, shortfall_line, surplus_line
 from hwprune.output_folder import (
     CHECKPOINTS,
     INT8_FILE,
@@ -112,11 +112,14 @@ class Variant:
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
         int8 = read_json(folder / INT8_FILE, "hwprune variants --int8") if self.int8 else None
         with told_where_damaged(folder / REPORT_FILE):
-            shortfall = shortfall_line(record)
+            shortfall, surplus = shortfall_line(record), surplus_line(record)
+            told = (f"the slim network is {surplus}" if surplus else None, guessing_line(record))
+            notes = [line for line in told if line]
             entry = {
                 **self._label(record),
                 "status": "missed" if shortfall else "done",
                 **({"reason": shortfall} if shortfall else {}),
+                **({"notes": notes} if notes else {}),
                 **{key: record[key] for key in MEASURED},
                 **({"int8": int8} if int8 else {}),
             }
@@ -281,11 +284,13 @@ class VariantTask:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The networks that it starts from and learns from, and its own folder if it was interrupted."""
+        """The networks that it starts from and learns from, and its own folder.
+
+        The folder holds what an interrupted start has left, and files of the user's, which are to come back.
+        """
         variant = self.variant
         shared = [variant.dense_name, variant.answers_name, *([variant.looser] if variant.looser else [])]
-        own = [self.name] if self.resume else []
-        return (*map(shared_file, shared), *([variant.dense_int8] if variant.int8 else []), *own)
+        return (*map(shared_file, shared), *([variant.dense_int8] if variant.int8 else []), self.name)
 
     @property
     def makes(self) -> tuple[str, ...]:

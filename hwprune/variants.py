@@ -123,6 +123,7 @@ class Grid:
                     looser if self.fine_tune is not None else None,
                     self.distillation,
                     self.reconstruct,
+                    self.profiles,
                 ),
                 profile,
                 self.int8 and has_8_bits(profile),

@@ -253,6 +253,7 @@ def _details(folder: VariantsFolder, entry: Mapping[str, Any]) -> Markup:
 
 def _misses(entries: Sequence[Mapping[str, Any]]) -> list[Markup]:
     rows = [(entry["name"], STATUS[entry["status"]], why) for entry in entries if (why := why_not(entry))]
+    rows += [(entry["name"], "", note) for entry in entries for note in entry.get("notes", ())]
     return [table(("variant", "", "why"), rows)] if rows else []
 
 

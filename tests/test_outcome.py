@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from hwprune.closed_loop import MAX_TURNS
-from hwprune.outcome import shortfall_line, surplus_line
+from hwprune.outcome import guessing_line, shortfall_line, surplus_line
 
 WASTEFUL = {"limit_us": 30.0, "predicted_us": 30.0, "measured_us": 24.0, "allowed_us": 32.0}
 SLOW = {"limit_us": 31.0, "predicted_us": 31.0, "measured_us": 33.0, "allowed_us": 32.0}
@@ -92,3 +92,25 @@ def test_a_miss_is_told_in_what_was_asked_for() -> None:
     latency = record([], target={"kind": "latency_us", "value": 49.9}, target_met=False)
     assert shortfall_line(latency) == "measured latency 50.00 us where 49.9 us was asked for"
     assert shortfall_line({**latency, "target_met": True}) is None
+
+
+@pytest.mark.parametrize(
+    ("classes", "dense", "slim", "told"),
+    [
+        (10, 0.88, 0.10, True),
+        (10, 0.88, 0.17, True),
+        (10, 0.88, 0.19, False),
+        (10, 0.09, 0.09, False),  # the dense one guesses too
+        (2, 0.9, 0.53, True),
+        (2, 0.9, 0.6, False),
+        (None, 0.9, 0.0, False),  # of an older report
+    ],
+)
+def test_a_network_that_only_guesses_is_told(
+    classes: int | None, dense: float, slim: float, told: bool
+) -> None:
+    line = guessing_line(record([], classes=classes, dense={"accuracy": dense}, slim={"accuracy": slim}))
+    assert bool(line) is told
+    if line is not None:
+        assert f"right in {slim:.2%}" in line
+        assert f"guessing among {classes} classes" in line

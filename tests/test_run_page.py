@@ -84,6 +84,8 @@ def test_a_run_that_started_from_a_looser_one_is_repeated_with_both_targets() ->
 def test_paths_with_spaces_can_be_pasted() -> None:
     record = {**RECORD, "data": "imagefolder:my images", "device": "my devices/pi", "weights": "my net.pt"}
     words = shlex.split(command_of(record))
+    assert "--profiles" not in words
+    assert "--profiles 'my boards'" in command_of({**record, "profiles": "my boards"})
     assert words[words.index("--data") + 1] == "imagefolder:my images"
     assert words[words.index("--device") + 1] == "my devices/pi"
     assert words[words.index("--weights") + 1] == "my net.pt"
@@ -214,3 +216,17 @@ def test_a_missed_target_is_told_with_the_reason_on_the_page_and_in_the_closing_
     monkeypatch.setattr(module, "compress", lambda *_arguments, **_options: report)
     result = CliRunner().invoke(main, ["prune", "--out", str(tmp_path / "out")])
     assert f"warning: {told}" in " ".join(result.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"fine_tune": None}, "chosen while the penalty envelope pulled"),
+        ({"penalty": "halo"}, "chosen while the penalty halo pulled"),
+        ({"granularity": "weight"}, "chosen while the penalty envelope pulled"),
+        ({"reconstruct": 768}, "those without which the layers that read them lose least"),
+        ({}, "those with the smallest norms"),
+    ],
+)
+def test_the_page_tells_how_groups_were_chosen(changed: dict[str, Any], told: str) -> None:
+    assert told in render_run({**RECORD, **changed}, [])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,12 @@ import torch
 from torch import nn
 
 import hwprune
+from hwprune import shipping
 from hwprune.device.library import load_profile
 from hwprune.runtime.base import REGISTRY
 from hwprune.runtime.formats import FORMATS, convert
 from hwprune.shipping import DEPLOYED_AS, RUN_LINES, make_shippable
+from hwprune.workloads import load_dataset
 
 
 @pytest.mark.slow
@@ -56,6 +59,30 @@ def test_the_readme_tells_a_missed_target_and_other_hardware(tmp_path: Path, met
     missed = "and it is missed: measured speed-up 1.000 where 2 was asked for."
     assert ("2x, and it is met." in readme, missed in readme) == (met, not met)
     assert "8 bits" not in readme
+    assert "pip install onnxruntime`" in readme
+    assert "Input: float32 of shape (1, 1, 8, 8)" in readme
+    assert "Prepare images as `digits` does." in readme  # a report of an older version
+
+
+def test_the_readme_tells_what_to_feed_and_what_comes_out() -> None:
+    data = load_dataset("digits")
+    assert data.preprocessing is not None
+    record = {"data": "digits", "image_shape": [1, 8, 8], "class_names": list(data.class_names)}
+    text = shipping._input({**record, "preprocessing": asdict(data.preprocessing)}, 1)
+    (mean,), (deviation,) = data.preprocessing.mean, data.preprocessing.deviation
+    assert f"Pixels from 0 to 16, minus {mean:.6g}, divided by {deviation:.6g} (per channel)." in text
+    assert "Scores, one per class: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9." in text
+
+
+def test_what_is_told_of_preprocessing_gives_the_images() -> None:
+    from sklearn.datasets import load_digits
+
+    data = load_dataset("digits")
+    assert data.preprocessing is not None
+    pixels = torch.from_numpy(load_digits().images).float()
+    testing = torch.arange(len(pixels)) % 5 == 0
+    (mean,), (deviation,) = data.preprocessing.mean, data.preprocessing.deviation
+    torch.testing.assert_close((pixels[testing] - mean) / deviation, data.test_images[:, 0])
 
 
 def test_openvino_runs_as_it_was_measured() -> None:

@@ -18,7 +18,7 @@ from hwprune.cli.tensorboard import drawing
 from hwprune.cli.training import Training, telling_how_to_resume, training_options
 from hwprune.cli.variants import refuse_processes, run_grid
 from hwprune.device.library import load_profile
-from hwprune.outcome import shortfall_line, surplus_line
+from hwprune.outcome import guessing_line, shortfall_line, surplus_line
 from hwprune.output_folder import MODEL_FILE, SINGLE_FILE
 from hwprune.pipeline import Settings, compress
 from hwprune.processes import in_all, joined
@@ -86,6 +86,7 @@ def prune(
         console = Console(stderr=as_json, highlight=False, emoji=False)
         granularity = training.granularity or profile.granularity
         settings = in_all(lambda: _settings(model, data, name, training, granularity))
+        settings = replace(settings, profiles=None if profiles is None else str(profiles))
         with (
             telling_how_to_resume(),
             observing(console) as lines,
@@ -139,6 +140,8 @@ def _print_report(console: Console, report: RunReport, out: Path) -> None:
         console.print(f"warning: the target is missed: {shortfall}", markup=False)
     if surplus:
         console.print(f"the slim network is {surplus}", markup=False)
+    if guessing := guessing_line(record):
+        console.print(f"warning: {guessing}", markup=False)
     for line in (*form_lines(record["layers"]), *unchanged_lines(record["layers"])):
         console.print(line, markup=False)
     precision = {"int8": "8 bits", "fp16": "half precision"}.get(record["environment"]["precision"])

@@ -173,6 +173,8 @@ def _print_variants(folder: VariantsFolder, out: Path) -> None:
     for entry in folder.record["variants"]:
         if why := why_not(entry):
             click.echo(f"{entry['name']} {entry['status']}: {why}")
+        for note in entry.get("notes", ()):
+            click.echo(f"{entry['name']}: {note}")
     for line in stand_in_lines(folder.measured):
         click.echo(line)
     click.echo(f"written to {out}/: manifest.json, report.html and a folder per variant")

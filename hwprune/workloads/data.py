@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,6 +13,21 @@ from hwprune.errors import WorkloadError
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 #: Height and width in pixels, or one number for both.
 ImageSize = int | tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """What was done to pixels: ``(pixels - mean) / deviation``, channel by channel.
+
+    Attributes:
+        pixels: What they were before, such as ``from 0 to 1``.
+        mean: Per channel.
+        deviation: Per channel; 1 for one that never changes.
+    """
+
+    pixels: str
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +42,8 @@ class Dataset:
         test_labels: Shape ``(m,)``, int64.
         classes: Number of classes.
         augment: Changes a batch of training images at random, or ``None``.
+        preprocessing: What makes images of pixels; ``None`` where that is not known.
+        class_names: In the order of the labels; none where they are not known.
 
     Raises:
         WorkloadError: If shapes, types, counts or values do not fit together.
@@ -39,6 +56,8 @@ class Dataset:
     test_labels: Tensor
     classes: int
     augment: Augment | None = None
+    preprocessing: Preprocessing | None = None
+    class_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for part in ("train", "test"):
@@ -154,8 +173,10 @@ def normalised(
     name: str,
     train: tuple[Tensor, Tensor],
     test: tuple[Tensor, Tensor],
-    classes: int,
+    class_names: Sequence[str],
     augment: Augment | None = None,
+    *,
+    pixels: str = "from 0 to 1",
 ) -> Dataset:
     """A data set whose channels have mean 0 and deviation 1 over the training set.
 
@@ -165,15 +186,17 @@ def normalised(
         name: What the user called it.
         train: Images ``(n, c, h, w)`` as float32 of any scale, and labels ``(n,)``.
         test: Likewise; scaled by the numbers of the training set.
-        classes: Number of classes.
+        class_names: In the order of the labels.
         augment: See :class:`Dataset`.
+        pixels: What the images are, see :class:`Preprocessing`.
 
     Raises:
         WorkloadError: If they do not make a data set.
 
     >>> images, labels = torch.tensor([1.0, 3.0]).reshape(2, 1, 1, 1), torch.tensor([0, 1])
-    >>> normalised("example", (images, labels), (images, labels), 2).train_images.flatten().tolist()
-    [-1.0, 1.0]
+    >>> data = normalised("example", (images, labels), (images, labels), ["cat", "dog"], pixels="from 1 to 3")
+    >>> data.train_images.flatten().tolist(), data.preprocessing
+    ([-1.0, 1.0], Preprocessing(pixels='from 1 to 3', mean=(2.0,), deviation=(1.0,)))
     """
     mean = train[0].mean(dim=(0, 2, 3), keepdim=True)
     deviation = (train[0] - mean).square().mean(dim=(0, 2, 3), keepdim=True).sqrt()
@@ -184,6 +207,8 @@ def normalised(
         train[1],
         (test[0] - mean).div_(scale),
         test[1],
-        classes,
+        len(class_names),
         augment,
+        Preprocessing(pixels, tuple(mean.flatten().tolist()), tuple(scale.flatten().tolist())),
+        tuple(class_names),
     )

@@ -49,9 +49,7 @@ def image_folder(folder: str) -> Dataset:
             expected=", ".join(classes),
             got=", ".join(unknown),
         )
-    return normalised(
-        f"imagefolder:{folder}", _read_part(train, classes), _read_part(test, classes), len(classes)
-    )
+    return normalised(f"imagefolder:{folder}", _read_part(train, classes), _read_part(test, classes), classes)
 
 
 def _class_names(part: Path) -> list[str]:

@@ -20,6 +20,11 @@ from hwprune.workloads.image_folder import image_folder
 DIGITS_TEST_EVERY = 5
 #: Where the Debian package ``dataset-fashion-mnist`` puts its files.
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+#: The classes of Fashion-MNIST.
+GARMENTS = (
+    *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
+    *("Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+)
 
 
 def digits(folder: str) -> Dataset:
@@ -44,7 +49,13 @@ def digits(folder: str) -> Dataset:
     images = torch.from_numpy(content.images).float().unsqueeze(1)
     labels = torch.from_numpy(content.target).long()
     testing = torch.arange(len(labels)) % DIGITS_TEST_EVERY == 0
-    return normalised("digits", (images[~testing], labels[~testing]), (images[testing], labels[testing]), 10)
+    return normalised(
+        "digits",
+        (images[~testing], labels[~testing]),
+        (images[testing], labels[testing]),
+        [str(digit) for digit in range(10)],
+        pixels="from 0 to 16",
+    )
 
 
 def fashion_mnist(folder: str) -> Dataset:
@@ -59,7 +70,7 @@ def fashion_mnist(folder: str) -> Dataset:
     """
     root = _fashion_mnist_folder(folder)
     name = f"fashion-mnist:{folder}" if folder else "fashion-mnist"
-    return normalised(name, _idx_pair(root, "train"), _idx_pair(root, "t10k"), 10, shift_and_flip)
+    return normalised(name, _idx_pair(root, "train"), _idx_pair(root, "t10k"), GARMENTS, shift_and_flip)
 
 
 def _fashion_mnist_folder(folder: str) -> Path:

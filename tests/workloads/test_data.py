@@ -78,7 +78,7 @@ def test_normalised_by_the_training_images_of_each_channel() -> None:
     train, test = parts["train_images"] * 50 + 7, parts["test_images"] * 50 + 7
     train[:, 1] *= 3
     before = train.clone()
-    data = normalised("mine", (train, parts["train_labels"]), (test, parts["test_labels"]), 3)
+    data = normalised("mine", (train, parts["train_labels"]), (test, parts["test_labels"]), "abc")
     torch.testing.assert_close(data.train_images.mean(dim=(0, 2, 3)), torch.zeros(2), atol=1e-5, rtol=0)
     torch.testing.assert_close(data.train_images.std(dim=(0, 2, 3), correction=0), torch.ones(2))
     mean, deviation = train[:, 0].mean(), train[:, 0].std(correction=0)
@@ -89,6 +89,6 @@ def test_normalised_by_the_training_images_of_each_channel() -> None:
 def test_constant_channel_is_only_centred() -> None:
     parts = good_parts()
     train, test = torch.full((6, 2, 4, 4), 0.5), torch.full((3, 2, 4, 4), 1.5)
-    data = normalised("mine", (train, parts["train_labels"]), (test, parts["test_labels"]), 3)
+    data = normalised("mine", (train, parts["train_labels"]), (test, parts["test_labels"]), "abc")
     assert (data.train_images == 0).all()
     assert (data.test_images == 1).all()
