@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,10 @@ import pytest
 
 from hwprune.device.library import load_profile
 from hwprune.errors import ArtifactError, RuntimeUnavailableError, WorkloadError
+from hwprune.executors.base import Outcome, Task, TaskObserver
+from hwprune.executors.parcels import pack, unpack
 from hwprune.report import read_json
+from hwprune.runtime.bench import THIS_MACHINE
 from hwprune.targets import Keep
 from hwprune.train.loop import Recipe, Trainer
 from hwprune.variant_tasks import Variant
@@ -168,11 +172,24 @@ def test_a_start_that_cannot_begin_removes_nothing(grid: Grid, out: Path) -> Non
     assert list(keep_whole(grid.variants(), out, lambda line: None)) == [LOOSE, TIGHT]
 
 
-def test_a_start_anew_leaves_what_it_does_not_make(grid: Grid, out: Path) -> None:
+class FarAway:
+    """Does every task on a machine of its own, which has what was sent there and sends back what it makes."""
+
+    def run(self, tasks: Sequence[Task], root: Path, observer: TaskObserver) -> Iterator[Outcome]:
+        for task in tasks:
+            with tempfile.TemporaryDirectory() as folder:
+                unpack(pack(root, task.needs), Path(folder), task.needs)
+                told = task.run(Path(folder), THIS_MACHINE, observer)
+                unpack(pack(Path(folder), task.makes), root, task.makes)
+            yield Outcome(task, told, None)
+
+
+@pytest.mark.parametrize("executor", [None, FarAway()], ids=["here", "far away"])
+def test_a_start_anew_leaves_what_it_does_not_make(grid: Grid, out: Path, executor: FarAway | None) -> None:
     before = entries(out)
     (out / TIGHT / "notes.txt").write_text("mine")
     tight = replace(grid, targets=[Keep(0.4)])
-    make_variants(tight, out, Silent(), resume=False)
+    make_variants(tight, out, Silent(), resume=False, executor=executor)
     after = entries(out)
     assert list(after) == [TIGHT, LOOSE]
     assert after[LOOSE] == before[LOOSE]
