@@ -45,11 +45,9 @@ from hwprune.train.coverage import check_coverage
 from hwprune.train.finite import check_finite
 from hwprune.train.prox import ProximalStep
 from hwprune.train.reconstruction import Reconstruction
-from hwprune.train.schedule import StrengthSchedule, check_steps
+from hwprune.train.schedule import BY_NORM, StrengthSchedule, check_steps
 
 CHANNEL = "channel"
-#: Penalties that say themselves that groups go by their norms.
-BY_NORM = ("magnitude", "hard-threshold")
 #: Granularities that make the network smaller, each in its way; all others stay masks.
 SHRINKING: dict[str, Callable[[Request], Scope]] = {
     CHANNEL: ChannelScope,

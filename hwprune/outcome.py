@@ -28,7 +28,7 @@ def guessing_line(record: Record) -> str | None:
     if not classes or dense <= 1 / classes or slim - 1 / classes >= KNOWS_NOTHING * (dense - 1 / classes):
         return None
     return (
-        f"the slim network, right in {slim:.2%}, does no better than guessing among {classes} classes: "
+        f"the slim network, right in {slim:.2%}, does little better than guessing among {classes} classes: "
         "ask for less, or train for longer"
     )
 

@@ -11,7 +11,7 @@ from hwprune import charts
 from hwprune.outcome import guessing_line, shortfall_line, surplus_line
 from hwprune.page import Markup, bar, code, figure, figures, page, paragraph, small, table
 from hwprune.targets import in_digits
-from hwprune.train.schedule import needs_pull
+from hwprune.train.schedule import BY_NORM, needs_pull
 
 Record = Mapping[str, Any]
 
@@ -160,6 +160,8 @@ def pruned(record: Record) -> list[Markup]:
 def _chosen(record: Record) -> str:
     """How those that left were chosen."""
     unit, penalty = record.get("granularity", "channel"), record["penalty"]
+    if penalty in BY_NORM:
+        return f"chosen by the penalty {penalty}, those with the smallest norms"
     if not record.get("fine_tune") or needs_pull(unit, penalty):
         return f"chosen while the penalty {penalty} pulled, those that the training could spare most easily"
     if record.get("reconstruct"):

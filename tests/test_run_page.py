@@ -226,6 +226,14 @@ def test_a_missed_target_is_told_with_the_reason_on_the_page_and_in_the_closing_
         ({"granularity": "weight"}, "chosen while the penalty envelope pulled"),
         ({"reconstruct": 768}, "those without which the layers that read them lose least"),
         ({}, "those with the smallest norms"),
+        (
+            {"penalty": "magnitude", "reconstruct": 768},
+            "chosen by the penalty magnitude, those with the smallest",
+        ),
+        (
+            {"penalty": "hard-threshold", "fine_tune": None},
+            "chosen by the penalty hard-threshold, those with",
+        ),
     ],
 )
 def test_the_page_tells_how_groups_were_chosen(changed: dict[str, Any], told: str) -> None:

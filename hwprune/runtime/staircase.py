@@ -33,7 +33,7 @@ def find_steps(probe: Operator, spec: RuntimeSpec) -> Steps:
     Every measurement counts what each width took least so far. A disturbance makes widths differ that are on
     one step, so that first answers may be too fine, and come closer where the machine is shared with others.
     Where no two in a row agree in everything, the last few decide if they agree on the step; else (a busy
-    machine) every channel counts as a step: the safe answer, at which nothing is rounded.
+    machine) none is told: every channel counts as one.
 
     Args:
         probe: See :data:`PROBES`.

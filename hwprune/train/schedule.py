@@ -18,6 +18,8 @@ LEAST_STRENGTH, GREATEST_STRENGTH = 0.01, 0.25
 TRAINED_FULL, TRAINED_SETTLE = 0.1, 0.25
 #: Granularity and penalties that need no pull where the weights are trained already.
 SETTLED_AT_ONCE = ("channel", ("envelope", "magnitude"))
+#: Penalties that say themselves that groups go by their norms.
+BY_NORM = ("magnitude", "hard-threshold")
 
 
 @dataclass(frozen=True, slots=True)
