@@ -5,6 +5,7 @@ They need matplotlib (extra ``report``); without it pages carry their tables onl
 
 from __future__ import annotations
 
+import hashlib
 import html
 import importlib.util
 import io
@@ -237,8 +238,16 @@ def _svg(figure: Any, title: str) -> str:
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     # A hundredth of a point is more than anyone sees, and a page may hold a hundred charts.
     text = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), text)
-    # Several charts share a page: their ids must not meet.
-    salt = re.sub(r"\W+", "-", title)
-    text = re.sub(r'\bid="', f'id="{salt}-', text)
+    # Names are kept that something refers to, or that tell axes and legends from data. Several charts share a
+    # page: their names must not meet.
+    referred = set(re.findall(r'(?:href="|url\()#([^")]+)', text))
+    salt = "c" + hashlib.sha256(title.encode()).hexdigest()[:12]
+
+    def renamed(name: re.Match[str]) -> str:
+        kept = name[1] in referred or name[1].startswith(("matplotlib.axis", "legend"))
+        return f' id="{salt}-{name[1]}"' if kept else ""
+
+    text = re.sub(r' id="([^"]*)"', renamed, text)
     text = re.sub(r'(href="|url\()#', rf"\1#{salt}-", text)
+    text = re.sub(r"\n\s*", "\n", text)
     return text.replace("<svg ", f'<svg role="img" aria-label="{html.escape(title)}" class="chart" ', 1)

@@ -54,14 +54,12 @@ class Variant:
         settings: What its run is asked to do.
         profile: Its device.
         int8: Whether it is quantised besides.
-        profiles: The folder that its profile was looked for in first, as the user named it.
     """
 
     name: str
     settings: Settings
     profile: DeviceProfile
     int8: bool = False
-    profiles: str | None = None
 
     @property
     def looser(self) -> str | None:
@@ -156,7 +154,7 @@ class Variant:
             "target": describe(self.settings.target),
             "settings": {
                 "device": self.settings.device,
-                "profiles": self.profiles,
+                "profiles": self.settings.profiles,
                 "int8": self.int8,
                 **{key: record.get(key) for key in MADE_WITH},
             },

@@ -127,7 +127,6 @@ class Grid:
                 ),
                 profile,
                 self.int8 and has_8_bits(profile),
-                self.profiles,
             )
             for model in self.models
             for device, profile in whole.items()

@@ -85,8 +85,7 @@ def prune(
             return
         console = Console(stderr=as_json, highlight=False, emoji=False)
         granularity = training.granularity or profile.granularity
-        settings = in_all(lambda: _settings(model, data, name, training, granularity))
-        settings = replace(settings, profiles=None if profiles is None else str(profiles))
+        settings = in_all(lambda: _settings(model, data, name, training, granularity, profiles))
         with (
             telling_how_to_resume(),
             observing(console) as lines,
@@ -101,7 +100,9 @@ def prune(
         _print_report(console, report, out)
 
 
-def _settings(model: str, data: str, device: str, training: Training, granularity: str) -> Settings:
+def _settings(
+    model: str, data: str, device: str, training: Training, granularity: str, profiles: Path | None
+) -> Settings:
     """What a run with one target is asked to do."""
     recipe, (target,) = training.recipe(data), training.targets()
     fine_tune = training.fine_tune(recipe, several=False)
@@ -118,6 +119,7 @@ def _settings(model: str, data: str, device: str, training: Training, granularit
         fine_tune,
         distillation=training.distillation(fine_tune),
         reconstruct=training.reconstruction(fine_tune, granularity),
+        profiles=None if profiles is None else str(profiles),
     )
 
 
