@@ -25,6 +25,7 @@ from hwprune.runtime.base import is_here
 from hwprune.runtime.environment import versions
 from hwprune.runtime.local import localize
 from hwprune.runtime.onnx_graph import read_operators
+from hwprune.runtime.patience import Patience
 from hwprune.runtime.rows import with_zeros
 from hwprune.scope import Request
 from hwprune.surgery.artifact import load_slim
@@ -155,7 +156,9 @@ def preview(
             expected=f"one of {', '.join(PREVIEWED)}",
             got=granularity,
         )
-    request = Request(model, model, example_inputs, profile, Keep(1.0), keep, measure, notify)
+    request = Request(
+        model, model, example_inputs, profile, Keep(1.0), keep, measure, notify, Patience(notify)
+    )
     scope = PREVIEWED[granularity](request)
     return replace(scope.preview(), predicted_us=scope.dense_predicted_us)
 

@@ -120,7 +120,9 @@ class BranchScope(WidthScope[BranchGroups]):
         def build(kept: Mapping[str, BoolArray]) -> nn.Module:
             return self._without(request.unsharded, kept)
 
-        loop = DeviceLoop(build, example_inputs, self.groups.branches, self.profile, request.bench)
+        loop = DeviceLoop(
+            build, example_inputs, self.groups.branches, self.profile, request.patience, request.bench
+        )
         predictor = BranchPredictor(recording, self.groups.branches, self.profile)
         super().__init__(request, predictor, loop, operators)
 

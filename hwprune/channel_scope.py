@@ -62,6 +62,7 @@ class ChannelScope(WidthScope[ChannelGroups]):
             example_inputs,
             self.groups.axes,
             self.profile,
+            request.patience,
             request.bench,
         )
         super().__init__(request, predictor, loop, operators)

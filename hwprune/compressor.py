@@ -35,6 +35,7 @@ from hwprune.penalties import make_penalty
 from hwprune.plan import Plan
 from hwprune.processes import distributed
 from hwprune.runtime.bench import THIS_MACHINE, Bench
+from hwprune.runtime.patience import Patience
 from hwprune.scope import Request, Scope
 from hwprune.shape_scope import ShapeScope
 from hwprune.surgery.artifact import save_slim
@@ -165,8 +166,18 @@ class Compressor:
         self.model, self.example_inputs, self.target = model, example_inputs, target
         # The model may be sharded among the processes after this; surgery needs it whole.
         self._unsharded = copy_of(model) if distributed() else model
+        self.patience = Patience(notify)
         request = Request(
-            model, self._unsharded, example_inputs, profile, target, keep, measure, notify, bench
+            model,
+            self._unsharded,
+            example_inputs,
+            profile,
+            target,
+            keep,
+            measure,
+            notify,
+            self.patience,
+            bench,
         )
         self._scope, self._notify = _make_scope(granularity, request), notify
         self._by_norm = penalty in BY_NORM

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,6 @@ from hwprune.workloads import Dataset, accuracy
 RUNTIME_TOLERANCE = 1e-4
 #: Where PyTorch's own single precision is further off, so may the runtime's be, by this factor.
 OWN_ROUNDING = 10.0
-#: Something disturbs the machine where the dense network takes longer by this part than it did before, and
-#: how often it is timed at most until that is over.
-DISTURBED, MOST_TIMINGS = 0.05, 3
 
 
 def verify_exported(masked: nn.Module, path: Path, inputs: ExampleInputs, profile: DeviceProfile) -> float:
@@ -79,34 +76,6 @@ def verify_exported(masked: nn.Module, path: Path, inputs: ExampleInputs, profil
             hint="nothing was written; report the network to the project",
         )
     return difference.absolute
-
-
-def time_undisturbed(
-    time: Callable[[], dict[str, Timing]], usual_us: float, notify: Callable[[str], None]
-) -> dict[str, Timing]:
-    """Times the dense and the slim network, again while something disturbs the machine.
-
-    Both the decision and which timing counts are the dense network's: what the slim one takes has no say.
-
-    Args:
-        time: Times ``dense`` and ``slim`` alternately.
-        usual_us: What the dense network took undisturbed when the slim one was chosen.
-        notify: Called with one line for every timing that is made again.
-
-    Returns:
-        The timing in which the dense network took least.
-    """
-    timings = [time()]
-    while (took := timings[-1]["dense"].undisturbed_us) > (1 + DISTURBED) * usual_us:
-        if len(timings) == MOST_TIMINGS:
-            notify(f"the dense network still takes {took:.1f} us: the least disturbed timing counts")
-            break
-        notify(
-            f"the dense network took {took:.1f} us, and {usual_us:.1f} us when the slim one was chosen: "
-            "timing again, for something may have disturbed the machine"
-        )
-        timings.append(time())
-    return min(timings, key=lambda each: each["dense"].undisturbed_us)
 
 
 def as_deployed(paths: Mapping[str, Path], spec: RuntimeSpec, dataset: Dataset) -> dict[str, Path]:

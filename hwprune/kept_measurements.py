@@ -34,8 +34,8 @@ class Loop(Protocol):
         """The device."""
         ...
 
-    def measure(self, networks: Versions) -> dict[str, Timing]:
-        """Times networks alternately in one run."""
+    def measure(self, networks: Versions, usual_us: float, /) -> dict[str, Timing]:
+        """Times networks alternately in one run, again where the dense one takes more than usual."""
         ...
 
     def kept(self, widths: Widths) -> Mapping[str, BoolArray]:
@@ -58,7 +58,9 @@ class Measurement:
     reused: bool
 
 
-def measured_once(loop: Loop, operators: Sequence[Operator], networks: Versions) -> Measurement:
+def measured_once(
+    loop: Loop, operators: Sequence[Operator], networks: Versions, usual_us: float = math.inf
+) -> Measurement:
     """Times networks alternately, unless a run before this one did.
 
     Kept per networks, runtime, versions, and model and cores of the processor. Which channels stay does not
@@ -67,14 +69,15 @@ def measured_once(loop: Loop, operators: Sequence[Operator], networks: Versions)
     Args:
         loop: Measures.
         operators: Fused operators of the dense network.
-        networks: What to measure.
+        networks: What to measure, with one named ``dense``.
+        usual_us: What the dense network took undisturbed before; infinite where that is not known.
     """
     key = _key(loop.profile, operators, networks)
     path = _path(key)
     known = _read(path, networks)
     if known is not None:
         return Measurement(known, key, reused=True)
-    timings = loop.measure(networks)
+    timings = loop.measure(networks, usual_us)
     numbers = {
         name: {part: float(getattr(timing, part)) for part in _NUMBERS} for name, timing in timings.items()
     }

@@ -76,7 +76,12 @@ class MaskScope:
         if request.measure:
             request.notify("measuring the dense network and one with zeros")
         loop = ZerosLoop(
-            request.unsharded, request.example_inputs, groups.layers, self.profile, request.bench
+            request.unsharded,
+            request.example_inputs,
+            groups.layers,
+            self.profile,
+            request.patience,
+            request.bench,
         )
         return ZerosOnDevice(groups, operators, loop, target.allowed_us, measure=request.measure)
 

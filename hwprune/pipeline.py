@@ -21,7 +21,7 @@ from torch import nn
 
 from hwprune.closed_loop import Turn, forget_disturbed
 from hwprune.compressor import SHRINKING, Compressor, Result
-from hwprune.delivery import as_deployed, describe_network, time_undisturbed, verify_exported
+from hwprune.delivery import as_deployed, describe_network, verify_exported
 from hwprune.device.profile import DeviceProfile
 from hwprune.files import sha256_of
 from hwprune.folder_lock import alone_in
@@ -385,7 +385,8 @@ class _Job:
         self.observer.note("timing dense and slim alternately")
         profile = self.compressor.profile
         usual_us = min((turn.dense_us for turn in turns if turn.dense_us), default=math.inf)
-        timings = time_undisturbed(lambda: self.bench.time(deployed, profile), usual_us, self.observer.note)
+        patience = self.compressor.patience
+        timings = patience.least_disturbed(lambda: self.bench.time(deployed, profile), usual_us)
         return timings, {
             name: describe_network(network, deployed[name], timings[name], self.dataset, profile.runtime)
             for name, network in networks.items()

@@ -20,6 +20,7 @@ from hwprune.processes import from_first
 from hwprune.runtime.bench import THIS_MACHINE, Bench
 from hwprune.runtime.local import without_foreign_rows
 from hwprune.runtime.operator_models import is_known
+from hwprune.runtime.patience import Patience
 from hwprune.surgery.forms import Form
 from hwprune.targets import Groups, Keep, Target
 
@@ -41,6 +42,7 @@ class Request:
         keep: Names of modules that must stay whole.
         measure: Whether to measure.
         notify: Called with one line for everything the user should know.
+        patience: For timing again what was disturbed.
         bench: What is measured on.
     """
 
@@ -52,6 +54,7 @@ class Request:
     keep: Sequence[str]
     measure: bool
     notify: Callable[[str], None]
+    patience: Patience
     bench: Bench = THIS_MACHINE
 
     def localized(self, operators: Sequence[Operator]) -> DeviceProfile:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -22,6 +23,7 @@ from hwprune.groups.weight import WeightGroups
 from hwprune.operators import Operator
 from hwprune.processes import from_first
 from hwprune.runtime.bench import THIS_MACHINE, Bench, export_and_time
+from hwprune.runtime.patience import Patience
 from hwprune.runtime.timing import Timing
 
 #: The part of the weights that is left in the second network that the prediction is fitted to.
@@ -39,6 +41,7 @@ class ZerosLoop:
         example_inputs: What it is exported with.
         layers: The layers that numbers of weights refer to, in order.
         profile: The device.
+        patience: For timing again what was disturbed.
         bench: What is measured on.
     """
 
@@ -46,19 +49,23 @@ class ZerosLoop:
     example_inputs: ExampleInputs
     layers: Sequence[Layer]
     profile: DeviceProfile
+    patience: Patience
     bench: Bench = THIS_MACHINE
 
-    def measure(self, networks: Mapping[str, Mapping[str, BoolArray]]) -> dict[str, Timing]:
-        """Times networks alternately in one run.
+    def measure(self, networks: Mapping[str, Mapping[str, BoolArray]], usual_us: float) -> dict[str, Timing]:
+        """Times networks alternately in one run, again where something disturbs it.
 
         Args:
-            networks: Name to the weights that are kept of each layer; nothing means dense.
+            networks: Name to the weights that are kept of each layer; ``dense`` is one of them.
+            usual_us: What the dense one took before; infinite where that is not known.
 
         Returns:
             Name to timing.
         """
         built = {name: self._with_zeros(kept) for name, kept in networks.items()}
-        return export_and_time(built, self.example_inputs, self.profile, self.bench)
+        return self.patience.least_disturbed(
+            lambda: export_and_time(built, self.example_inputs, self.profile, self.bench), usual_us
+        )
 
     def kept(self, widths: Widths) -> dict[str, BoolArray]:
         """As many weights of every layer, drawn at random: latency depends little on which ones stay."""
@@ -115,11 +122,13 @@ class ZerosOnDevice:
         places = {layer.name: place for place, layer in enumerate(groups.layers)}
         priced = [places.get(operator.name, -1) if operator.weighted else -1 for operator in operators]
         self._sizes = sizes
+        self._measured_us = math.inf  # the dense network
         self._predictor = DensityPredictor(operators, priced, sizes, loop.profile)
         if measure:
             sparse = np.ceil(SPARSE_SAMPLE * sizes).astype(np.int64)
             fitted = from_first(lambda: calibrate(loop, self._predictor, [sizes, sparse]))
-            self._predictor = self._predictor.with_calibration(*fitted)
+            self._predictor = self._predictor.with_calibration(fitted.factor, fitted.overhead_us)
+            self._measured_us = fitted.dense_us
         dense_us = self.dense_us
         least = self._predictor.least_counts()
         least_us = float(self._predictor.latency_us(least))
@@ -153,6 +162,7 @@ class ZerosOnDevice:
                 allowance.budget,
                 self._allowed_us,
                 lambda budget: fit_counts(budget, ladders),
+                self._measured_us,
             )
         )
         allowance.record = [asdict(turn) for turn in turns]

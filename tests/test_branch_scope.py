@@ -9,6 +9,7 @@ from torch import nn
 import hwprune
 from hwprune.branch_scope import BranchScope
 from hwprune.graph.trace import trace_operators
+from hwprune.runtime.patience import Patience
 from hwprune.scope import Request
 from hwprune.targets import Keep
 from hwprune.workloads import make_model
@@ -106,7 +107,17 @@ def test_a_branch_that_is_kept_stays_with_the_reason():
 def test_the_plan_tells_what_every_branch_would_free():
     model = network()
     scope = BranchScope(
-        Request(model, model, IMAGES, shipped_as_here(), Keep(1.0), (), False, lambda _line: None)
+        Request(
+            model,
+            model,
+            IMAGES,
+            shipped_as_here(),
+            Keep(1.0),
+            (),
+            measure=False,
+            notify=lambda _line: None,
+            patience=Patience(pytest.fail),
+        )
     )
     plan = scope.preview()
     assert [(row.name, row.width_before, row.unit) for row in plan.rows] == [

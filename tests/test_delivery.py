@@ -11,12 +11,11 @@ import torch
 from torch import Tensor, nn
 
 import hwprune
-from hwprune.delivery import MOST_TIMINGS, as_deployed, time_undisturbed, verify_exported
+from hwprune.delivery import as_deployed, verify_exported
 from hwprune.device.library import load_profile
 from hwprune.errors import GraphError, VerificationError
 from hwprune.runtime.export import export
 from hwprune.runtime.half import is_half
-from hwprune.runtime.timing import Timing
 from hwprune.workloads import load_dataset, make_model
 
 IMAGES = torch.randn(8, 512, generator=torch.Generator().manual_seed(0))
@@ -106,35 +105,3 @@ def test_a_device_of_half_precision_gets_the_files_that_are_timed(tmp_path: Path
             session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
             outputs.append(session.run(None, {session.get_inputs()[0].name: images})[0])
         assert 0 < np.abs(outputs[0] - outputs[1]).max() < 2e-2 * np.abs(outputs[0]).max()
-
-
-@pytest.mark.parametrize(
-    ("dense_us", "timings", "counted"),
-    [
-        ([101.0], 1, 101.0),
-        ([115.0, 100.0], 2, 100.0),  # disturbed once
-        ([115.0, 106.0, 130.0, 100.0], MOST_TIMINGS, 106.0),  # all the time: the least disturbed counts
-    ],
-)
-def test_the_final_timing_is_made_again_while_the_dense_network_is_slower_than_before(
-    dense_us: list[float], timings: int, counted: float
-) -> None:
-    made: list[float] = []
-
-    def time() -> dict[str, Timing]:
-        made.append(dense_us[len(made)])
-        slim = Timing(200.0 - made[-1], 1.0, 300.0, 9)  # the faster, the slower the dense one
-        return {"dense": Timing(made[-1], made[-1], made[-1], 9), "slim": slim}
-
-    told: list[str] = []
-    found = time_undisturbed(time, 100.0, told.append)
-    assert len(made) == timings
-    assert found["dense"].median_us == counted
-    assert found["slim"].median_us == 200.0 - counted
-    assert ["timing again" in line for line in told[: timings - 1]] == [True] * (timings - 1)
-    assert len(told) == timings - 1 + (counted == 106.0)
-
-
-def test_the_final_timing_is_made_once_where_nothing_was_measured_before() -> None:
-    dense = Timing(1e6, 1e6, 1e6, 9)
-    assert time_undisturbed(lambda: {"dense": dense}, float("inf"), pytest.fail)["dense"] is dense
