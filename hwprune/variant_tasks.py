@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hwprune.device.profile import DeviceProfile
-from hwprune.errors import ArtifactError
+from hwprune.errors import ArtifactError, HwpruneError, TargetError
 from hwprune.files import sha256_of, write_json
 from hwprune.outcome import guessing_line, shortfall_line, surplus_line
 from hwprune.output_folder import (
@@ -96,19 +96,23 @@ class Variant:
         """Folder of the dense network on 8 bits, shared by all variants for the device."""
         return f"{SHARED_FOLDER}/{self.dense_name}-int8-{self.profile.name}"
 
-    def entry(self, folder: Path) -> dict[str, Any]:
+    def entry(self, folder: Path, lacks: HwpruneError | None = None) -> dict[str, Any]:
         """Makes a finished run ready to ship and returns the manifest's entry of it.
+
+        What was measured stays in the entry of one that cannot be made ready; it has failed all the same.
 
         Args:
             folder: Of the variant.
+            lacks: Why it is not on 8 bits although that was asked for.
 
         Raises:
-            HwpruneError: If the runtime cannot be shipped for, or the report is damaged.
+            ArtifactError: If the report is damaged.
         """
         record = read_json(folder / REPORT_FILE, "hwprune prune")
         # Left by a process that was killed right after it wrote the report.
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
-        int8 = read_json(folder / INT8_FILE, "hwprune variants --int8") if self.int8 else None
+        quantised = self.int8 and lacks is None
+        int8 = read_json(folder / INT8_FILE, "hwprune variants --int8") if quantised else None
         with told_where_damaged(folder / REPORT_FILE):
             shortfall, surplus = shortfall_line(record), surplus_line(record)
             told = (f"the slim network is {surplus}" if surplus else None, guessing_line(record))
@@ -121,11 +125,20 @@ class Variant:
                 **{key: record[key] for key in MEASURED},
                 **({"int8": int8} if int8 else {}),
             }
-        make_shippable(folder, record, self.profile, int8)
+        try:
+            make_shippable(folder, record, self.profile, int8)
+        except ArtifactError:
+            raise
+        except HwpruneError as error:  # its runtime is missing, say, or computes something else
+            lacks = lacks or error
+        if lacks is not None:  # no list of files: it is not whole
+            return {**entry, "status": "failed", "error": str(lacks)}
         return {**entry, "files": file_hashes(folder)}
 
     def failed_entry(self, error: Exception) -> dict[str, Any]:
-        """The manifest's entry of a variant that could not be made."""
+        """The manifest's entry of a variant that could not be made; on no device can every target be met."""
+        if isinstance(error, TargetError):
+            return {**self._label(self._asked), "status": "unreachable", "reason": str(error)}
         return {**self._label(self._asked), "status": "failed", "error": str(error)}
 
     def pending_entry(self) -> dict[str, Any]:
@@ -302,11 +315,15 @@ class VariantTask:
         folder = root / self.name
         if not (self.resume and (folder / REPORT_FILE).is_file()):
             self._compress(root, bench, observer)
+        lacks = None
         if self.variant.int8:
-            dense = self._dense_on_8_bits(root, observer)
-            observer.note("quantising the slim network and timing it against single precision")
-            write_json(folder / INT8_FILE, add_quantized(folder, self.variant.profile, dense, bench))
-        return self.variant.entry(folder)
+            try:
+                dense = self._dense_on_8_bits(root, observer)
+                observer.note("quantising the slim network and timing it against single precision")
+                write_json(folder / INT8_FILE, add_quantized(folder, self.variant.profile, dense, bench))
+            except HwpruneError as error:  # what was made in single precision is not lost for that
+                lacks = error
+        return self.variant.entry(folder, lacks)
 
     def _dense_on_8_bits(self, root: Path, observer: Observer) -> Path:
         """The folder of the dense network on 8 bits; made by the first variant of its model and device."""

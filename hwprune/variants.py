@@ -200,7 +200,7 @@ def _make_variants(
     for outcome in (executor or InProcess()).run(tasks, out, observer):
         name = outcome.task.name
         if outcome.error is not None:
-            observer.note(f"{name} failed: {outcome.error}")
+            observer.note(f"{name} was not made: {outcome.error}")
         if name in by_name:
             failure = outcome.error and by_name[name].failed_entry(outcome.error)
             entries[name] = failure or dict(outcome.told)

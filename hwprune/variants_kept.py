@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hwprune.errors import ArtifactError, HwpruneError
+from hwprune.errors import ArtifactError
 from hwprune.output_folder import (
     CHECKPOINTS,
     HISTORY_FILE,
@@ -143,8 +143,6 @@ def _entry(variant: Variant, folder: Path, notify: Callable[[str], None]) -> Ent
     except ArtifactError as error:
         _make_anew(folder / REPORT_FILE, str(error), notify)
         return None
-    except HwpruneError as error:  # its runtime is missing, say: training again would not help
-        return variant.failed_entry(error)
 
 
 def _kept_other(listed: Entry, out: Path, notify: Callable[[str], None]) -> Entry | None:

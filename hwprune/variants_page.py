@@ -32,9 +32,13 @@ from hwprune.variants_charts import accuracy_over_latency, predicted_against_mea
 
 MANIFEST_FILE = "manifest.json"
 #: What a manifest says has become of a variant, and the page.
-STATUS = {"done": "met", "missed": "MISSED", "failed": "failed", "pending": "not made yet"}
-#: Of those, the ones of variants that were made and measured.
-MADE = ("done", "missed")
+STATUS = {
+    "done": "met",
+    "missed": "MISSED",
+    "unreachable": "out of reach",
+    "failed": "failed",
+    "pending": "not made yet",
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,7 +68,7 @@ class VariantsFolder:
     @property
     def measured(self) -> list[Mapping[str, Any]]:
         """The variants that were finished."""
-        return [entry for entry in self.record["variants"] if entry["status"] in MADE]
+        return [entry for entry in self.record["variants"] if _measured(entry)]
 
     def networks(self) -> pd.DataFrame:
         """One row per variant, and one per dense network and device; of a variant on 8 bits a further one."""
@@ -83,10 +87,17 @@ class VariantsFolder:
         return path
 
 
+def _measured(entry: Mapping[str, Any]) -> bool:
+    """Whether a variant was made and measured, though it may lack something else."""
+    return "slim" in entry
+
+
 def why_not(entry: Mapping[str, Any]) -> str:
     """Why a variant does not meet its target; nothing where it does, or is not made yet."""
     if entry["status"] == "failed":
         return str(entry["error"])
+    if entry["status"] == "unreachable":
+        return str(entry["reason"])
     if entry["status"] != "missed":
         return ""
     # Manifests of older versions give no reason.
@@ -98,7 +109,7 @@ def _rows(entries: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     told = set()
     for entry in entries:
         outcome = {"status": entry["status"], "reason": why_not(entry)}
-        if entry["status"] not in MADE:
+        if not _measured(entry):
             target = {"target": entry["target"]["kind"], "value": entry["target"]["value"]}
             yield {**{key: entry[key] for key in ("model", "data", "device")}, **target, **outcome}
             continue
@@ -174,7 +185,7 @@ def _overview(entries: Sequence[Mapping[str, Any]]) -> Markup:
     rows = []
     for entry in entries:
         outcome = (entry["device"], target_label(entry["target"]), STATUS[entry["status"]])
-        if entry["status"] not in MADE:
+        if not _measured(entry):
             rows.append((entry["model"], *outcome, "", "", "", "", ""))
             continue
         dense, slim = entry["dense"], entry["slim"]

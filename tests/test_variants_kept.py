@@ -20,7 +20,7 @@ from hwprune.report import read_json
 from hwprune.runtime.bench import THIS_MACHINE
 from hwprune.targets import Keep
 from hwprune.train.loop import Recipe, Trainer
-from hwprune.variant_tasks import Variant
+from hwprune.variant_tasks import Variant, VariantTask
 from hwprune.variants import Grid, make_variants
 from hwprune.variants_kept import keep_whole
 from hwprune.variants_page import VariantsFolder
@@ -140,6 +140,31 @@ def test_without_its_runtime_an_intact_variant_is_kept_and_another_fails(
     kept = keep_whole(grid.variants(), out, lambda line: None)
     assert [kept[name]["status"] for name in (LOOSE, TIGHT)] == ["done", "failed"]
     assert (out / TIGHT / "report.json").is_file()
+    assert kept[TIGHT]["error"] == "the runtime is not installed"
+    assert kept[TIGHT]["slim"] == entries(out)[TIGHT]["slim"]  # it was measured
+    assert "files" not in kept[TIGHT]  # and is tried again when it is resumed
+
+
+def test_what_cannot_be_quantised_keeps_what_it_is_in_single_precision(
+    grid: Grid, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_arguments: object) -> None:
+        raise RuntimeUnavailableError("8 bits are refused")
+
+    monkeypatch.setattr("hwprune.variant_tasks.quantize_dense", refused)
+    monkeypatch.setattr("hwprune.variant_tasks.export_dense", lambda *_arguments: None)
+    before = entries(out)[TIGHT]
+    variant = replace(grid.variants()[1], int8=True)
+    entry = VariantTask(variant, (), (), resume=True).run(out, THIS_MACHINE, Silent())
+    assert (entry["status"], entry["error"]) == ("failed", "8 bits are refused")
+    assert entry["slim"] == before["slim"]
+    assert (out / TIGHT / "run.py").is_file()
+    manifest = read_json(out / "manifest.json", "")
+    folder = VariantsFolder(out, manifest | {"variants": [entries(out)[LOOSE], entry]})
+    row = folder.networks().set_index("value").loc[0.4]
+    assert row["latency_us_median"] == before["slim"]["latency_us"]["median"]
+    assert row["reason"] == "8 bits are refused"
+    assert "8 bits are refused" in folder.write_page().read_text()
 
 
 def test_variants_of_other_targets_stay_listed(grid: Grid, out: Path) -> None:

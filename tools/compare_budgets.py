@@ -33,7 +33,7 @@ from hwprune.output_folder import CHECKPOINTS, HISTORY_FILE, REPORT_FILE
 from hwprune.report import read_json
 from hwprune.train.checkpoint import load_checkpoint
 from hwprune.variant_tasks import SHARED_FOLDER
-from hwprune.variants_page import MADE, MANIFEST_FILE
+from hwprune.variants_page import MANIFEST_FILE
 
 #: Names of the sides.
 ONE, OWN, SCRATCH = "one run", "own runs", "from scratch"
@@ -188,7 +188,7 @@ def written_ns(folder: Path) -> int:
 def complete(folder: Path, targets: int) -> bool:
     """Whether a network was made for every target, which it meets or misses."""
     variants = read_json(folder / MANIFEST_FILE, "hwprune prune")["variants"]
-    return len(variants) == targets and all(variant["status"] in MADE for variant in variants)
+    return len(variants) == targets and all(variant["status"] in ("done", "missed") for variant in variants)
 
 
 def run(folder: Path, options: Sequence[str]) -> None:
