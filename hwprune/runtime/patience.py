@@ -10,7 +10,7 @@ from hwprune.runtime.timing import Timing
 #: Something disturbs the machine where the dense network takes longer by this part than it did before.
 DISTURBED = 0.05
 #: What may be spent on timing again: a part of the time that has gone by, and seconds at least and at most.
-SHARE, LEAST_SECONDS, MOST_SECONDS = 0.3, 60.0, 300.0
+SHARE, LEAST_SECONDS, MOST_SECONDS = 0.3, 30.0, 300.0
 #: The first pause before timing again, in seconds; every further one is twice as long.
 FIRST_PAUSE = 5.0
 
