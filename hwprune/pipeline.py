@@ -99,7 +99,7 @@ class Settings:
         return self.fine_tune or self.recipe
 
     def as_record(self) -> dict[str, Any]:
-        """The settings as JSON; equal records mean equal runs."""
+        """The settings as JSON, as the report has them."""
         follows = None if self.follows is None else describe(self.follows)
         return {**asdict(self), "target": describe(self.target), "follows": follows}
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hwprune.device.profile import DeviceProfile
+from hwprune.device.profile import DeviceProfile, RuntimeSpec
 from hwprune.device.runtimes import CPU_PROVIDER
 from hwprune.files import sha256_of, write_text
 from hwprune.measured_on import stand_in_for
@@ -139,7 +139,9 @@ print("classes", scores.argmax(dim=1).tolist())
 }
 
 
-#: Runtime kind to the packages that its script needs.
+#: Who executes networks of ONNX Runtime on a GPU: that is in a package of its own.
+_ON_GPU = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
+#: Runtime kind to the packages that its script needs, that of the runtime first.
 PACKAGES = {
     "onnxruntime": ("onnxruntime",),
     "openvino": ("openvino",),
@@ -193,7 +195,7 @@ def _readme(record: Mapping[str, Any], profile: DeviceProfile, file: str) -> str
     return f"""# {record["model"]} for {record["device"]}
 
 `{file}` runs in {spec.kind} {facts["runtime_version"]}, {spec.precision}, {spec.threads} thread(s), \
-batch {spec.batch}; `pip install {" ".join(PACKAGES[spec.kind])}`, then `python {RUN_FILE}` loads and runs it.
+batch {spec.batch}; `pip install {" ".join(_packages(spec, facts["runtime_version"]))}`, then `python {RUN_FILE}` loads and runs it.
 
 {_input(record, spec.batch)}
 
@@ -211,6 +213,22 @@ slim were timed alternately: {record["speedup"]:.2f} times as fast; the target w
 All numbers: `report.json`, `report.html`. `slim/` holds the network for PyTorch:
 `hwprune.load("slim", model=fresh_unpruned_model)`.
 """
+
+
+def _packages(spec: RuntimeSpec, version: str) -> tuple[str, ...]:
+    """What to install: the runtime in the version that was measured.
+
+    >>> _packages(RuntimeSpec(kind="ncnn"), "1.0.20261020")
+    ('ncnn==1.0.20261020', 'numpy')
+    >>> _packages(RuntimeSpec(kind="torch"), "2.13.0+cpu")
+    ('torch==2.13.0',)
+    >>> _packages(RuntimeSpec(kind="onnxruntime", provider="CUDAExecutionProvider"), "1.31.1")
+    ('onnxruntime-gpu==1.31.1',)
+    """
+    runtime, *others = PACKAGES[spec.kind]
+    if spec.provider in _ON_GPU:
+        runtime = f"{runtime}-gpu"
+    return (f"{runtime}=={version.partition('+')[0]}", *others)
 
 
 def _input(record: Mapping[str, Any], batch: int) -> str:

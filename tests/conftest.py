@@ -16,7 +16,7 @@ import torch
 from platformdirs import user_cache_path
 
 from hwprune import folder_lock, kept_measurements
-from hwprune.runtime import local, stopwatch
+from hwprune.runtime import local, patience, stopwatch
 from hwprune.runtime.base import ON_GPU
 
 #: Tests look at what is done with a latency, not at its last per cent.
@@ -64,7 +64,8 @@ def _runs_on_gpu(item: pytest.Item) -> bool:
 
 @pytest.fixture(scope="session", autouse=True)
 def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Ends a measurement early whose median does not become certain, and the search for steps of rows.
+    """Ends a measurement early whose median does not become certain, and the search for steps of rows; makes
+    none again that something disturbs.
 
     What networks take by such measurements is not left to the user's own runs, nor are the locks of folders
     that are gone. A test that sets another place for caches gets that.
@@ -79,4 +80,6 @@ def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patches.setattr(folder_lock, "user_cache_path", place)
         patches.setattr(stopwatch, "MOST_SECONDS", PATIENCE_SECONDS)
         patches.setattr(local, "SPLITTING_SECONDS", SPLITTING_SECONDS)
+        patches.setattr(patience, "LEAST_SECONDS", 0.0)
+        patches.setattr(patience, "SHARE", 0.0)
         yield

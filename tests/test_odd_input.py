@@ -225,6 +225,10 @@ def test_files_that_go_by_the_same_names_are_other_settings(tmp_path: Path) -> N
     )
     assert settings().run_record(profile) == settings().run_record(load_profile("any-cpu-ort"))
     assert settings().run_record(profile) != settings().run_record(other)
+    elsewhere = replace(settings(), profiles="elsewhere")  # the profile itself counts, not where it lies
+    assert elsewhere.as_record() != settings().as_record()
+    assert elsewhere.run_record(profile) == settings().run_record(profile)
+    assert elsewhere.masked_record(Keep(0.5)) == settings().masked_record(Keep(0.5))
     weights, records = tmp_path / "weights.pt", []
     for seed in (0, 1, 0):
         model: nn.Module = make_model("lenet5", in_channels=1, image_size=8, classes=10, seed=seed)

@@ -1,7 +1,7 @@
 """The built-in models and data sets that the command line can name."""
 
 from hwprune.workloads.batches import accuracy, batches_per_epoch, iterate_batches, spread
-from hwprune.workloads.data import Dataset, image_size_of
+from hwprune.workloads.data import Dataset, Preprocessing, image_size_of
 from hwprune.workloads.outputs import check_outputs
 from hwprune.workloads.resolve import (
     dataset_names,
@@ -14,6 +14,7 @@ from hwprune.workloads.weights import load_weights, read_weights
 
 __all__ = [
     "Dataset",
+    "Preprocessing",
     "accuracy",
     "batches_per_epoch",
     "check_outputs",

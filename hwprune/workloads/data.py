@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -79,6 +80,7 @@ class Dataset:
                 expected=tuple(self.train_images.shape[1:]),
                 got=tuple(self.test_images.shape[1:]),
             )
+        _check_told(self)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -108,6 +110,40 @@ class Dataset:
                 got=count,
             )
         return replace(self, train_images=self.train_images[:count], train_labels=self.train_labels[:count])
+
+
+def _check_told(dataset: Dataset) -> None:
+    """Raises where what is told with the images is not what is told of it in reports."""
+    done, names, channels = dataset.preprocessing, dataset.class_names, dataset.train_images.shape[1]
+    if done is not None and not (
+        isinstance(done, Preprocessing)
+        and isinstance(done.pixels, str)
+        and _are_numbers(done.mean, channels)
+        and _are_numbers(done.deviation, channels)
+    ):
+        raise WorkloadError(
+            "this does not say how pixels become images",
+            where=f"{dataset.name}, preprocessing",
+            expected=f"a Preprocessing with a mean and a deviation for each of {channels} channels, or None",
+            got=done,
+        )
+    told = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+    if not told or len(names) not in (0, dataset.classes):
+        raise WorkloadError(
+            "these are not the names of the classes",
+            where=f"{dataset.name}, class_names",
+            expected=f"{dataset.classes} strings, or none",
+            got=names,
+        )
+
+
+def _are_numbers(values: object, count: int) -> bool:
+    """Whether these are as many numbers that JSON can hold."""
+    return (
+        isinstance(values, list | tuple)
+        and len(values) == count
+        and all(isinstance(value, int | float) and math.isfinite(value) for value in values)
+    )
 
 
 def image_size_of(height: int, width: int) -> ImageSize:

@@ -4,11 +4,19 @@ import math
 
 import pytest
 
+from hwprune.runtime import patience
 from hwprune.runtime.patience import LEAST_SECONDS, MOST_SECONDS, SHARE, Patience
 from hwprune.runtime.timing import Timing
 
 #: Seconds that one timing takes.
 TAKES = 10.0
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As patient as for users; other tests do not wait."""
+    monkeypatch.setattr(patience, "LEAST_SECONDS", LEAST_SECONDS)
+    monkeypatch.setattr(patience, "SHARE", SHARE)
 
 
 class Machine:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hwprune.errors import WorkloadError
-from hwprune.workloads import Dataset
+from hwprune.workloads import Dataset, Preprocessing
 from hwprune.workloads.data import normalised
 
 
@@ -37,6 +37,26 @@ BROKEN = {
     "label too large": ("train_labels", torch.tensor([0, 1, 2, 0, 1, 3]), "expected 0 to 2, got 0 to 3"),
     "negative label": ("test_labels", torch.tensor([-1, 0, 1]), "got -1 to 1"),
     "no label tensor": ("test_labels", None, "got NoneType"),
+    "mean of too few channels": (
+        "preprocessing",
+        Preprocessing("from 0 to 1", (0.5,), (1.0, 1.0)),
+        "for each of 2 channels",
+    ),
+    "tensors, which JSON cannot hold": (
+        "preprocessing",
+        Preprocessing("from 0 to 1", tuple(torch.zeros(2)), tuple(torch.ones(2))),
+        "expected a Preprocessing with a mean",
+    ),
+    "a mean that is NaN": (
+        "preprocessing",
+        Preprocessing("from 0 to 1", (0.5, float("nan")), (1.0, 1.0)),
+        "how pixels become images",
+    ),
+    "told in words": ("preprocessing", "as usual", "got as usual"),
+    "too few names": ("class_names", ("one", "two"), "expected 3 strings, or none"),
+    "numbers for names": ("class_names", (0, 1, 2), "names of the classes"),
+    "one name": ("class_names", "abc", "names of the classes"),
+    "no names but None": ("class_names", None, "names of the classes.*got None"),
 }
 
 
@@ -45,6 +65,12 @@ def test_what_does_not_fit_is_refused(case: str) -> None:
     part, value, message = BROKEN[case]
     with pytest.raises(WorkloadError, match=message):
         Dataset(name="mine", classes=3, **{**good_parts(), part: value})
+
+
+def test_what_is_told_of_images_and_classes_is_kept() -> None:
+    done = Preprocessing("from 0 to 1", (0.5, 0), (1.0, 2.0))
+    data = Dataset(name="mine", classes=3, **good_parts(), preprocessing=done, class_names=("a", "b", "c"))
+    assert (data.preprocessing, data.class_names) == (done, ("a", "b", "c"))
 
 
 def test_shape_and_size() -> None:
