@@ -7,7 +7,6 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-import onnxruntime
 import pytest
 import torch
 from torch import nn
@@ -60,7 +59,7 @@ def test_the_readme_tells_a_missed_target_and_other_hardware(tmp_path: Path, met
     missed = "and it is missed: measured speed-up 1.000 where 2 was asked for."
     assert ("2x, and it is met." in readme, missed in readme) == (met, not met)
     assert "8 bits" not in readme
-    assert f"pip install onnxruntime=={onnxruntime.__version__}`" in readme
+    assert "pip install onnxruntime==1`" in readme  # the version that was measured
     assert "Input: float32 of shape (1, 1, 8, 8)" in readme
     assert "Prepare images as `digits` does." in readme  # a report of an older version
 
