@@ -8,7 +8,7 @@ are measured and the budget corrected until the measured target is met.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol, Self
 
 import numpy as np
@@ -21,7 +21,7 @@ from hwprune.graph.record import ExampleInputs
 from hwprune.groups.costs import MARGIN, FloatArray, LatencyBudget, Widths
 from hwprune.kept_measurements import Loop, forget, measured_once
 from hwprune.operators import Operator
-from hwprune.runtime.bench import THIS_MACHINE, Bench, export_and_time
+from hwprune.runtime.bench import THIS_MACHINE, Bench, ExportedOnce, export_and_time
 from hwprune.runtime.patience import Patience
 from hwprune.runtime.timing import Timing
 
@@ -116,6 +116,7 @@ class DeviceLoop:
         profile: The device, made true for the one that is measured on.
         patience: For timing again what was disturbed.
         bench: What is measured on.
+        exported: Holds the dense network's file.
     """
 
     build: Callable[[Mapping[str, BoolArray]], nn.Module]
@@ -124,6 +125,7 @@ class DeviceLoop:
     profile: DeviceProfile
     patience: Patience
     bench: Bench = THIS_MACHINE
+    exported: ExportedOnce = field(default_factory=ExportedOnce)
 
     def measure(self, networks: Mapping[str, Mapping[str, BoolArray]], usual_us: float) -> dict[str, Timing]:
         """Times networks alternately in one run, again where something disturbs it.
@@ -137,7 +139,10 @@ class DeviceLoop:
         """
         built = {name: self.build(kept) for name, kept in networks.items()}
         return self.patience.least_disturbed(
-            lambda: export_and_time(built, self.example_inputs, self.profile, self.bench), usual_us
+            lambda: export_and_time(
+                built, self.example_inputs, self.profile, self.bench, exported=self.exported
+            ),
+            usual_us,
         )
 
     def kept(self, widths: Widths) -> dict[str, BoolArray]:

@@ -191,11 +191,12 @@ def make_shippable(
 def _readme(record: Mapping[str, Any], profile: DeviceProfile, file: str) -> str:
     slim, dense, facts = (record[key] for key in ("slim", "dense", "environment"))
     spec, shortfall = profile.runtime, shortfall_line(record)
+    install = " ".join(_packages(spec, facts["runtime_version"]))
     wanted = stand_in_for({**record, "hardware": profile.hardware.model_dump()})
     return f"""# {record["model"]} for {record["device"]}
 
 `{file}` runs in {spec.kind} {facts["runtime_version"]}, {spec.precision}, {spec.threads} thread(s), \
-batch {spec.batch}; `pip install {" ".join(_packages(spec, facts["runtime_version"]))}`, then `python {RUN_FILE}` loads and runs it.
+batch {spec.batch}; `pip install {install}`, then `python {RUN_FILE}` loads and runs it.
 
 {_input(record, spec.batch)}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from hwprune.groups.flat import Layer
 from hwprune.groups.weight import WeightGroups
 from hwprune.operators import Operator
 from hwprune.processes import from_first
-from hwprune.runtime.bench import THIS_MACHINE, Bench, export_and_time
+from hwprune.runtime.bench import THIS_MACHINE, Bench, ExportedOnce, export_and_time
 from hwprune.runtime.patience import Patience
 from hwprune.runtime.timing import Timing
 
@@ -43,6 +43,7 @@ class ZerosLoop:
         profile: The device.
         patience: For timing again what was disturbed.
         bench: What is measured on.
+        exported: Holds the dense network's file.
     """
 
     model: nn.Module
@@ -51,6 +52,7 @@ class ZerosLoop:
     profile: DeviceProfile
     patience: Patience
     bench: Bench = THIS_MACHINE
+    exported: ExportedOnce = field(default_factory=ExportedOnce)
 
     def measure(self, networks: Mapping[str, Mapping[str, BoolArray]], usual_us: float) -> dict[str, Timing]:
         """Times networks alternately in one run, again where something disturbs it.
@@ -64,7 +66,10 @@ class ZerosLoop:
         """
         built = {name: self._with_zeros(kept) for name, kept in networks.items()}
         return self.patience.least_disturbed(
-            lambda: export_and_time(built, self.example_inputs, self.profile, self.bench), usual_us
+            lambda: export_and_time(
+                built, self.example_inputs, self.profile, self.bench, exported=self.exported
+            ),
+            usual_us,
         )
 
     def kept(self, widths: Widths) -> dict[str, BoolArray]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -65,6 +67,20 @@ class ThisMachine:
 
 
 THIS_MACHINE = ThisMachine()
+#: The name of the network that others are compared with.
+DENSE = "dense"
+
+
+class ExportedOnce:
+    """Holds the dense network's file while versions of it are timed again and again, in a temporary folder.
+
+    Exporting takes longer than timing, and latency does not depend on what its weights have become.
+    """
+
+    def __init__(self) -> None:
+        folder = tempfile.mkdtemp(prefix="hwprune-")
+        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+        self.dense = Path(folder) / "dense.onnx"
 
 
 def export_and_time(
@@ -73,6 +89,7 @@ def export_and_time(
     profile: DeviceProfile,
     bench: Bench,
     runs: int | None = None,
+    exported: ExportedOnce | None = None,
 ) -> dict[str, Timing]:
     """Exports networks and times them alternately.
 
@@ -82,12 +99,16 @@ def export_and_time(
         profile: Says runtime, threads, batch and precision.
         bench: What is measured on.
         runs: Timed runs of each; see :meth:`Bench.time`.
+        exported: Holds the dense network, which is exported where it does not yet.
 
     Returns:
         Name to timing.
     """
     with tempfile.TemporaryDirectory(prefix="hwprune-") as folder:
         paths = {name: Path(folder) / f"{number}.onnx" for number, name in enumerate(networks)}
+        if exported is not None and DENSE in networks:
+            paths[DENSE] = exported.dense
         for name, network in networks.items():
-            export(network, paths[name], example_inputs, batch=profile.runtime.batch)
+            if not paths[name].exists():
+                export(network, paths[name], example_inputs, batch=profile.runtime.batch)
         return bench.time(paths, profile, runs)
