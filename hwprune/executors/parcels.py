@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
+import stat
 import tempfile
 import zipfile
 from collections.abc import Iterable
@@ -11,10 +13,12 @@ from pathlib import Path
 
 #: Begins the names of folders that hold what is being unpacked.
 ARRIVING = ".arriving-"
+#: Says in an archive that an entry has Unix permissions.
+_UNIX = 3
 
 
 def pack(root: Path, names: Iterable[str]) -> bytes:
-    """The files and folders of these names below ``root``, those that exist.
+    """The files and folders of these names below ``root``, those that exist; links stay links.
 
     Args:
         root: The folder.
@@ -25,8 +29,19 @@ def pack(root: Path, names: Iterable[str]) -> bytes:
         for name in names:
             whole = root / name
             for item in (whole, *sorted(whole.rglob("*"))) if whole.exists() else ():
-                archive.write(item, item.relative_to(root))
+                if item.is_symlink():
+                    archive.writestr(_as_link(item.relative_to(root)), os.readlink(item))
+                else:
+                    archive.write(item, item.relative_to(root))
     return buffer.getvalue()
+
+
+def _as_link(name: Path) -> zipfile.ZipInfo:
+    """The entry of a link, whose content is what it points to."""
+    entry = zipfile.ZipInfo(name.as_posix())
+    entry.create_system = _UNIX
+    entry.external_attr = (stat.S_IFLNK | 0o777) << 16
+    return entry
 
 
 def unpack(parcel: bytes, root: Path, names: Iterable[str]) -> None:
@@ -42,7 +57,14 @@ def unpack(parcel: bytes, root: Path, names: Iterable[str]) -> None:
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=root, prefix=ARRIVING) as folder:
         with zipfile.ZipFile(io.BytesIO(parcel)) as archive:
-            archive.extractall(folder)  # below the folder, whatever the names say
+            # Below the folder, whatever the names say.
+            placed = {entry: Path(archive.extract(entry, folder)) for entry in archive.infolist()}
+        # Links last: nothing is written through them.
+        for entry, place in placed.items():
+            if stat.S_ISLNK(entry.external_attr >> 16):
+                target = place.read_text()
+                place.unlink()
+                place.symlink_to(target)
         for name in names:
             arrived, place = Path(folder) / name, root / name
             if not arrived.exists():
