@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, Protocol, Self
+from typing import Protocol, Self
 
 import numpy as np
 from torch import nn
@@ -21,7 +21,7 @@ from hwprune.graph.record import ExampleInputs
 from hwprune.groups.costs import MARGIN, FloatArray, LatencyBudget, Widths
 from hwprune.kept_measurements import Loop, forget, measured_once
 from hwprune.operators import Operator
-from hwprune.runtime.bench import THIS_MACHINE, Bench, ExportedOnce, export_and_time
+from hwprune.runtime.bench import THIS_MACHINE, Bench, Exports
 from hwprune.runtime.patience import Patience
 from hwprune.runtime.timing import Timing
 
@@ -116,7 +116,7 @@ class DeviceLoop:
         profile: The device, made true for the one that is measured on.
         patience: For timing again what was disturbed.
         bench: What is measured on.
-        exported: Holds the dense network's file.
+        exports: Exports what is built.
     """
 
     build: Callable[[Mapping[str, BoolArray]], nn.Module]
@@ -125,25 +125,20 @@ class DeviceLoop:
     profile: DeviceProfile
     patience: Patience
     bench: Bench = THIS_MACHINE
-    exported: ExportedOnce = field(default_factory=ExportedOnce)
+    exports: Exports = field(default_factory=Exports)
 
-    def measure(self, networks: Mapping[str, Mapping[str, BoolArray]], usual_us: float) -> dict[str, Timing]:
+    def measure(self, networks: Mapping[str, Mapping[str, BoolArray]]) -> dict[str, Timing]:
         """Times networks alternately in one run, again where something disturbs it.
 
         Args:
             networks: Name to what is kept of each axis; ``dense`` is one of them.
-            usual_us: What the dense one took before; infinite where that is not known.
 
         Returns:
             Name to timing.
         """
         built = {name: self.build(kept) for name, kept in networks.items()}
-        return self.patience.least_disturbed(
-            lambda: export_and_time(
-                built, self.example_inputs, self.profile, self.bench, exported=self.exported
-            ),
-            usual_us,
-        )
+        with self.exports.files(built, self.example_inputs, self.profile) as paths:
+            return self.patience.least_disturbed(lambda: self.bench.time(paths, self.profile))
 
     def kept(self, widths: Widths) -> dict[str, BoolArray]:
         """The first channels of every axis: latency does not depend on which ones stay."""
@@ -152,22 +147,7 @@ class DeviceLoop:
         }
 
 
-class Calibration(NamedTuple):
-    """What brings predictions in line with measured networks.
-
-    Attributes:
-        factor: What predictions are multiplied by.
-        overhead_us: What is added to them, in microseconds: negative where timing single operators adds to
-            them.
-        dense_us: What the dense network took, undisturbed.
-    """
-
-    factor: float
-    overhead_us: float
-    dense_us: float
-
-
-def calibrate(loop: Loop, predictor: Predictor, sample: Sequence[Widths]) -> Calibration:
+def calibrate(loop: Loop, predictor: Predictor, sample: Sequence[Widths]) -> tuple[float, float]:
     """Fits the prediction's factor and overhead to measured networks of the model at hand.
 
     The measurements are kept, so that equal runs see equal predictions.
@@ -176,6 +156,9 @@ def calibrate(loop: Loop, predictor: Predictor, sample: Sequence[Widths]) -> Cal
         loop: Measures.
         predictor: Uncalibrated prediction.
         sample: Widths to measure, two or more, the dense ones first.
+
+    Returns:
+        The factor, and the overhead in microseconds: negative where timing single operators adds to them.
     """
     raw = predictor.with_calibration(1.0, 0.0)
     predicted = np.array([float(raw.latency_us(widths)) for widths in sample])
@@ -184,14 +167,14 @@ def calibrate(loop: Loop, predictor: Predictor, sample: Sequence[Widths]) -> Cal
     timings = measured_once(loop, raw.operators, networks).timings
     measured = np.array([timings[name].undisturbed_us for name in names])
     if float(np.ptp(predicted)) < 0.05 * float(predicted.max()):
-        return Calibration(float(measured.mean() / predicted.mean()), 0.0, float(measured[0]))
+        return float(measured.mean() / predicted.mean()), 0.0
     # Relative errors count, not absolute ones: weigh every network by its latency.
     design = np.stack([predicted, np.ones_like(predicted)], axis=1) / measured[:, None]
     factor, overhead = np.linalg.lstsq(design, np.ones_like(measured), rcond=None)[0]
     # Too little in common, or narrow networks would take no time at all: a plain ratio is the safer one.
     if not 0.5 <= factor <= 2.0 or overhead < -MOST_TAKEN_OFF * float(measured.min()):
         factor, overhead = float(np.mean(measured / predicted)), 0.0
-    return Calibration(float(factor), float(overhead), float(measured[0]))
+    return float(factor), float(overhead)
 
 
 def settle_on_device(
@@ -200,7 +183,6 @@ def settle_on_device(
     budget: LatencyBudget,
     allowed_us: Callable[[float], float],
     choose: Callable[[LatencyBudget], Widths],
-    usual_us: float,
 ) -> tuple[Widths, float, tuple[Turn, ...]]:
     """Chooses widths, measures them, corrects the budget and goes on until the measured target is met.
 
@@ -212,7 +194,6 @@ def settle_on_device(
         budget: The predicted latency aimed at first.
         allowed_us: From the dense network's measured latency to the one allowed.
         choose: Widths for a budget.
-        usual_us: What the dense network took undisturbed before.
 
     Returns:
         The widths, the limit they were chosen with, and every turn taken.
@@ -223,10 +204,9 @@ def settle_on_device(
         if found is None:
             break
         limit, widths = found
-        made = measured_once(loop, operators, {"dense": {}, "slim": loop.kept(widths)}, usual_us)
+        made = measured_once(loop, operators, {"dense": {}, "slim": loop.kept(widths)})
         measured, allowed = decisive(made.timings, allowed_us)
         predicted, dense = float(budget.used(widths)), made.timings["dense"].undisturbed_us
-        usual_us = min(usual_us, dense)
         turn = Turn(limit, predicted, measured, allowed, dense, made.key, made.reused)
         tried.append(_Tried(turn, widths))
         if 1 - WASTE_TOLERANCE <= turn.part <= 1 - SAFETY:

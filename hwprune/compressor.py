@@ -166,7 +166,7 @@ class Compressor:
         self.model, self.example_inputs, self.target = model, example_inputs, target
         # The model may be sharded among the processes after this; surgery needs it whole.
         self._unsharded = copy_of(model) if distributed() else model
-        self.patience = Patience(notify)
+        self.patience = Patience(notify, sleep=bench.wait)
         request = Request(
             model,
             self._unsharded,

@@ -18,6 +18,7 @@ from hwprune.graph.axes import BoolArray
 from hwprune.groups.costs import Widths
 from hwprune.operators import Operator
 from hwprune.runtime.environment import environment, versions
+from hwprune.runtime.patience import Patience
 from hwprune.runtime.timing import Timing
 
 #: What is kept of a timing.
@@ -34,8 +35,13 @@ class Loop(Protocol):
         """The device."""
         ...
 
-    def measure(self, networks: Versions, usual_us: float, /) -> dict[str, Timing]:
-        """Times networks alternately in one run, again where the dense one takes more than usual."""
+    @property
+    def patience(self) -> Patience:
+        """Knows what the dense network takes where nothing disturbs the machine."""
+        ...
+
+    def measure(self, networks: Versions) -> dict[str, Timing]:
+        """Times networks alternately in one run."""
         ...
 
     def kept(self, widths: Widths) -> Mapping[str, BoolArray]:
@@ -58,26 +64,28 @@ class Measurement:
     reused: bool
 
 
-def measured_once(
-    loop: Loop, operators: Sequence[Operator], networks: Versions, usual_us: float = math.inf
-) -> Measurement:
+def measured_once(loop: Loop, operators: Sequence[Operator], networks: Versions) -> Measurement:
     """Times networks alternately, unless a run before this one did.
 
-    Kept per networks, runtime, versions, and model and cores of the processor. Which channels stay does not
-    matter, only how many of every axis.
+    What something disturbed all the while is not kept: another run may be luckier. Kept per networks,
+    runtime, versions, and model and cores of the processor. Which channels stay does not matter, only how
+    many of every axis.
 
     Args:
         loop: Measures.
         operators: Fused operators of the dense network.
         networks: What to measure, with one named ``dense``.
-        usual_us: What the dense network took undisturbed before; infinite where that is not known.
     """
     key = _key(loop.profile, operators, networks)
     path = _path(key)
     known = _read(path, networks)
     if known is not None:
+        loop.patience.know(known["dense"].undisturbed_us)
         return Measurement(known, key, reused=True)
-    timings = loop.measure(networks, usual_us)
+    timings = loop.measure(networks)
+    if loop.patience.is_disturbed(timings):
+        return Measurement(timings, key, reused=False)
+    loop.patience.know(timings["dense"].undisturbed_us)
     numbers = {
         name: {part: float(getattr(timing, part)) for part in _NUMBERS} for name, timing in timings.items()
     }

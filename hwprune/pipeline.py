@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -384,9 +383,11 @@ class _Job:
         """Timings of the networks, measured alternately, and what the report says of each."""
         self.observer.note("timing dense and slim alternately")
         profile = self.compressor.profile
-        usual_us = min((turn.dense_us for turn in turns if turn.dense_us), default=math.inf)
         patience = self.compressor.patience
-        timings = patience.least_disturbed(lambda: self.bench.time(deployed, profile), usual_us)
+        for turn in turns:  # of a run that was interrupted, too; those of older versions do not tell
+            if turn.dense_us:
+                patience.know(turn.dense_us)
+        timings = patience.least_disturbed(lambda: self.bench.time(deployed, profile))
         return timings, {
             name: describe_network(network, deployed[name], timings[name], self.dataset, profile.runtime)
             for name, network in networks.items()

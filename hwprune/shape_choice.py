@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from hwprune.device.profile import DeviceProfile
 from hwprune.graph.record import ExampleInputs, call_observed, evaluation_mode
 from hwprune.graph.twin import copy_of
-from hwprune.runtime.bench import THIS_MACHINE, Bench, export_and_time
+from hwprune.runtime.bench import THIS_MACHINE, Bench, Exports
 from hwprune.surgery.forms import Form, possible_forms, reshape, why_as_it_is
 from hwprune.surgery.outputs import UNDECIDED, compare, outputs_of
 
@@ -256,7 +256,8 @@ def time_networks(
     Returns:
         Name to median latency in microseconds.
     """
-    timings = export_and_time(networks, example_inputs, profile, bench, runs)
+    with Exports().files(networks, example_inputs, profile) as paths:
+        timings = bench.time(paths, profile, runs)
     return {name: timing.median_us for name, timing in timings.items()}
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hwprune.device.profile import DeviceProfile, RuntimeSpec
-from hwprune.device.runtimes import CPU_PROVIDER
+from hwprune.device.runtimes import CPU_PROVIDER, GPU_PROVIDERS
 from hwprune.files import sha256_of, write_text
 from hwprune.measured_on import stand_in_for
 from hwprune.outcome import shortfall_line
@@ -139,8 +139,6 @@ print("classes", scores.argmax(dim=1).tolist())
 }
 
 
-#: Who executes networks of ONNX Runtime on a GPU: that is in a package of its own.
-_ON_GPU = ("CUDAExecutionProvider", "TensorrtExecutionProvider")
 #: Runtime kind to the packages that its script needs, that of the runtime first.
 PACKAGES = {
     "onnxruntime": ("onnxruntime",),
@@ -227,7 +225,7 @@ def _packages(spec: RuntimeSpec, version: str) -> tuple[str, ...]:
     ('onnxruntime-gpu==1.31.1',)
     """
     runtime, *others = PACKAGES[spec.kind]
-    if spec.provider in _ON_GPU:
+    if spec.provider in GPU_PROVIDERS:  # in a package of its own
         runtime = f"{runtime}-gpu"
     return (f"{runtime}=={version.partition('+')[0]}", *others)
 

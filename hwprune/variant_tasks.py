@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -108,38 +109,51 @@ class Variant:
         Raises:
             ArtifactError: If the report is damaged.
         """
-        record = read_json(folder / REPORT_FILE, "hwprune prune")
         # Left by a process that was killed right after it wrote the report.
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
         quantised = self.int8 and lacks is None
         int8 = read_json(folder / INT8_FILE, "hwprune variants --int8") if quantised else None
-        with told_where_damaged(folder / REPORT_FILE):
-            shortfall, surplus = shortfall_line(record), surplus_line(record)
-            told = (f"the slim network is {surplus}" if surplus else None, guessing_line(record))
-            notes = [line for line in told if line]
-            entry = {
-                **self._label(record),
-                "status": "missed" if shortfall else "done",
-                **({"reason": shortfall} if shortfall else {}),
-                **({"notes": notes} if notes else {}),
-                **{key: record[key] for key in MEASURED},
-                **({"int8": int8} if int8 else {}),
-            }
+        record = read_json(folder / REPORT_FILE, "hwprune prune")
+        entry = self._measured_entry(folder, record)
+        if int8:
+            entry["int8"] = int8
         try:
             make_shippable(folder, record, self.profile, int8)
         except ArtifactError:
             raise
         except HwpruneError as error:  # its runtime is missing, say, or computes something else
             lacks = lacks or error
-        if lacks is not None:  # no list of files: it is not whole
-            return {**entry, "status": "failed", "error": str(lacks)}
-        return {**entry, "files": file_hashes(folder)}
+        failure = {} if lacks is None else {"status": "failed", "error": str(lacks)}
+        return {**entry, **failure, "files": file_hashes(folder)}
 
-    def failed_entry(self, error: Exception) -> dict[str, Any]:
-        """The manifest's entry of a variant that could not be made; on no device can every target be met."""
+    def _measured_entry(self, folder: Path, record: Mapping[str, Any]) -> dict[str, Any]:
+        """What a manifest says of a run that was finished, by its report."""
+        with told_where_damaged(folder / REPORT_FILE):
+            shortfall, surplus = shortfall_line(record), surplus_line(record)
+            told = (f"the slim network is {surplus}" if surplus else None, guessing_line(record))
+            notes = [line for line in told if line]
+            return {
+                **self._label(record),
+                "status": "missed" if shortfall else "done",
+                **({"reason": shortfall} if shortfall else {}),
+                **({"notes": notes} if notes else {}),
+                **{key: record[key] for key in MEASURED},
+            }
+
+    def failed_entry(self, error: Exception, folder: Path) -> dict[str, Any]:
+        """The manifest's entry of a variant that could not be made; on no device can every target be met.
+
+        Args:
+            error: Why not.
+            folder: Of the variant: its numbers stay where it was measured before.
+        """
         if isinstance(error, TargetError):
             return {**self._label(self._asked), "status": "unreachable", "reason": str(error)}
-        return {**self._label(self._asked), "status": "failed", "error": str(error)}
+        entry = self._label(self._asked)
+        if (folder / REPORT_FILE).is_file():
+            with contextlib.suppress(ArtifactError):
+                entry = self._measured_entry(folder, read_json(folder / REPORT_FILE, "hwprune prune"))
+        return {**entry, "status": "failed", "error": str(error)}
 
     def pending_entry(self) -> dict[str, Any]:
         """The manifest's entry of a variant that is still to be made."""

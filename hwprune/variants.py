@@ -202,8 +202,10 @@ def _make_variants(
         if outcome.error is not None:
             observer.note(f"{name} was not made: {outcome.error}")
         if name in by_name:
-            failure = outcome.error and by_name[name].failed_entry(outcome.error)
+            failure = outcome.error and by_name[name].failed_entry(outcome.error, out / name)
             entries[name] = failure or dict(outcome.told)
+            if outcome.error is None and entries[name]["status"] == "failed":
+                observer.note(f"{name} was measured, but: {entries[name]['error']}")
         _write_manifest(out, [entries.get(name) or by_name[name].pending_entry() for name in order])
     _write_manifest(out, [entries[name] for name in order])
     folder = VariantsFolder.read(out)

@@ -131,7 +131,8 @@ def _kept(variant: Variant, listed: Entry | None, out: Path, notify: Callable[[s
         return None
     # Manifests of earlier versions do not say what a variant comes from.
     told = listed is not None and "settings" in listed and ("int8" in listed or not variant.int8)
-    if listed is None or not told or _of_consequence(altered):
+    failed = listed is not None and listed.get("status") == "failed"
+    if listed is None or not told or failed or _of_consequence(altered):
         return _entry(variant, folder, notify)
     return {**listed, "files": found}
 

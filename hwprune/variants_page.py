@@ -92,10 +92,17 @@ def _measured(entry: Mapping[str, Any]) -> bool:
     return "slim" in entry
 
 
+def _meets(entry: Mapping[str, Any]) -> bool:
+    """Whether a variant was made as it was asked for, though it may lack something else."""
+    return entry["status"] == "done" or (
+        _measured(entry) and "reason" not in entry and entry["status"] == "failed"
+    )
+
+
 def why_not(entry: Mapping[str, Any]) -> str:
     """Why a variant does not meet its target; nothing where it does, or is not made yet."""
     if entry["status"] == "failed":
-        return str(entry["error"])
+        return "; ".join(str(entry[key]) for key in ("error", "reason") if key in entry)
     if entry["status"] == "unreachable":
         return str(entry["reason"])
     if entry["status"] != "missed":
@@ -171,10 +178,10 @@ def _verdict(entries: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     timed = [entry for entry in entries if entry["target"]["kind"] in ("speedup", "latency_us")]
     others = [entry for entry in entries if entry not in timed]
     if timed:
-        met = sum(entry["status"] == "done" for entry in timed)
+        met = sum(_meets(entry) for entry in timed)
         yield f"{met} of {len(timed)} variants with a latency as their target meet it, as measured."
     if others:
-        met = sum(entry["status"] == "done" for entry in others)
+        met = sum(_meets(entry) for entry in others)
         yield f"{met} of {len(others)} variants with a number of groups as their target keep to it."
     pending = sum(entry["status"] == "pending" for entry in entries)
     if pending:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -84,15 +83,14 @@ class WidthScope(Generic[Kind]):
         self._request, self._predictor = request, predictor
         self._aligns: Widths = np.array(self.groups.aligns, dtype=np.int64)
         self._loop: DeviceLoop | None = None
-        self._dense_us = math.inf  # as measured
         sample = self._calibration_sample()
         self._priced = request.prices(operators, self.profile, narrower=not request.measure)
         if self._priced and request.measure:
             self._loop = loop
             request.notify("measuring the dense network and a smaller one")
-            fitted = from_first(lambda: calibrate(loop, predictor, sample))
-            self._dense_us = fitted.dense_us
-            self._predictor = predictor.with_calibration(fitted.factor, fitted.overhead_us)
+            self._predictor = predictor.with_calibration(
+                *from_first(lambda: calibrate(loop, predictor, sample))
+            )
         self.allowance = WidthAllowance(self.groups, self._budget(), self._settle)
 
     @property
@@ -143,7 +141,7 @@ class WidthScope(Generic[Kind]):
         self._request.notify("predicted to be out of reach: measuring the smallest network there can be")
         loop, operators = self._loop, self._predictor.operators
         networks = {"dense": loop.kept(dense), "least": loop.kept(least)}
-        made = from_first(lambda: measured_once(loop, operators, networks, self._dense_us))
+        made = from_first(lambda: measured_once(loop, operators, networks))
         dense_took, took = (made.timings[name].undisturbed_us for name in networks)
         allowed = allowed_us(dense_took)
         if took > allowed * (1 - SAFETY):
@@ -167,7 +165,7 @@ class WidthScope(Generic[Kind]):
 
         loop, operators = self._loop, self._predictor.operators
         widths, allowance.limit, turns = from_first(
-            lambda: settle_on_device(loop, operators, budget, target.allowed_us, choose, self._dense_us)
+            lambda: settle_on_device(loop, operators, budget, target.allowed_us, choose)
         )
         allowance.record = [asdict(turn) for turn in turns]
         return widths

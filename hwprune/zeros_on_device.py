@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
@@ -22,7 +21,7 @@ from hwprune.groups.flat import Layer
 from hwprune.groups.weight import WeightGroups
 from hwprune.operators import Operator
 from hwprune.processes import from_first
-from hwprune.runtime.bench import THIS_MACHINE, Bench, ExportedOnce, export_and_time
+from hwprune.runtime.bench import THIS_MACHINE, Bench, Exports
 from hwprune.runtime.patience import Patience
 from hwprune.runtime.timing import Timing
 
@@ -43,7 +42,7 @@ class ZerosLoop:
         profile: The device.
         patience: For timing again what was disturbed.
         bench: What is measured on.
-        exported: Holds the dense network's file.
+        exports: Exports what is built.
     """
 
     model: nn.Module
@@ -52,25 +51,20 @@ class ZerosLoop:
     profile: DeviceProfile
     patience: Patience
     bench: Bench = THIS_MACHINE
-    exported: ExportedOnce = field(default_factory=ExportedOnce)
+    exports: Exports = field(default_factory=Exports)
 
-    def measure(self, networks: Mapping[str, Mapping[str, BoolArray]], usual_us: float) -> dict[str, Timing]:
+    def measure(self, networks: Mapping[str, Mapping[str, BoolArray]]) -> dict[str, Timing]:
         """Times networks alternately in one run, again where something disturbs it.
 
         Args:
             networks: Name to the weights that are kept of each layer; ``dense`` is one of them.
-            usual_us: What the dense one took before; infinite where that is not known.
 
         Returns:
             Name to timing.
         """
         built = {name: self._with_zeros(kept) for name, kept in networks.items()}
-        return self.patience.least_disturbed(
-            lambda: export_and_time(
-                built, self.example_inputs, self.profile, self.bench, exported=self.exported
-            ),
-            usual_us,
-        )
+        with self.exports.files(built, self.example_inputs, self.profile) as paths:
+            return self.patience.least_disturbed(lambda: self.bench.time(paths, self.profile))
 
     def kept(self, widths: Widths) -> dict[str, BoolArray]:
         """As many weights of every layer, drawn at random: latency depends little on which ones stay."""
@@ -127,13 +121,11 @@ class ZerosOnDevice:
         places = {layer.name: place for place, layer in enumerate(groups.layers)}
         priced = [places.get(operator.name, -1) if operator.weighted else -1 for operator in operators]
         self._sizes = sizes
-        self._measured_us = math.inf  # the dense network
         self._predictor = DensityPredictor(operators, priced, sizes, loop.profile)
         if measure:
             sparse = np.ceil(SPARSE_SAMPLE * sizes).astype(np.int64)
             fitted = from_first(lambda: calibrate(loop, self._predictor, [sizes, sparse]))
-            self._predictor = self._predictor.with_calibration(fitted.factor, fitted.overhead_us)
-            self._measured_us = fitted.dense_us
+            self._predictor = self._predictor.with_calibration(*fitted)
         dense_us = self.dense_us
         least = self._predictor.least_counts()
         least_us = float(self._predictor.latency_us(least))
@@ -167,7 +159,6 @@ class ZerosOnDevice:
                 allowance.budget,
                 self._allowed_us,
                 lambda budget: fit_counts(budget, ladders),
-                self._measured_us,
             )
         )
         allowance.record = [asdict(turn) for turn in turns]

@@ -142,7 +142,21 @@ def test_without_its_runtime_an_intact_variant_is_kept_and_another_fails(
     assert (out / TIGHT / "report.json").is_file()
     assert kept[TIGHT]["error"] == "the runtime is not installed"
     assert kept[TIGHT]["slim"] == entries(out)[TIGHT]["slim"]  # it was measured
-    assert "files" not in kept[TIGHT]  # and is tried again when it is resumed
+    manifest = read_json(out / "manifest.json", "")
+    (out / "manifest.json").write_text(json.dumps(manifest | {"variants": list(kept.values())}))
+    elsewhere = replace(grid, targets=[Keep(0.2)])  # it stays listed when others are made
+    assert keep_whole(elsewhere.variants(), out, pytest.fail)[TIGHT]["error"] == kept[TIGHT]["error"]
+    monkeypatch.undo()  # and is tried again when it is resumed
+    assert keep_whole(grid.variants(), out, pytest.fail)[TIGHT]["status"] == "done"
+
+
+def test_a_variant_that_was_measured_and_is_lost_later_keeps_its_numbers(grid: Grid, out: Path) -> None:
+    before = entries(out)[TIGHT]
+    entry = grid.variants()[1].failed_entry(OSError("disk full"), out / TIGHT)
+    assert (entry["status"], entry["error"], entry["slim"]) == ("failed", "disk full", before["slim"])
+    (out / TIGHT / "report.json").write_text("{")
+    entry = grid.variants()[1].failed_entry(OSError("disk full"), out / TIGHT)
+    assert (entry["status"], "slim" in entry) == ("failed", False)
 
 
 def test_what_cannot_be_quantised_keeps_what_it_is_in_single_precision(

@@ -131,6 +131,11 @@ class Farm:
         files = {name: (path.name, _with_companion(path)) for name, path in paths.items()}
         return self.ask(profile, time_there, (files, runs))  # type: ignore[no-any-return]
 
+    def wait(self, seconds: float) -> None:
+        """See :meth:`~hwprune.runtime.bench.Bench.wait`."""
+        with self._worker.aside():
+            time.sleep(seconds)
+
     def ask(self, profile: DeviceProfile, measurement: Callable[..., Any], subject: Any) -> Any:
         """The result of a measurement on a node that offers the profile's device.
 

@@ -29,7 +29,7 @@ def pack(root: Path, names: Iterable[str]) -> bytes:
         for name in names:
             whole = root / name
             for item in (whole, *sorted(whole.rglob("*"))) if whole.exists() else ():
-                if item.is_symlink():
+                if item.is_symlink() and item != whole:
                     archive.writestr(_as_link(item.relative_to(root)), os.readlink(item))
                 else:
                     archive.write(item, item.relative_to(root))
@@ -67,6 +67,8 @@ def unpack(parcel: bytes, root: Path, names: Iterable[str]) -> None:
                 place.symlink_to(target)
         for name in names:
             arrived, place = Path(folder) / name, root / name
+            if place.is_symlink():  # a folder that the user keeps elsewhere
+                place = place.resolve()
             if not arrived.exists():
                 continue
             place.parent.mkdir(parents=True, exist_ok=True)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
-import weakref
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -49,6 +49,14 @@ class Bench(Protocol):
         """
         ...
 
+    def wait(self, seconds: float) -> None:
+        """Waits before something is timed again, out of the way of whoever else measures.
+
+        Args:
+            seconds: How long.
+        """
+        ...
+
 
 class ThisMachine:
     """Measures where it is called."""
@@ -65,50 +73,47 @@ class ThisMachine:
         """See :meth:`Bench.time`."""
         return measure_alternately(paths, profile, runs)
 
+    def wait(self, seconds: float) -> None:
+        """See :meth:`Bench.wait`."""
+        time.sleep(seconds)
+
 
 THIS_MACHINE = ThisMachine()
 #: The name of the network that others are compared with.
 DENSE = "dense"
 
 
-class ExportedOnce:
-    """Holds the dense network's file while versions of it are timed again and again, in a temporary folder.
+class Exports:
+    """Exports versions of a network to be timed, the dense one once.
 
-    Exporting takes longer than timing, and latency does not depend on what its weights have become.
+    Exporting takes longer than timing, and latency does not depend on what the dense network's weights have
+    become meanwhile. Its file is held in memory.
     """
 
     def __init__(self) -> None:
-        folder = tempfile.mkdtemp(prefix="hwprune-")
-        weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-        self.dense = Path(folder) / "dense.onnx"
+        self._dense: bytes | None = None
 
+    @contextmanager
+    def files(
+        self, networks: Mapping[str, nn.Module], example_inputs: ExampleInputs, profile: DeviceProfile
+    ) -> Iterator[dict[str, Path]]:
+        """Exports networks into a temporary folder.
 
-def export_and_time(
-    networks: Mapping[str, nn.Module],
-    example_inputs: ExampleInputs,
-    profile: DeviceProfile,
-    bench: Bench,
-    runs: int | None = None,
-    exported: ExportedOnce | None = None,
-) -> dict[str, Timing]:
-    """Exports networks and times them alternately.
+        Args:
+            networks: Name to network, each called with the same inputs; :data:`DENSE` is the same every time.
+            example_inputs: What they are exported with.
+            profile: Says the batch where a network fixes it.
 
-    Args:
-        networks: Name to network, each called with the same inputs.
-        example_inputs: What they are exported with.
-        profile: Says runtime, threads, batch and precision.
-        bench: What is measured on.
-        runs: Timed runs of each; see :meth:`Bench.time`.
-        exported: Holds the dense network, which is exported where it does not yet.
-
-    Returns:
-        Name to timing.
-    """
-    with tempfile.TemporaryDirectory(prefix="hwprune-") as folder:
-        paths = {name: Path(folder) / f"{number}.onnx" for number, name in enumerate(networks)}
-        if exported is not None and DENSE in networks:
-            paths[DENSE] = exported.dense
-        for name, network in networks.items():
-            if not paths[name].exists():
-                export(network, paths[name], example_inputs, batch=profile.runtime.batch)
-        return bench.time(paths, profile, runs)
+        Yields:
+            Name to file; they are gone afterwards.
+        """
+        with tempfile.TemporaryDirectory(prefix="hwprune-") as folder:
+            paths = {name: Path(folder) / f"{number}.onnx" for number, name in enumerate(networks)}
+            for name, network in networks.items():
+                if name == DENSE and self._dense is not None:
+                    paths[name].write_bytes(self._dense)
+                else:
+                    export(network, paths[name], example_inputs, batch=profile.runtime.batch)
+                if name == DENSE:
+                    self._dense = paths[name].read_bytes()
+            yield paths

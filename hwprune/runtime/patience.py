@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from hwprune.runtime.timing import Timing
 
 #: Something disturbs the machine where the dense network takes longer by this part than it did before.
 DISTURBED = 0.05
 #: What may be spent on timing again: a part of the time that has gone by, and seconds at least and at most.
-SHARE, LEAST_SECONDS, MOST_SECONDS = 0.3, 30.0, 300.0
+SHARE, LEAST_SECONDS, MOST_SECONDS = 0.3, 45.0, 300.0
 #: The first pause before timing again, in seconds; every further one is twice as long.
 FIRST_PAUSE = 5.0
 
@@ -19,7 +20,8 @@ class Patience:
     """Neighbours on a virtual machine slow it down for minutes on end, and not every network alike.
 
     Both the decision to time again and which timing counts are the dense network's: what the slim one takes
-    has no say. What is spent on all timings of one compression stays within :data:`SHARE` of its time.
+    has no say. What all timings of one process that are made again take, pauses included, stays within
+    :data:`SHARE` of the time gone by, or :data:`LEAST_SECONDS`, as far as the last timing foretells the next.
 
     Args:
         notify: Called with one line for every timing that is made again.
@@ -28,6 +30,7 @@ class Patience:
 
     Attributes:
         spent: Seconds spent on timing again.
+        usual_us: The least that the dense network is known to take; infinite where nothing is known.
     """
 
     def __init__(
@@ -39,22 +42,33 @@ class Patience:
     ) -> None:
         self._notify, self._clock, self._sleep = notify, clock, sleep
         self._begun = clock()
-        self.spent = 0.0
+        self.spent, self.usual_us = 0.0, math.inf
 
-    def least_disturbed(self, measure: Callable[[], dict[str, Timing]], usual_us: float) -> dict[str, Timing]:
+    def know(self, dense_us: float) -> None:
+        """Notes what the dense network took, undisturbed, in any measurement."""
+        self.usual_us = min(self.usual_us, dense_us)
+
+    def is_disturbed(self, timings: Mapping[str, Timing]) -> bool:
+        """Whether the dense network takes longer than it is known to."""
+        return timings["dense"].undisturbed_us > (1 + DISTURBED) * self.usual_us
+
+    def least_disturbed(self, measure: Callable[[], dict[str, Timing]]) -> dict[str, Timing]:
         """Times networks, again after ever longer pauses while something disturbs the machine.
 
         Args:
             measure: Times ``dense`` and any other networks alternately.
-            usual_us: What the dense network took undisturbed before; infinite where that is not known.
 
         Returns:
             The timing in which the dense network took least.
         """
-        timings, begun, pause = [measure()], self._clock(), FIRST_PAUSE
-        while (took := timings[-1]["dense"].undisturbed_us) > (1 + DISTURBED) * usual_us:
-            disturbed = f"the dense network took {took:.1f} us, and {usual_us:.1f} us before"
-            if self.spent + (self._clock() - begun) + pause > self._allowed():
+        started = self._clock()
+        timings, pause = [measure()], FIRST_PAUSE
+        begun = self._clock()
+        takes = begun - started
+        while self.is_disturbed(timings[-1]):
+            took = timings[-1]["dense"].undisturbed_us
+            disturbed = f"the dense network took {took:.1f} us, and {self.usual_us:.1f} us before"
+            if self.spent + (self._clock() - begun) + pause + takes > self._allowed():
                 least = min(timing["dense"].undisturbed_us for timing in timings)
                 self._notify(f"{disturbed}: the least disturbed timing counts, with {least:.1f} us")
                 break
@@ -63,7 +77,9 @@ class Patience:
             pause *= 2
             timings.append(measure())
         self.spent += self._clock() - begun
-        return min(timings, key=lambda each: each["dense"].undisturbed_us)
+        best = min(timings, key=lambda each: each["dense"].undisturbed_us)
+        self.know(best["dense"].undisturbed_us)
+        return best
 
     def _allowed(self) -> float:
         """Seconds that may be spent on timing again until now."""

@@ -120,11 +120,12 @@ def _check_told(dataset: Dataset) -> None:
         and isinstance(done.pixels, str)
         and _are_numbers(done.mean, channels)
         and _are_numbers(done.deviation, channels)
+        and min(done.deviation) > 0
     ):
         raise WorkloadError(
             "this does not say how pixels become images",
             where=f"{dataset.name}, preprocessing",
-            expected=f"a Preprocessing with a mean and a deviation for each of {channels} channels, or None",
+            expected=f"a Preprocessing: mean, and deviation above 0, of each of {channels} channels; or None",
             got=done,
         )
     told = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
@@ -133,7 +134,9 @@ def _check_told(dataset: Dataset) -> None:
             "these are not the names of the classes",
             where=f"{dataset.name}, class_names",
             expected=f"{dataset.classes} strings, or none",
-            got=names,
+            got=f"{len(names)} of {type(names[0]).__name__}"
+            if isinstance(names, list | tuple)
+            else repr(names),
         )
 
 

@@ -36,6 +36,18 @@ def test_links_arrive_as_links_wherever_they_point(tmp_path: Path) -> None:
     assert (there / "variant" / "beside" / "file").read_text() == "sent once"
 
 
+def test_a_folder_that_is_kept_elsewhere_arrives_there(tmp_path: Path) -> None:
+    here, there, elsewhere = tmp_path / "here", tmp_path / "there", tmp_path / "elsewhere"
+    for root in (here, there):
+        root.mkdir()
+        (elsewhere / root.name).mkdir(parents=True)
+        (root / "variant").symlink_to(elsewhere / root.name)
+    (here / "variant" / "model").write_text("new")
+    unpack(pack(here, ["variant"]), there, ["variant"])
+    assert (there / "variant").is_symlink()
+    assert (elsewhere / "there" / "model").read_text() == "new"
+
+
 def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
     (tmp_path / "outside").mkdir()
     parcel = tmp_path / "parcel.zip"

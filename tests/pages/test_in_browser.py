@@ -48,7 +48,7 @@ FOLD = "document.querySelectorAll('details').forEach(part => { part.open = false
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The page about one variant, that about some, one of which failed, and one about several devices."""
+    """The page about one variant, about some with one out of reach, and about several devices."""
     out = tmp_path_factory.mktemp("pages") / "out"
     arguments = ["--model", "lenet5", "--epochs", "2", "--batch-size", "128", "--train-images", "512"]
     targets = ["--keep", "0.7", "--keep", "0.4", "--speedup", "1000"]
