@@ -9,7 +9,7 @@ one speed-up. On each of these devices all of them are timed in alternation in o
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from hwprune.device.library import load_profile
 from hwprune.device.profile import DeviceProfile
 from hwprune.output_folder import REPORT_FILE, single_precision_file
 from hwprune.report import read_json
+from hwprune.runtime.environment import same_hardware
 from hwprune.runtime.timing import Timing, measure_alternately
 from hwprune.variants_page import VariantsFolder
 
@@ -59,19 +60,21 @@ def networks_at(folder: VariantsFolder, speedup: float, profiles: Path | None) -
 
     Args:
         folder: Of the variants.
-        speedup: Which of them.
-        profiles: Where profiles are looked for first.
+        speedup: Which of them; those that missed it are left out.
+        profiles: Where profiles are looked for first; by default where they were looked for then.
     """
     found: dict[str, list[Pruned]] = {}
     for entry in folder.measured:
-        if entry["target"] != {"kind": "speedup", "value": speedup}:
+        if entry["status"] != "done" or entry["target"] != {"kind": "speedup", "value": speedup}:
             continue
+        recorded = entry["settings"].get("profiles")
+        where = profiles or (None if recorded is None else Path(recorded))
         place = folder.path / entry["name"]
         layers = read_json(place / REPORT_FILE, "hwprune variants")["layers"]
         found.setdefault(entry["model"], []).append(
             Pruned(
                 entry["device"],
-                load_profile(entry["settings"]["device"], profiles),
+                load_profile(entry["settings"]["device"], where),
                 single_precision_file(place),
                 entry["slim"]["accuracy"],
                 {layer["name"]: layer["width_after"] for layer in layers},
@@ -106,9 +109,8 @@ def as_markdown(
         rows.append(f"| on {device} | {' | '.join(_cell(timings[device][d], fastest) for d in devices)} |")
     accuracies = " | ".join(f"{network.accuracy:.2%}" for network in networks)
     own = at_home(timings)
-    other = [
-        name for name in networks[0].widths if len({network.widths.get(name) for network in networks}) > 1
-    ]
+    names = dict.fromkeys(name for network in networks for name in network.widths)
+    other = [name for name in names if len({network.widths.get(name) for network in networks}) > 1]
     widths = [
         f"| `{name}` | {' | '.join(str(network.widths.get(name, '')) for network in networks)} |"
         for name in other
@@ -124,10 +126,20 @@ def as_markdown(
         f"{', '.join(device for device, yes in own.items() if yes) or 'none'}; "
         f"another one is for: {', '.join(device for device, yes in own.items() if not yes) or 'none'}.",
         "",
-        f"Widths differ in {len(other)} of {len(networks[0].widths)} axes" + (":" if other else "."),
+        *(f"{device}: {why}, so these are figures of a stand-in." for device, why in _stand_ins(networks)),
+        "",
+        f"Widths differ in {len(other)} of {len(names)} axes" + (":" if other else "."),
         "",
         *([head[0].replace("| |", "| axis |", 1), head[1], *widths, ""] if other else []),
     ]
+
+
+def _stand_ins(networks: Sequence[Pruned]) -> Iterator[tuple[str, str]]:
+    """Devices that this machine is not, and in what."""
+    for network in networks:
+        same, why = same_hardware(network.profile)
+        if not same:
+            yield network.device, why
 
 
 def _cell(timing: Timing, fastest: Timing) -> str:
