@@ -39,6 +39,8 @@ STATUS = {
     "failed": "failed",
     "pending": "not made yet",
 }
+#: Of those, the ones of variants that lack nothing.
+MADE = ("done", "missed")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,7 +91,7 @@ class VariantsFolder:
 
 def _measured(entry: Mapping[str, Any]) -> bool:
     """Whether a variant was made and measured, though it may lack something else."""
-    return "slim" in entry
+    return entry["status"] in MADE or "slim" in entry
 
 
 def _meets(entry: Mapping[str, Any]) -> bool:

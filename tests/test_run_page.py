@@ -17,6 +17,7 @@ from hwprune import charts
 from hwprune.cli import main
 from hwprune.report import network_rows
 from hwprune.run_page import command_of, render_run, target_option
+from hwprune.variant_tasks import MEASURED
 from hwprune.variants_charts import accuracy_over_latency
 from hwprune.variants_page import VariantsFolder, render_variants
 
@@ -98,6 +99,8 @@ def variants(folder: Path, *changes: dict[str, Any]) -> VariantsFolder:
         settings = {**RECORD, "profiles": None, "int8": False, **changed.get("settings", {})}
         name = f"v{number}"
         entry = {**RECORD, "name": name, "status": "done", "environment": HERE, **changed}
+        if entry["status"] in ("failed", "unreachable", "pending"):
+            entry = {key: value for key, value in entry.items() if key not in MEASURED or key in changed}
         entries.append({**entry, "settings": settings})
         (folder / name).mkdir(parents=True)
         (folder / name / "report.json").write_text(json.dumps(RECORD))
@@ -177,6 +180,15 @@ def test_every_status_is_counted_by_what_was_asked_for(tmp_path: Path) -> None:
     rows = folder.networks()
     assert list(rows["status"].fillna("")) == ["", "done", "missed", "failed", "done", "pending"]
     assert list(rows["reason"].fillna(""))[2:4] == ["the turns were used up", "no such device"]
+
+
+def test_what_was_measured_and_lacks_something_else_counts_by_what_was_measured(tmp_path: Path) -> None:
+    lacking = {**RECORD, "status": "failed", "error": "8 bits are refused"}
+    folder = variants(tmp_path, {}, lacking, {**lacking, "reason": "too slow by a hair"})
+    page = render_variants(folder)
+    assert "2 of 3 variants with a latency as their target meet it, as measured." in page
+    assert "<td>v2</td><td>failed</td><td>8 bits are refused; too slow by a hair</td>" in page
+    assert list(folder.networks()["latency_us_median"].isna()) == [False] * 4
 
 
 def test_a_manifest_of_an_older_version_still_makes_a_page(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from hwprune.errors import TargetError
 from hwprune.graph.trace import trace_operators
 from hwprune.groups.weight import WeightGroups
 from hwprune.operators import Operator, multiply_accumulates
+from hwprune.runtime.patience import Patience
 from hwprune.runtime.rows import with_zeros
 from hwprune.zeros_on_device import ZerosLoop
 
@@ -135,7 +136,7 @@ def test_a_network_whose_weights_died_is_timed_with_as_many_as_asked_for() -> No
         for layer in groups.layers:
             layer.tensor.mul_(torch.rand_like(layer.tensor) < 0.2)
     dead = {layer.parameter: int(layer.tensor.count_nonzero()) for layer in groups.layers}
-    loop = ZerosLoop(model, INPUTS, groups.layers, skipping(network()))
+    loop = ZerosLoop(model, INPUTS, groups.layers, skipping(network()), Patience(pytest.fail))
     sizes = np.array([layer.tensor.numel() for layer in groups.layers])
     for widths, kept in ((sizes, {}), (sizes // 2, loop.kept(sizes // 2))):
         built = loop._with_zeros(kept)
