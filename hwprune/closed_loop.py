@@ -53,6 +53,7 @@ class Turn:
         dense_us: What the dense network took undisturbed in the same run.
         measurement: Key of the measurement (:func:`~hwprune.kept_measurements.measured_once`).
         reused: Whether an earlier run made it.
+        finished: Whether the network was trained to the end and timed as it is delivered, by the medians.
     """
 
     limit_us: float
@@ -62,6 +63,7 @@ class Turn:
     dense_us: float = 0.0
     measurement: str = ""
     reused: bool = False
+    finished: bool = False
 
     @property
     def part(self) -> float:
@@ -72,6 +74,11 @@ class Turn:
     def safe(self) -> bool:
         """Whether a later measurement can be expected to meet the target, too."""
         return self.part <= 1 - SAFETY
+
+    @property
+    def corrected_us(self) -> float:
+        """The predicted latency at which the target is to be met, going by this network's error."""
+        return self.predicted_us / self.part * (1 - MARGIN / 2)
 
 
 class Axis(Protocol):
@@ -211,7 +218,7 @@ def settle_on_device(
         tried.append(_Tried(turn, widths))
         if 1 - WASTE_TOLERANCE <= turn.part <= 1 - SAFETY:
             break
-        budget = replace(budget, limit=turn.predicted_us / turn.part * (1 - MARGIN / 2))
+        budget = replace(budget, limit=turn.corrected_us)
     best = _best(tried)
     return best.widths, best.turn.limit_us, tuple(each.turn for each in tried)
 

@@ -36,6 +36,7 @@ from hwprune.plan import Plan
 from hwprune.processes import distributed
 from hwprune.runtime.bench import THIS_MACHINE, Bench
 from hwprune.runtime.patience import Patience
+from hwprune.runtime.timing import Timing
 from hwprune.scope import Request, Scope
 from hwprune.shape_scope import ShapeScope
 from hwprune.surgery.artifact import save_slim
@@ -47,6 +48,7 @@ from hwprune.train.finite import check_finite
 from hwprune.train.prox import ProximalStep
 from hwprune.train.reconstruction import Reconstruction
 from hwprune.train.schedule import BY_NORM, StrengthSchedule, check_steps
+from hwprune.width_scope import WidthScope
 
 CHANNEL = "channel"
 #: Granularities that make the network smaller, each in its way; all others stay masks.
@@ -246,6 +248,10 @@ class Compressor:
                 where="Compressor.reconstruct_on",
                 expected=f"granularity {', '.join(SHRINKING)}",
             )
+        self._reconstruct_on(inputs)
+
+    def _reconstruct_on(self, inputs: ExampleInputs) -> None:
+        """Has survivors chosen and fitted, when they are fixed, by what the layers make of the inputs now."""
         reconstruction, notify = Reconstruction(self.model, inputs), self._notify
         if isinstance(self._scope, ChannelScope) and not self._by_norm:
             self._scope.rank_on(reconstruction.inputs)
@@ -261,6 +267,56 @@ class Compressor:
                 )
 
         self.proximal.after_settling = fit
+
+    def known_miss(self) -> Turn | None:
+        """What an earlier run found of a finished network as large as this one, where that missed the target.
+
+        Such runs keep it in the user's cache, so that equal runs come to equal networks.
+
+        Returns:
+            ``None`` where no run knows of one, or no latency is aimed at.
+        """
+        scope = self._scope
+        return scope.known_miss(self.proximal.alive) if isinstance(scope, WidthScope) else None
+
+    def judged(self, timings: Mapping[str, Timing]) -> Turn | None:
+        """The finished network as one more turn of the closed loop.
+
+        Args:
+            timings: Of ``dense`` and ``slim``, as they are delivered.
+
+        Returns:
+            ``None`` where no latency is aimed at, nothing is measured, groups do not make the network
+            smaller, or something disturbed the timing.
+        """
+        scope = self._scope
+        return scope.judged(self.proximal.alive, timings) if isinstance(scope, WidthScope) else None
+
+    def correct(self, turn: Turn, inputs: ExampleInputs | None = None) -> None:
+        """Takes out more of a network that was finished and missed its target.
+
+        The optimiser is let go: wrap another one to train what is left, then :meth:`finish` again.
+
+        Args:
+            turn: The finished network, from :meth:`judged` or :meth:`known_miss`.
+            inputs: What survivors are chosen and fitted by, as in :meth:`reconstruct_on`; ``None`` chooses
+                them by their norms.
+
+        Raises:
+            InputError: If groups do not make the network smaller.
+            TargetError: If nothing is left to take out that could make it so fast.
+        """
+        if not isinstance(self._scope, WidthScope):
+            raise InputError(
+                "only networks that get smaller can be corrected",
+                where="Compressor.correct",
+                expected="granularity channel or branch",
+            )
+        self._scope.aim_lower(turn, self.proximal.alive)
+        if inputs is not None:
+            self._reconstruct_on(inputs)
+        self.proximal.settle_anew()
+        self.proximal.release()
 
     def finish(self, verification_inputs: Sequence[ExampleInputs] = ()) -> Result:
         """Settles the support if that has not happened yet, rebuilds and verifies.

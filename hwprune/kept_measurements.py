@@ -76,19 +76,39 @@ def measured_once(loop: Loop, operators: Sequence[Operator], networks: Versions)
         operators: Fused operators of the dense network.
         networks: What to measure, with one named ``dense``.
     """
+    known = recalled(loop, operators, networks)
+    return known or kept(loop, operators, networks, loop.measure(networks))
+
+
+def recalled(loop: Loop, operators: Sequence[Operator], networks: Versions) -> Measurement | None:
+    """What a run before this one measured; ``None`` where none did. See :func:`measured_once`."""
     key = _key(loop.profile, operators, networks)
-    path = _path(key)
-    known = _read(path, networks)
-    if known is not None:
-        loop.patience.know(known["dense"].undisturbed_us)
-        return Measurement(known, key, reused=True)
-    timings = loop.measure(networks)
+    known = _read(_path(key), networks)
+    if known is None:
+        return None
+    loop.patience.know(known["dense"].undisturbed_us)
+    return Measurement(known, key, reused=True)
+
+
+def kept(
+    loop: Loop, operators: Sequence[Operator], networks: Versions, timings: Mapping[str, Timing]
+) -> Measurement:
+    """Keeps what was measured for the runs to come, unless something disturbed it. See :func:`measured_once`.
+
+    Args:
+        loop: What the timings are of.
+        operators: Fused operators of the dense network.
+        networks: What was measured, with one named ``dense``.
+        timings: Of these.
+    """
+    key = _key(loop.profile, operators, networks)
     if loop.patience.is_disturbed(timings):
         return Measurement(timings, key, reused=False)
     loop.patience.know(timings["dense"].undisturbed_us)
     numbers = {
         name: {part: float(getattr(timing, part)) for part in _NUMBERS} for name, timing in timings.items()
     }
+    path = _path(key)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, {"date": str(environment()["date"]), "timings": numbers})
     return Measurement(timings, key, reused=False)

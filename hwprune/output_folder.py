@@ -136,6 +136,10 @@ class OutputFolder:
         run = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
         return cls(path, run, (time.perf_counter() if started is None else started) - seconds)
 
+    def has_checkpoint(self, phase: str) -> bool:
+        """Whether a phase has begun and left something to go on from."""
+        return self._checkpoint(phase).is_file() or self._checkpoint(phase, BEFORE).is_file()
+
     def load_checkpoint(self, phase: str, notify: Callable[[str], None] = logger.warning) -> Any | None:
         """The last good checkpoint of a phase, ``None`` where there is none.
 

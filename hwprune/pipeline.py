@@ -6,12 +6,11 @@ measured latency -> report
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from hwprune.closed_loop import Turn, forget_disturbed
 from hwprune.compressor import SHRINKING, Compressor, Result
 from hwprune.delivery import as_deployed, describe_network, verify_exported
 from hwprune.device.profile import DeviceProfile
-from hwprune.files import sha256_of
+from hwprune.errors import TargetError
 from hwprune.folder_lock import alone_in
 from hwprune.graph.twin import copy_of
 from hwprune.output_folder import OutputFolder, is_marked, nothing_to_resume
@@ -33,10 +32,10 @@ from hwprune.runtime.bench import THIS_MACHINE, Bench
 from hwprune.runtime.environment import versions
 from hwprune.runtime.export import export
 from hwprune.runtime.timing import Timing
+from hwprune.settings import Settings, Shared
 from hwprune.shared_files import load_shared, save_shared, shared_answers
 from hwprune.surgery.artifact import check_state
-from hwprune.targets import LatencyUs, Speedup, Target, describe
-from hwprune.train.distillation import Distillation
+from hwprune.targets import LatencyUs, Speedup
 from hwprune.train.loop import Recipe, Teacher, Trainer, rehearse
 from hwprune.train.schedule import StrengthSchedule, needs_pull
 from hwprune.workloads import (
@@ -49,102 +48,10 @@ from hwprune.workloads import (
     spread,
 )
 
+#: Names of the trainings that follow where a finished network misses its target, one after the other.
+CORRECTIONS = ("correct1", "correct2")
 #: Test images that slim and masked are compared on.
 VERIFICATION_IMAGES = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What one run of ``prune`` is asked to do.
-
-    Attributes:
-        model: Built-in name or ``package.module:callable``.
-        data: Built-in name or ``package.module:callable``.
-        device: Name or folder of the profile.
-        target: What to reach.
-        recipe: How to train the dense network, and the pruned one where it starts from scratch.
-        penalty: Which penalty drives the groups.
-        train_images: Use only the first so many training images; ``None`` for all.
-        granularity: What a group is.
-        weights: File of trained weights for the dense network, which is then not trained.
-        fine_tune: How the pruned network is trained where it starts from trained weights; ``None`` for a
-            start from scratch.
-        follows: The target of the run whose pruned network this one starts from; ``None`` for the dense
-            network's.
-        distillation: How the pruned network learns from the dense one; ``None`` for not at all.
-        reconstruct: Training images on which the survivors of a trained network are fitted to what it
-            computed before; 0 for none.
-        profiles: The folder that profiles were looked for in first, as the user named it.
-    """
-
-    model: str
-    data: str
-    device: str
-    target: Target
-    recipe: Recipe
-    penalty: str = "envelope"
-    train_images: int | None = None
-    granularity: str = "channel"
-    weights: str | None = None
-    fine_tune: Recipe | None = None
-    follows: Target | None = None
-    distillation: Distillation | None = None
-    reconstruct: int = 0
-    profiles: str | None = None
-
-    @property
-    def pruning_recipe(self) -> Recipe:
-        """How the pruned network is trained."""
-        return self.fine_tune or self.recipe
-
-    def as_record(self) -> dict[str, Any]:
-        """The settings as JSON, as the report has them."""
-        follows = None if self.follows is None else describe(self.follows)
-        return {**asdict(self), "target": describe(self.target), "follows": follows}
-
-    def run_record(self, profile: DeviceProfile) -> dict[str, Any]:
-        """The settings, and what tells files apart that go by the same names.
-
-        Args:
-            profile: The device as it was loaded, before anything is measured here.
-        """
-        rules = profile.model_dump(mode="json", include={"rule", "runtime", "hardware"})
-        told = hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()
-        files = {"profile_sha256": told}
-        if self.weights is not None:
-            files["weights_sha256"] = sha256_of(Path(self.weights))
-        record = self.as_record()
-        del record["profiles"]  # the profile itself counts, not where it lies
-        return {**record, **files}
-
-    def dense_record(self) -> dict[str, Any]:
-        """What of the settings the dense training depends on."""
-        record = self.as_record()
-        return {key: record[key] for key in ("model", "data", "train_images", "recipe")}
-
-    def masked_record(self, target: Target) -> dict[str, Any]:
-        """What the pruned network at a target depends on, but for the one that it starts from."""
-        record = {**self.as_record(), "target": describe(target)}
-        del record["follows"], record["profiles"]  # where the device was read from is no part of it
-        return record
-
-
-@dataclass(frozen=True, slots=True)
-class Shared:
-    """Files that runs hand to each other.
-
-    Attributes:
-        dense: The dense training of runs with the same model, data and recipe: read where it exists, written
-            where it does not.
-        start: Masked weights of a run at a looser target, which this one starts from.
-        masked: Where this run leaves its own.
-        answers: What the dense network has answered the pruned ones that learn from it.
-    """
-
-    dense: Path | None = None
-    start: Path | None = None
-    masked: Path | None = None
-    answers: Path | None = None
 
 
 def compress(
@@ -188,9 +95,9 @@ def compress(
         )
         with folder.empty_if_nothing_is_kept():
             history = [*job.train_dense(folder, shared.dense), *job.train_pruned(folder, shared)]
-        observer.note("rebuilding the slim network and comparing it with the masked one")
-        result = job.compressor.finish([job.verification_images])
-        return on_first(lambda: job.deliver(result, folder, history, shared.masked))
+        staging = on_first(lambda: held.enter_context(folder.staging()))
+        made = job.finish(folder, staging, shared, history)
+        return on_first(lambda: job.deliver(made, folder, history, shared.masked))
 
 
 def train_dense(settings: Settings, out: Path, observer: Observer, shared: Path) -> None:
@@ -311,12 +218,16 @@ class _Job:
             self.compressor.proximal.bury_zeros()
             if self.settings.reconstruct and self.settings.granularity in SHRINKING:
                 self.compressor.reconstruct_on(spread(self.dataset.train_images, self.settings.reconstruct))
+        with self._trainer(self.settings.pruning_recipe, shared) as trainer:
+            return run_phase("prune", trainer, folder, self.observer, self.compressor)
+
+    @contextmanager
+    def _trainer(self, recipe: Recipe, shared: Shared) -> Iterator[Trainer]:
+        """Yields what trains the pruned network; afterwards the teacher's answers are left for other runs."""
         distillation = self.settings.distillation
-        recipe = self.settings.pruning_recipe
         with shared_answers(shared.answers if distillation else None, self.dense) as answers:
             teacher = None if distillation is None else Teacher(self.dense, distillation, answers)
-            trainer = Trainer(self.pruned, self.dataset, recipe, self.compressor.wrap, teacher)
-            return run_phase("prune", trainer, folder, self.observer, self.compressor)
+            yield Trainer(self.pruned, self.dataset, recipe, self.compressor.wrap, teacher)
 
     def _trained_weights(self, start: Path | None) -> Mapping[str, Any]:
         """The weights that the pruned network starts from: of the run before it, or the dense ones."""
@@ -326,43 +237,114 @@ class _Job:
         weights: Mapping[str, Any] = load_shared(start, self.settings.masked_record(looser))["model"]
         return weights
 
+    def finish(
+        self, folder: OutputFolder, staging: Path | None, shared: Shared, history: list[dict[str, Any]]
+    ) -> _Made:
+        """Rebuilds, exports and times the pruned network, and corrects it while it misses its target.
+
+        Args:
+            folder: Holds the checkpoints.
+            staging: Where files go until they are delivered; ``None`` in processes that are not the first.
+            shared: See :func:`compress`.
+            history: Rows of further epochs are added to it.
+        """
+        for phase in CORRECTIONS:
+            if not from_first(partial(folder.has_checkpoint, phase)):
+                made = self._made_unless_corrected(staging)
+                if made is not None:
+                    return made
+            history += self._train_corrected(phase, folder, shared)
+        return self._made(staging)
+
+    def _made_unless_corrected(self, staging: Path | None) -> _Made | None:
+        """The network, rebuilt and timed; ``None`` where it misses its target and more was taken out."""
+        known = from_first(self.compressor.known_miss)
+        if known is not None and self._corrected(known):
+            return None
+        made = self._made(staging)
+        turn = made.turn
+        return made if turn is None or turn.part <= 1 or not self._corrected(turn) else None
+
+    def _corrected(self, turn: Turn) -> bool:
+        """Takes out more of the network, where there is something left to take out."""
+        settings = self.settings
+        fitted = settings.reconstruct and settings.granularity in SHRINKING
+        inputs = spread(self.dataset.train_images, settings.reconstruct) if fitted else None
+        where = " in an earlier run" if turn.reused else ""
+        took = f"finished, it took {turn.measured_us:.1f} us of {turn.allowed_us:.1f} us allowed{where}"
+        self.observer.note(f"{took}: taking out more, and training what is left")
+        try:
+            self.compressor.correct(turn, inputs)
+        except TargetError as error:
+            self.observer.note(f"nothing is left to take out that would make it so fast: {error.expected}")
+            return False
+        return True
+
+    def _train_corrected(self, phase: str, folder: OutputFolder, shared: Shared) -> list[dict[str, Any]]:
+        """Trains a network that was corrected, or goes on; the rows of the history."""
+        self.compressor.proximal.release()
+        with self._trainer(self.settings.correction_recipe, shared) as trainer:
+            if not from_first(partial(folder.has_checkpoint, phase)):  # a resumed run is to correct it alike
+                state = {"trainer": trainer.state_dict(), "history": []}
+                on_first(partial(folder.save_checkpoint, phase, state))
+            return run_phase(phase, trainer, folder, self.observer, self.compressor)
+
+    def _made(self, staging: Path | None) -> _Made:
+        """Rebuilds the slim network, and exports, compares and times it in the first process."""
+        self.observer.note("rebuilding the slim network and comparing it with the masked one")
+        result = self.compressor.finish([self.verification_images])
+        timed = on_first(lambda: self._timed(result, staging))
+        turn = from_first(lambda: None if timed is None else self.compressor.judged(timed.timings))
+        report = result.report
+        if turn is not None and any(each.finished for each in report.turns):  # it was corrected before
+            result = replace(result, report=replace(report, turns=(*report.turns, turn)))
+        return _Made(result, timed, turn)
+
+    def _timed(self, result: Result, staging: Path | None) -> _Timed:
+        assert staging is not None  # in the first process
+        paths = {name: staging / f"{name}.onnx" for name in ("dense", "slim")}
+        profile = self.compressor.profile
+        for name, network in (("dense", self.dense), ("slim", result.model)):
+            images = self.dataset.test_images[:2]
+            exported = export(network, paths[name], images, batch=profile.runtime.batch)
+            if exported.note:
+                self.observer.note(f"the {name} network: {exported.note}")
+        gap = verify_exported(self.pruned, paths["slim"], self.verification_images, profile)
+        deployed = as_deployed(paths, profile.runtime, self.dataset)
+        self.observer.note("timing dense and slim alternately")
+        patience = self.compressor.patience
+        for turn in result.report.turns:  # of a run that was interrupted, too; old ones do not tell
+            if turn.dense_us:
+                patience.know(turn.dense_us)
+        timings = patience.least_disturbed(lambda: self.bench.time(deployed, profile))
+        return _Timed(paths["slim"], deployed, gap, timings)
+
     def deliver(
-        self,
-        result: Result,
-        folder: OutputFolder,
-        history: list[dict[str, Any]],
-        masked: Path | None,
+        self, made: _Made, folder: OutputFolder, history: list[dict[str, Any]], masked: Path | None
     ) -> RunReport:
-        """Exports, compares and times the networks and writes everything; the report."""
-        networks = {"dense": self.dense, "slim": result.model}
-        with folder.staging() as staging:
-            paths = {name: staging / f"{name}.onnx" for name in networks}
-            profile = self.compressor.profile
-            for name, network in networks.items():
-                images = self.dataset.test_images[:2]
-                exported = export(network, paths[name], images, batch=profile.runtime.batch)
-                if exported.note:
-                    self.observer.note(f"the {name} network: {exported.note}")
-            gap = verify_exported(self.pruned, paths["slim"], self.verification_images, profile)
-            deployed = as_deployed(paths, profile.runtime, self.dataset)
-            timings, described = self._described(networks, deployed, result.report.turns)
-            self._doubt_turns(result, timings)
-            preprocessing = self.dataset.preprocessing
-            report = RunReport(
-                settings=self.settings.as_record(),
-                seconds=folder.seconds,
-                versions=versions(),
-                environment=dict(timings["slim"].environment),
-                networks=described,
-                result=result,
-                runtime_gap=gap,
-                image_shape=self.dataset.image_shape,
-                preprocessing=None if preprocessing is None else asdict(preprocessing),
-                classes=self.dataset.classes,
-                class_names=self.dataset.class_names,
-                history=history,
-            )
-            folder.write_result(deployed["slim"], paths["slim"], lambda path: result.save(path, versions()))
+        """Writes everything; the report."""
+        result, timed = made.result, made.timed
+        assert timed is not None  # in the first process
+        self._doubt_turns(result, timed.timings)
+        spec, preprocessing = self.compressor.profile.runtime, self.dataset.preprocessing
+        report = RunReport(
+            settings=self.settings.as_record(),
+            seconds=folder.seconds,
+            versions=versions(),
+            environment=dict(timed.timings["slim"].environment),
+            networks={
+                name: describe_network(network, timed.deployed[name], timed.timings[name], self.dataset, spec)
+                for name, network in (("dense", self.dense), ("slim", result.model))
+            },
+            result=result,
+            runtime_gap=timed.gap,
+            image_shape=self.dataset.image_shape,
+            preprocessing=None if preprocessing is None else asdict(preprocessing),
+            classes=self.dataset.classes,
+            class_names=self.dataset.class_names,
+            history=history,
+        )
+        folder.write_result(timed.deployed["slim"], timed.single, lambda path: result.save(path, versions()))
         if masked is not None:
             made_with = self.settings.masked_record(self.settings.target)
             save_shared(masked, {"model": dict(self.pruned.state_dict())}, made_with)
@@ -377,21 +359,37 @@ class _Job:
             report = result.report
             forget_disturbed(report.turns, report.groups["budget"], timings, target.allowed_us)
 
-    def _described(
-        self, networks: Mapping[str, nn.Module], deployed: Mapping[str, Path], turns: Sequence[Turn]
-    ) -> tuple[dict[str, Timing], dict[str, dict[str, Any]]]:
-        """Timings of the networks, measured alternately, and what the report says of each."""
-        self.observer.note("timing dense and slim alternately")
-        profile = self.compressor.profile
-        patience = self.compressor.patience
-        for turn in turns:  # of a run that was interrupted, too; those of older versions do not tell
-            if turn.dense_us:
-                patience.know(turn.dense_us)
-        timings = patience.least_disturbed(lambda: self.bench.time(deployed, profile))
-        return timings, {
-            name: describe_network(network, deployed[name], timings[name], self.dataset, profile.runtime)
-            for name, network in networks.items()
-        }
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Timed:
+    """What is known of the files of a run.
+
+    Attributes:
+        single: The slim network in single precision.
+        deployed: Name to file as the device runs it.
+        gap: Slim in the runtime against masked in PyTorch.
+        timings: Name to timing, of networks timed alternately.
+    """
+
+    single: Path
+    deployed: Mapping[str, Path]
+    gap: float
+    timings: Mapping[str, Timing]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Made:
+    """A pruned network, rebuilt.
+
+    Attributes:
+        result: The compression.
+        timed: Its files, and what they take; ``None`` in processes that are not the first.
+        turn: The same as a turn of the closed loop; see :meth:`~hwprune.compressor.Compressor.judged`.
+    """
+
+    result: Result
+    timed: _Timed | None
+    turn: Turn | None
 
 
 def _new_model(settings: Settings, dataset: Dataset) -> nn.Module:

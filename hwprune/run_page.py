@@ -120,11 +120,13 @@ def _turns(record: Record) -> list[Markup]:
         (
             index,
             *(f"{turn[key]:.1f}" for key in keys),
+            "finished" if turn.get("finished") else "chosen",
             "an earlier run" if turn.get("reused") else "this run",
         )
         for index, turn in enumerate(record["turns"], start=1)
     ]
-    header = ("turn", "aimed at (us)", "predicted (us)", "measured (us)", "allowed (us)", "measured by")
+    numbers = ("aimed at (us)", "predicted (us)", "measured (us)", "allowed (us)")
+    header = ("turn", *numbers, "network", "measured by")
     shortfall, surplus, guessing = shortfall_line(record), surplus_line(record), guessing_line(record)
     return [
         *([table(header, rows)] if rows else []),

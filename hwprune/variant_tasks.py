@@ -25,10 +25,11 @@ from hwprune.output_folder import (
     is_marked,
 )
 from hwprune.phases import Observer
-from hwprune.pipeline import Settings, Shared, compress, export_dense, train_dense
+from hwprune.pipeline import compress, export_dense, train_dense
 from hwprune.quantized_export import DENSE_FACTS, add_quantized, quantize_dense
 from hwprune.report import read_json, told_where_damaged
 from hwprune.runtime.bench import Bench
+from hwprune.settings import Settings, Shared
 from hwprune.shared_files import load_shared
 from hwprune.shipping import file_hashes, make_shippable
 from hwprune.targets import Target, describe, in_digits

@@ -16,10 +16,10 @@ from hwprune.executors.parcels import ARRIVING
 from hwprune.files import TEMPORARY_FILES, write_json
 from hwprune.folder_lock import alone_in
 from hwprune.output_folder import CHECKPOINTS, OutputFolder, is_marked, may_take, nothing_to_resume
-from hwprune.pipeline import Settings
 from hwprune.quantized_export import format_for, has_8_bits
 from hwprune.runtime.base import runtime_for
 from hwprune.runtime.environment import environment, versions
+from hwprune.settings import Settings
 from hwprune.targets import Speedup, Target, describe
 from hwprune.train.distillation import Distillation
 from hwprune.train.loop import Recipe

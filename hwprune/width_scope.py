@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
@@ -20,6 +20,7 @@ from hwprune.closed_loop import (
 )
 from hwprune.device.profile import DeviceProfile
 from hwprune.errors import TargetError
+from hwprune.graph.axes import BoolArray
 from hwprune.groups.costs import (
     MARGIN,
     NARROWEST,
@@ -35,11 +36,15 @@ from hwprune.groups.costs import (
 )
 from hwprune.groups.least_loss import fit
 from hwprune.groups.widths import WidthAllowance, WidthGroups
-from hwprune.kept_measurements import forget, measured_once
+from hwprune.kept_measurements import Measurement, Versions, forget, kept, measured_once, recalled
 from hwprune.operators import Operator
 from hwprune.processes import from_first
+from hwprune.runtime.timing import Timing
 from hwprune.scope import Request
 from hwprune.targets import Groups, Keep, LatencyUs, Speedup
+
+#: The name of a network that was trained to the end, among measurements that are kept.
+FINISHED = "finished"
 
 
 class DenseGroups(WidthGroups, Protocol):
@@ -83,6 +88,7 @@ class WidthScope(Generic[Kind]):
         self._request, self._predictor = request, predictor
         self._aligns: Widths = np.array(self.groups.aligns, dtype=np.int64)
         self._loop: DeviceLoop | None = None
+        self._loop_is_over = False
         sample = self._calibration_sample()
         self._priced = request.prices(operators, self.profile, narrower=not request.measure)
         if self._priced and request.measure:
@@ -113,6 +119,84 @@ class WidthScope(Generic[Kind]):
     @abstractmethod
     def _calibration_sample(self) -> Sequence[Widths]:
         """Widths to measure before training, the dense ones first."""
+
+    def known_miss(self, alive: Tensor) -> Turn | None:
+        """What an earlier run found of a finished network of these widths, where that missed the target.
+
+        Args:
+            alive: Shape ``(members,)``: which members are left.
+        """
+        loop = self._loop
+        if loop is None or not isinstance(self._request.target, Speedup | LatencyUs):
+            return None
+        versions = _finished(loop.kept(self.groups.widths_of(alive)))
+        found = recalled(loop, self._predictor.operators, versions)
+        if found is None:
+            return None
+        turn = self._finished_turn(alive, found)
+        return turn if turn.part > 1 else None
+
+    def judged(self, alive: Tensor, timings: Mapping[str, Timing]) -> Turn | None:
+        """The finished network as a turn of the closed loop; kept for later runs where it misses the target.
+
+        Args:
+            alive: Shape ``(members,)``: which members are left.
+            timings: Of ``dense`` and ``slim``, as they are delivered.
+
+        Returns:
+            ``None`` where no latency is aimed at, nothing is measured, or something disturbed the timing:
+            that says nothing then.
+        """
+        loop = self._loop
+        if loop is None or not isinstance(self._request.target, Speedup | LatencyUs):
+            return None
+        if loop.patience.is_disturbed(timings):
+            return None
+        found = Measurement({"dense": timings["dense"], FINISHED: timings["slim"]}, "", reused=False)
+        turn = self._finished_turn(alive, found)
+        if turn.part > 1:
+            versions = _finished(loop.kept(self.groups.widths_of(alive)))
+            key = kept(loop, self._predictor.operators, versions, found.timings).key
+            turn = replace(turn, measurement=key)
+        return turn
+
+    def _finished_turn(self, alive: Tensor, found: Measurement) -> Turn:
+        target = self._request.target
+        assert isinstance(target, Speedup | LatencyUs)  # who asks has looked
+        dense, slim = found.timings["dense"], found.timings[FINISHED]
+        return Turn(
+            self.allowance.limit,
+            float(self._predictor.latency_us(self.groups.widths_of(alive))),
+            slim.median_us,
+            target.allowed_us(dense.median_us),
+            dense.undisturbed_us,
+            found.key,
+            found.reused,
+            finished=True,
+        )
+
+    def aim_lower(self, turn: Turn, alive: Tensor) -> None:
+        """Has the next survivors chosen for a lower predicted latency, and from then on by that alone.
+
+        Args:
+            turn: Of the finished network that missed the target.
+            alive: Shape ``(members,)``: which members are left.
+
+        Raises:
+            TargetError: If nothing is left to take out that could make it so fast.
+        """
+        least = smallest(self._aligns, self.groups.widths_of(alive), self.groups.fewest)
+        least_us = float(self._predictor.latency_us(least))
+        if least_us > turn.corrected_us:
+            raise out_of_reach(
+                turn.corrected_us,
+                turn.predicted_us,
+                least_us,
+                f"predicted for {NARROWEST[self.groups.fewest]}",
+                0.0,
+            )
+        self.allowance.limit, self._loop_is_over = turn.corrected_us, True
+        self.allowance.record = [*self.allowance.record, asdict(turn)]
 
     def _budget(self) -> Budget:
         """The budget that the target stands for; raises where it is out of reach."""
@@ -155,6 +239,7 @@ class WidthScope(Generic[Kind]):
         budget, target = allowance.budget, self._request.target
         if (
             self._loop is None
+            or self._loop_is_over
             or not isinstance(budget, LatencyBudget)
             or not isinstance(target, Speedup | LatencyUs)
         ):
@@ -169,3 +254,8 @@ class WidthScope(Generic[Kind]):
         )
         allowance.record = [asdict(turn) for turn in turns]
         return widths
+
+
+def _finished(kept_of_each: Mapping[str, BoolArray]) -> Versions:
+    """What a finished network is compared with, as measurements are kept."""
+    return {"dense": {}, FINISHED: kept_of_each}

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 from profiles_here import shipped_as_here
 
-from hwprune.pipeline import Settings, compress
+from hwprune.pipeline import compress
 from hwprune.runtime import patience
 from hwprune.runtime.bench import ThisMachine
 from hwprune.runtime.patience import LEAST_SECONDS
 from hwprune.runtime.timing import Timing
+from hwprune.settings import Settings
 from hwprune.targets import Speedup
 from hwprune.train.loop import Recipe
 

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 import hwprune
-from hwprune.pipeline import Settings
 from hwprune.quantization import quantize_on
 from hwprune.runtime.timing import measure_alternately
+from hwprune.settings import Settings
 from hwprune.targets import Speedup
 from hwprune.train.loop import Recipe
 from hwprune.workloads import Dataset

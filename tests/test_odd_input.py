@@ -19,7 +19,7 @@ from torch import nn
 from hwprune.cli import main
 from hwprune.device.library import load_profile
 from hwprune.errors import WorkloadError
-from hwprune.pipeline import Settings
+from hwprune.settings import Settings
 from hwprune.targets import Keep
 from hwprune.train.loop import Recipe
 from hwprune.workloads import load_dataset, make_model, read_weights

@@ -25,13 +25,14 @@ from hwprune.cli.progress import Lines
 from hwprune.device.library import load_profile
 from hwprune.device.profile import DeviceProfile, RuntimeSpec
 from hwprune.output_folder import single_precision_file
-from hwprune.pipeline import Settings, Shared, compress
+from hwprune.pipeline import compress
 from hwprune.quantization import CALIBRATION_IMAGES, accuracy_in_runtime, quantize_on
 from hwprune.runtime.base import REGISTRY, kinds_running
 from hwprune.runtime.environment import local_profile
 from hwprune.runtime.export import export
 from hwprune.runtime.quantize import is_quantized
 from hwprune.runtime.timing import Timing, measure_alternately
+from hwprune.settings import Settings, Shared
 from hwprune.targets import Speedup, describe
 from hwprune.train.checkpoint import load_checkpoint
 from hwprune.train.loop import Recipe

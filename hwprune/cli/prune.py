@@ -20,11 +20,12 @@ from hwprune.cli.variants import refuse_processes, run_grid
 from hwprune.device.library import load_profile
 from hwprune.outcome import guessing_line, shortfall_line, surplus_line
 from hwprune.output_folder import MODEL_FILE, SINGLE_FILE
-from hwprune.pipeline import Settings, compress
+from hwprune.pipeline import compress
 from hwprune.processes import in_all, joined
 from hwprune.report import RunReport
 from hwprune.run_page import comparison_rows
 from hwprune.runtime.environment import local_profile
+from hwprune.settings import Settings
 
 #: Where a run goes that names no folder.
 DEFAULT_OUT = "hwprune-run"

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from hwprune.errors import ArtifactError, InputError
 from hwprune.groups.base import Allowance, Grouping, GroupSet
@@ -74,6 +75,7 @@ class ProximalStep:
         self._pull = Pull(groups, penalty)
         self._refresh_every = max(1, schedule.settle_step // REFRESHES)
         self._optimizers: list[torch.optim.Optimizer] = []
+        self._hooks: list[RemovableHandle] = []
         self._fills_state = False
         self.after_settling: Callable[[], None] = lambda: None
 
@@ -125,11 +127,21 @@ class ProximalStep:
             del optimizer.param_groups[0][STATE_KEY]
         self._optimizers.append(optimizer)
         _ATTACHED.add(optimizer)
-        optimizer.register_step_pre_hook(lambda stepped, *_arguments: self._precede(stepped))
-        optimizer.register_step_post_hook(lambda stepped, *_arguments: self._follow(stepped))
-        optimizer.register_state_dict_post_hook(lambda _optimizer, state: self._save_into(state))
-        optimizer.register_load_state_dict_pre_hook(lambda _optimizer, state: self._load_from(state))
+        self._hooks = [
+            optimizer.register_step_pre_hook(lambda stepped, *_arguments: self._precede(stepped)),
+            optimizer.register_step_post_hook(lambda stepped, *_arguments: self._follow(stepped)),
+            optimizer.register_state_dict_post_hook(lambda _optimizer, state: self._save_into(state)),
+            optimizer.register_load_state_dict_pre_hook(lambda _optimizer, state: self._load_from(state)),
+        ]
         return optimizer
+
+    def release(self) -> None:
+        """Lets go of the optimiser, so that another one can be attached."""
+        for hook in self._hooks:
+            hook.remove()
+        for optimizer in self._optimizers:
+            _ATTACHED.discard(optimizer)
+        self._hooks, self._optimizers = [], []
 
     def _precede(self, optimizer: torch.optim.Optimizer) -> None:
         self._fills_state = _only_fills_state(optimizer)
@@ -203,8 +215,11 @@ class ProximalStep:
         Raises:
             TrainingError: If weights are not finite, which says nothing about who is to survive.
         """
-        if self.settled:
-            return
+        if not self.settled:
+            self.settle_anew()
+
+    def settle_anew(self) -> None:
+        """Fixes the survivors among those that live, be they fixed already or not; see :meth:`settle`."""
         with torch.no_grad():
             norms = self._living_norms()
             self._refuse_odd(norms)

@@ -1,0 +1,172 @@
+"""Runs whose finished network misses its target: more is taken out and what is left trained once more."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from profiles_here import shipped_as_here
+from safetensors.torch import load_file
+
+from hwprune.output_folder import STAGING
+from hwprune.pipeline import CORRECTIONS, compress
+from hwprune.runtime.bench import ThisMachine
+from hwprune.runtime.timing import Timing
+from hwprune.settings import Settings
+from hwprune.targets import Speedup
+from hwprune.train.loop import Recipe
+
+#: What the dense network takes.
+DENSE_US = 100.0
+
+
+class SlowInTheEnd(ThisMachine):
+    """A network takes its size; the finished slim one takes longer by a factor, whatever it was before.
+
+    Args:
+        slower: That factor.
+    """
+
+    def __init__(self, slower: float) -> None:
+        self.slower, self.finished = slower, 0
+
+    def localize(self, profile: Any, *_arguments: object, **_named: object) -> Any:
+        return profile
+
+    def time(self, paths: Mapping[str, Path], *_arguments: object) -> dict[str, Timing]:
+        sizes = {name: path.stat().st_size for name, path in paths.items()}
+        took = {name: DENSE_US * size / sizes["dense"] for name, size in sizes.items()}
+        if paths["dense"].parent.name == STAGING:
+            self.finished += 1
+            took["slim"] *= self.slower
+        return {name: Timing(us, us, us, 9) for name, us in took.items()}
+
+
+class Listener:
+    """An observer that remembers the lines, and interrupts a training where it is told to.
+
+    Args:
+        interrupted: The name of that training.
+    """
+
+    def __init__(self, interrupted: str = "") -> None:
+        self.lines: list[str] = []
+        self._interrupted, self._phase = interrupted, ""
+
+    def note(self, line: str) -> None:
+        self.lines.append(line)
+
+    def phase(self, name: str, *_told: object) -> None:
+        self._phase = name
+
+    def batch(self, *_told: object) -> None:
+        if self._phase == self._interrupted:
+            raise KeyboardInterrupt
+
+    def epoch(self, *_told: object) -> None: ...
+
+
+def settings(**others: Any) -> Settings:
+    recipe = Recipe(1, 128)
+    fine_tune = Recipe(1, 128, learning_rate=0.03)
+    return Settings(
+        "resnet8", "digits", "x86-avx2-ort", Speedup(1.5), recipe,
+        train_images=256, fine_tune=fine_tune, reconstruct=64, **others,
+    )  # fmt: skip
+
+
+def run(
+    out: Path, slower: float, listener: Listener | None = None, *, resume: bool = False, **others: Any
+) -> tuple[dict[str, Any], SlowInTheEnd]:
+    bench = SlowInTheEnd(slower)
+    compress(settings(**others), shipped_as_here(), out, listener or Listener(), resume=resume, bench=bench)
+    return json.loads((out / "report.json").read_text()), bench
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def phases(out: Path) -> list[str]:
+    return list(dict.fromkeys(pd.read_csv(out / "history.csv")["phase"]))
+
+
+def test_a_network_that_misses_when_it_is_finished_loses_more_and_meets_its_target(tmp_path: Path) -> None:
+    listener = Listener()
+    report, bench = run(tmp_path / "run", 1.08, listener)
+    chosen = [turn for turn in report["turns"] if not turn["finished"]]
+    missed, met = (turn for turn in report["turns"] if turn["finished"])
+    assert chosen[-1]["measured_us"] <= chosen[-1]["allowed_us"]
+    assert missed["measured_us"] > missed["allowed_us"]
+    assert missed["measured_us"] == pytest.approx(1.08 * chosen[-1]["measured_us"], rel=0.01)
+    assert met["predicted_us"] <= met["limit_us"] < missed["predicted_us"]
+    assert report["target_met"]
+    assert met["measured_us"] == pytest.approx(report["slim"]["latency_us"]["median"], abs=0.01)
+    assert met["measured_us"] <= met["allowed_us"]
+    assert report["groups"]["budget"] == met["limit_us"]
+    assert bench.finished == 2
+    assert phases(tmp_path / "run") == ["dense", "prune", "correct1"]
+    assert report["max_abs_difference"]["torch"] < 1e-5
+    assert sum("taking out more, and training what is left" in line for line in listener.lines) == 1
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "finished" in page
+
+
+def test_a_network_that_meets_its_target_is_left_alone(tmp_path: Path) -> None:
+    report, bench = run(tmp_path / "run", 1.0)
+    assert not any(turn["finished"] for turn in report["turns"])
+    assert bench.finished == 1
+    assert phases(tmp_path / "run") == ["dense", "prune"]
+
+
+def test_the_same_run_again_comes_to_the_same_network_without_timing_the_miss(tmp_path: Path) -> None:
+    first, _bench = run(tmp_path / "first", 1.08)
+    again, bench = run(tmp_path / "again", 1.08)
+    assert bench.finished == 1
+    assert [turn["reused"] for turn in again["turns"] if turn["finished"]] == [True, False]
+    assert again["layers"] == first["layers"]
+    weights = [load_file(tmp_path / name / "slim" / "model.safetensors") for name in ("first", "again")]
+    assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
+
+
+def test_a_correction_that_was_interrupted_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    run(tmp_path / "whole", 1.08)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "parts", 1.08, Listener("correct1"))
+    report, bench = run(tmp_path / "parts", 1.08, resume=True)
+    assert report["target_met"]
+    assert bench.finished == 1  # what was missed is not timed again
+    assert [turn["finished"] for turn in report["turns"]][-2:] == [True, True]
+    weights = [load_file(tmp_path / name / "slim" / "model.safetensors") for name in ("whole", "parts")]
+    assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
+
+
+def test_corrections_come_to_an_end_and_the_miss_is_told(tmp_path: Path) -> None:
+    """The slim network takes ever longer, as one does that has a part which no pruning makes faster."""
+
+    class EverSlower(SlowInTheEnd):
+        def time(self, paths: Mapping[str, Path], *arguments: object) -> dict[str, Timing]:
+            self.slower = 1.2 ** (self.finished + 1)
+            return super().time(paths, *arguments)
+
+    bench = EverSlower(1.0)
+    compress(settings(), shipped_as_here(), tmp_path / "run", Listener(), resume=False, bench=bench)
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert not report["target_met"]
+    assert bench.finished == len(CORRECTIONS) + 1
+    assert phases(tmp_path / "run") == ["dense", "prune", *CORRECTIONS]
+    assert f"finished and timed {bench.finished} times" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_what_nothing_is_left_of_is_delivered_as_it_is(tmp_path: Path) -> None:
+    listener = Listener()
+    report, bench = run(tmp_path / "run", 30.0, listener)
+    assert not report["target_met"]
+    assert bench.finished == 1
+    assert phases(tmp_path / "run") == ["dense", "prune"]
+    assert any("nothing is left to take out" in line for line in listener.lines)
