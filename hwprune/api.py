@@ -12,6 +12,7 @@ from hwprune.branch_scope import BranchScope
 from hwprune.channel_scope import ChannelScope
 from hwprune.channel_widths import ChannelWidths, channel_widths
 from hwprune.compressor import CHANNEL, Result
+from hwprune.depth_scope import DepthScope
 from hwprune.device.commands import NAMELESS
 from hwprune.device.predict import Prediction, predict_operators, table_of
 from hwprune.device.profile import DeviceProfile, check_profile
@@ -32,7 +33,11 @@ from hwprune.surgery.artifact import load_slim
 from hwprune.targets import Keep
 
 #: Granularities whose groups have a latency of their own before anything is trained.
-PREVIEWED: dict[str, type[ChannelScope | BranchScope]] = {CHANNEL: ChannelScope, "branch": BranchScope}
+PREVIEWED: dict[str, type[ChannelScope | BranchScope]] = {
+    CHANNEL: ChannelScope,
+    "channel+branch": DepthScope,
+    "branch": BranchScope,
+}
 
 
 def predict(

@@ -114,7 +114,7 @@ class BranchScope(WidthScope[BranchGroups]):
         branches = pin_branches(branches, request.keep)
         self._bypasses = from_first(lambda: prove_branches(model, recording, branches, example_inputs))
         self.groups = BranchGroups(model, [bypass.branch for bypass in self._bypasses])
-        operators = _all_operators(recording, self.groups.branches)
+        operators = all_operators(recording, self.groups.branches)
         self.profile = request.localized(operators)
 
         def build(kept: Mapping[str, BoolArray]) -> nn.Module:
@@ -201,8 +201,13 @@ def pin_branches(branches: Sequence[Branch], keep: Sequence[str]) -> tuple[Branc
     )
 
 
-def _all_operators(recording: Recording, branches: Sequence[Branch]) -> tuple[Operator, ...]:
-    """The operators of the network and of those without one branch, two that follow each other, or all."""
+def all_operators(recording: Recording, branches: Sequence[Branch]) -> tuple[Operator, ...]:
+    """The fused operators of the network and of those without one branch, two that follow each other, or all.
+
+    Args:
+        recording: The network.
+        branches: Those that may leave.
+    """
     pairs = [list(pair) for pair in pairwise(branches)]
     gone = [[], *([branch] for branch in branches), *pairs, list(branches)]
     found = [operators_of(without_branches(recording, each)) for each in gone]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import numpy as np
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from hwprune.channel_widths import predictor_of
-from hwprune.closed_loop import DeviceLoop
+from hwprune.closed_loop import DeviceLoop, Predictor
+from hwprune.graph.axes import BoolArray
 from hwprune.graph.coupling import find_axes
 from hwprune.graph.record import ExampleInputs
 from hwprune.graph.trace import trace_operators
@@ -18,6 +19,7 @@ from hwprune.groups.channel import ChannelGroups
 from hwprune.groups.costs import Widths
 from hwprune.groups.order import ranking
 from hwprune.groups.widths import Ranking
+from hwprune.operators import Operator
 from hwprune.plan import Plan, Staircase, axis_aligns, make_plan, pin
 from hwprune.processes import from_first
 from hwprune.scope import Finished, Request
@@ -47,6 +49,24 @@ class ChannelScope(WidthScope[ChannelGroups]):
     """
 
     def __init__(self, request: Request) -> None:
+        self._example_inputs = request.example_inputs
+        predictor, operators = self._find(request)
+        loop = DeviceLoop(
+            partial(self._built, request.unsharded),
+            request.example_inputs,
+            self.groups.axes,
+            self.profile,
+            request.patience,
+            request.bench,
+        )
+        super().__init__(request, predictor, loop, operators)
+
+    def _find(self, request: Request) -> tuple[Predictor, Sequence[Operator]]:
+        """Finds what may leave; sets :attr:`groups` and :attr:`profile`.
+
+        Returns:
+            What predicts the latency, and the fused operators of all networks that may come of it.
+        """
         model, example_inputs = request.model, request.example_inputs
         operators = trace_operators(model, example_inputs)
         axes = pin(find_axes(model, example_inputs), request.keep)
@@ -56,16 +76,11 @@ class ChannelScope(WidthScope[ChannelGroups]):
         proven = from_first(lambda: prove(model, axes, example_inputs, aligns, fold=True))
         self._axes, self._folded = proven.axes, proven.folded
         self.groups = ChannelGroups(model, proven.axes, aligns)
-        predictor = predictor_of(operators, proven, self.groups, self.profile)
-        loop = DeviceLoop(
-            partial(rebuild, request.unsharded, self.groups.axes),
-            example_inputs,
-            self.groups.axes,
-            self.profile,
-            request.patience,
-            request.bench,
-        )
-        super().__init__(request, predictor, loop, operators)
+        return predictor_of(operators, proven, self.groups, self.profile), operators
+
+    def _built(self, model: nn.Module, kept: Mapping[str, BoolArray]) -> nn.Module:
+        """A narrower copy of the network with what is kept of each axis, for its latency."""
+        return rebuild(model, self.groups.axes, kept)
 
     def rank_on(self, inputs: ExampleInputs) -> None:
         """Lets channels survive by what the layers that read them lose, not by their norms.
@@ -104,11 +119,15 @@ class ChannelScope(WidthScope[ChannelGroups]):
         slim = rebuild(trained, axes, kept)
         biases: tuple[str, ...] = ()
         if self._folded:
-            biases = fold_constants(trained, slim, axes, kept, self._request.example_inputs)
+            biases = fold_constants(trained, slim, axes, kept, self._example_inputs)
         difference = verify(trained, slim, verification_inputs, axes=axes, kept=kept)
-        staircases = self._staircases(self.groups.widths_of(alive))
-        plan = make_plan(self._axes, self.groups, kept, staircases, self._folded)
+        plan = self._plan_of(alive)
         return Finished(slim, plan, axes, kept, difference.absolute, biases=biases)
+
+    def _plan_of(self, alive: Tensor) -> Plan:
+        """The plan with what is left."""
+        kept, staircases = self.groups.kept(alive), self._staircases(self.groups.widths_of(alive))
+        return make_plan(self._axes, self.groups, kept, staircases, self._folded)
 
     def _staircases(self, widths: Widths) -> dict[str, Staircase]:
         """The whole network's predicted latency over the width of every axis, the others being ``widths``.
@@ -120,16 +139,25 @@ class ChannelScope(WidthScope[ChannelGroups]):
         if not self._priced:
             return found
         for index, axis in enumerate(self.groups.axes):
-            steps = [*range(self._aligns[index], axis.width, self._aligns[index]), axis.width]
+            align = int(self._aligns[index])
+            steps = [*range(int(self.groups.fewest[index]) * align, axis.width, align), axis.width]
             if int(widths[index]) not in steps:
                 steps = sorted([*steps, int(widths[index])])
-            networks = np.tile(widths, (len(steps), 1))
+            networks = np.tile(self._there(widths, index), (len(steps), 1))
             networks[:, index] = steps
             latencies = self._predictor.latency_us(networks)
             found[axis.name] = tuple(
                 (int(step), round(float(us), 2)) for step, us in zip(steps, latencies, strict=True)
             )
         return found
+
+    def _there(self, widths: Widths, index: int) -> Widths:
+        """The widths with everything whole that is empty only because one axis is."""
+        whole = widths.copy()
+        for axes in self.groups.together:
+            if index in axes:
+                whole[list(axes)] = np.where(widths > 0, widths, self.groups.widths)[list(axes)]
+        return whole
 
     def _calibration_sample(self) -> list[Widths]:
         """Dense, and halfway between dense and the narrowest network in every axis."""

@@ -21,6 +21,7 @@ from torch import nn
 from hwprune.branch_scope import BranchScope
 from hwprune.channel_scope import ChannelScope
 from hwprune.closed_loop import Turn
+from hwprune.depth_scope import DepthScope
 from hwprune.device.profile import DeviceProfile, check_profile
 from hwprune.errors import InputError, VerificationError
 from hwprune.graph.axes import BoolArray, ChannelAxis
@@ -54,6 +55,7 @@ CHANNEL = "channel"
 #: Granularities that make the network smaller, each in its way; all others stay masks.
 SHRINKING: dict[str, Callable[[Request], Scope]] = {
     CHANNEL: ChannelScope,
+    "channel+branch": DepthScope,
     "branch": BranchScope,
     "shape": ShapeScope,
 }

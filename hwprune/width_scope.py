@@ -23,14 +23,15 @@ from hwprune.errors import TargetError
 from hwprune.graph.axes import BoolArray
 from hwprune.groups.costs import (
     MARGIN,
-    NARROWEST,
     Budget,
     CountBudget,
     FloatArray,
     LatencyBudget,
+    Together,
     Widths,
     check_count,
     limit_within_reach,
+    narrowest,
     out_of_reach,
     smallest,
 )
@@ -53,6 +54,11 @@ class DenseGroups(WidthGroups, Protocol):
     @property
     def widths(self) -> Widths:
         """Members of every axis of the dense network, shape ``(axes,)``."""
+        ...
+
+    @property
+    def together(self) -> Together:
+        """Axes that are empty when one of them is."""
         ...
 
 
@@ -192,7 +198,7 @@ class WidthScope(Generic[Kind]):
                 turn.corrected_us,
                 turn.predicted_us,
                 least_us,
-                f"predicted for {NARROWEST[self.groups.fewest]}",
+                f"predicted for {narrowest(self.groups.fewest)}",
                 0.0,
             )
         self.allowance.limit, self._loop_is_over = turn.corrected_us, True
@@ -204,7 +210,8 @@ class WidthScope(Generic[Kind]):
             case Speedup() | LatencyUs() as latency:
                 return LatencyBudget(self._predictor.latency_us, self._limit_us(latency.allowed_us))
             case Keep() | Groups() as target:
-                budget = CountBudget(self._aligns, target.count_of(self.groups.group_count))
+                count = target.count_of(self.groups.group_count)
+                budget = CountBudget(self._aligns, count, self.groups.together)
                 check_count(budget, self._aligns, self.groups.widths, self.groups.fewest)
                 return budget
 
@@ -218,7 +225,7 @@ class WidthScope(Generic[Kind]):
         least = smallest(self._aligns, dense, fewest)
         dense_us, least_us = float(predict(dense)), float(predict(least))
         try:
-            return limit_within_reach(allowed_us(dense_us), dense_us, least_us, NARROWEST[fewest])
+            return limit_within_reach(allowed_us(dense_us), dense_us, least_us, narrowest(fewest))
         except TargetError:
             if self._loop is None:
                 raise
@@ -230,7 +237,7 @@ class WidthScope(Generic[Kind]):
         allowed = allowed_us(dense_took)
         if took > allowed * (1 - SAFETY):
             forget([made.key])  # whoever asks again may find the machine less disturbed
-            raise out_of_reach(allowed, dense_took, took, f"measured for {NARROWEST[fewest]}", SAFETY)
+            raise out_of_reach(allowed, dense_took, took, f"measured for {narrowest(fewest)}", SAFETY)
         # What is predicted for a network that takes as long as is allowed.
         return max(least_us, min(least_us * allowed * (1 - MARGIN) / took, dense_us))
 

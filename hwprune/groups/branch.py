@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from hwprune.errors import GraphError
 from hwprune.graph.branches import Branch
 from hwprune.groups.base import Bundles
-from hwprune.groups.costs import FloatArray, Widths
+from hwprune.groups.costs import FloatArray, Together, Widths
 from hwprune.groups.shards import common_group, is_first_of, local, rows_of, sum_over
 
 
@@ -54,10 +54,9 @@ class BranchGroups:
     Attributes:
         branches: Those that may leave.
         aligns: One for every branch.
-        fewest: None must stay.
+        fewest: Shape ``(branches,)``, zeros: none must stay.
+        together: None, as a branch is gone by itself.
     """
-
-    fewest = 0
 
     def __init__(self, model: nn.Module, branches: Sequence[Branch]) -> None:
         self.branches = tuple(branch for branch in branches if branch.pinned is None)
@@ -68,6 +67,8 @@ class BranchGroups:
                 got="; ".join(f"{branch.name}: {branch.pinned}" for branch in branches) or "no residual sum",
             )
         self.aligns: tuple[int, ...] = (1,) * len(self.branches)
+        self.fewest: Widths = np.zeros(len(self.branches), dtype=np.int64)
+        self.together: Together = ()
         self.rebind(model)
 
     def rebind(self, model: nn.Module) -> None:

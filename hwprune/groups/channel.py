@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from hwprune.errors import GraphError
 from hwprune.graph.axes import BoolArray, ChannelAxis
 from hwprune.groups.base import Bundles
+from hwprune.groups.costs import Together, emptied
 from hwprune.groups.shards import Rows, common_group, is_first_of, local, rows_of, sum_over
 
 
@@ -56,6 +57,19 @@ class _Part:
         return values.view(shape)
 
 
+@dataclass(frozen=True, slots=True)
+class Tail:
+    """What leaves a network with the last channel of some axes: the rest of a branch that they lie in.
+
+    Attributes:
+        axes: Names of axes; all of them are empty when one of them is.
+        parameters: Dotted names of all weights of the branch.
+    """
+
+    axes: tuple[str, ...]
+    parameters: tuple[str, ...]
+
+
 class ChannelGroups:
     """The prunable channels of a network, as a :class:`~hwprune.groups.base.GroupSet`.
 
@@ -63,6 +77,8 @@ class ChannelGroups:
         model: The network; its parameters are read and scaled in place.
         axes: Its channel axes; pinned ones are left out.
         aligns: Axis name to the number of channels that leave together.
+        tails: What may leave as a whole, so that the last channels of its axes are groups like all others; no
+            two of them share a weight.
 
     Raises:
         GraphError: If no axis may shrink.
@@ -70,13 +86,24 @@ class ChannelGroups:
     Attributes:
         axes: The axes that may shrink.
         aligns: Channels that leave together, per axis.
-        fewest: Groups that every axis keeps.
+        fewest: Groups that every axis keeps, shape ``(axes,)``: 1, or 0 for the axes of tails.
+        together: Indices of the axes of every tail.
+        tails: What may leave as a whole.
     """
 
-    fewest = 1
-
-    def __init__(self, model: nn.Module, axes: Sequence[ChannelAxis], aligns: Mapping[str, int]) -> None:
-        self.axes = tuple(axis for axis in axes if axis.pinned is None and axis.width > aligns[axis.name])
+    def __init__(
+        self,
+        model: nn.Module,
+        axes: Sequence[ChannelAxis],
+        aligns: Mapping[str, int],
+        tails: Sequence[Tail] = (),
+    ) -> None:
+        may_be_empty = {name for tail in tails for name in tail.axes}
+        self.axes = tuple(
+            axis
+            for axis in axes
+            if axis.pinned is None and (axis.width > aligns[axis.name] or axis.name in may_be_empty)
+        )
         if not self.axes:
             raise GraphError(
                 "nothing can be pruned: no channel axis may shrink",
@@ -86,6 +113,10 @@ class ChannelGroups:
         self.aligns: tuple[int, ...] = tuple(aligns[axis.name] for axis in self.axes)
         self.widths = np.array([axis.width for axis in self.axes], dtype=np.int64)
         self.starts = np.concatenate([[0], np.cumsum(self.widths)])
+        self.tails = tuple(tails)
+        self.fewest = np.array([axis.name not in may_be_empty for axis in self.axes], dtype=np.int64)
+        places = {axis.name: index for index, axis in enumerate(self.axes)}
+        self.together: Together = [tuple(places[name] for name in tail.axes) for tail in self.tails]
         self.rebind(model)
 
     def rebind(self, model: nn.Module) -> None:
@@ -115,6 +146,7 @@ class ChannelGroups:
         members = np.concatenate(owners).astype(np.int32)
         self._member_of_position = torch.from_numpy(members).to(self._device)
         self._counts = self._counted_once() if self._sharers is not None else None
+        self._tail_tensors = [[tensors[name] for name in tail.parameters] for tail in self.tails]
         self._weigh_axes(tensors)
 
     def _weigh_axes(self, tensors: Mapping[str, Tensor]) -> None:
@@ -157,6 +189,8 @@ class ChannelGroups:
         """Multiplies every channel's producers by its factor or flag, shape ``(members,)``, in place."""
         tensors = [local(part.tensor) for part in self._parts]
         torch._foreach_mul_(tensors, self._along_parts(factors))
+        for tail, stays in zip(self._tail_tensors, self._tails_stay(factors), strict=True):
+            torch._foreach_mul_([local(tensor) for tensor in tail], stays)
 
     def momenta_scale_(self, optimizer: torch.optim.Optimizer, factors: Tensor) -> None:
         """Multiplies the optimiser's state of every channel's producers likewise, in place."""
@@ -164,6 +198,19 @@ class ChannelGroups:
             for value in optimizer.state.get(part.tensor, {}).values():
                 if isinstance(value, Tensor) and value.shape == part.tensor.shape:
                     local(value).mul_(along)
+        for tail, stays in zip(self._tail_tensors, self._tails_stay(factors), strict=True):
+            for tensor in tail:
+                for value in optimizer.state.get(tensor, {}).values():
+                    if isinstance(value, Tensor) and value.shape == tensor.shape:
+                        local(value).mul_(stays)
+
+    def _tails_stay(self, factors: Tensor) -> list[Tensor]:
+        """Per tail, 1 where every axis of it has a channel with a factor that is not zero, else 0."""
+        if not self.tails:
+            return []
+        living = torch.zeros(len(self.axes), device=self._device)
+        living.index_add_(0, self._member_axis, (factors != 0).to(living))
+        return [(living[list(axes)] > 0).all().to(living) for axes in self.together]
 
     def _per_member(self, values: Tensor) -> Tensor:
         """Sums values per position of all parts into the members that own them, shape ``(members,)``."""
@@ -204,7 +251,8 @@ class ChannelGroups:
     def strongest(self, norms: Tensor, alive: Tensor, widths: npt.NDArray[np.int64]) -> Tensor:
         """The ``widths`` strongest living members of every axis, as a mask of shape ``(members,)``."""
         kept = torch.zeros_like(alive)
-        for start, stop, width in zip(self.starts[:-1], self.starts[1:], widths, strict=True):
+        left = emptied(widths, self.together)
+        for start, stop, width in zip(self.starts[:-1], self.starts[1:], left, strict=True):
             strength = torch.where(alive[start:stop], norms[start:stop], -torch.inf)
             order = torch.argsort(strength, descending=True, stable=True)
             kept[start + order[: int(width)]] = True
@@ -213,8 +261,8 @@ class ChannelGroups:
     def bundle(self, norms: Tensor, alive: Tensor) -> Bundles:
         """Bundles every ``align`` living channels of an axis in the order of their norms.
 
-        The strongest bundle of an axis always stays; where the width is no multiple of the alignment
-        the weakest bundle is the smaller one, so that what is left is aligned.
+        The strongest bundle of an axis always stays, unless a tail leaves with it; where the width is no
+        multiple of the alignment the weakest bundle is the smaller one, so that what is left is aligned.
 
         Args:
             norms: Shape ``(members,)``.
@@ -228,9 +276,10 @@ class ChannelGroups:
             order = torch.argsort(strength, descending=True, stable=True)
             living = order[: int(alive[start:stop].sum())]
             rank_bundle = torch.arange(living.numel(), device=norms.device) // align
-            candidate = rank_bundle >= 1
-            of_member[start + living[candidate]] = len(axis_of) + rank_bundle[candidate] - 1
-            axis_of += [index] * (math.ceil(living.numel() / align) - 1)
+            fewest = int(self.fewest[index])
+            candidate = rank_bundle >= fewest
+            of_member[start + living[candidate]] = len(axis_of) + rank_bundle[candidate] - fewest
+            axis_of += [index] * max(math.ceil(living.numel() / align) - fewest, 0)
         return Bundles(
             of_member,
             torch.tensor(axis_of, dtype=torch.long, device=norms.device),

@@ -8,7 +8,7 @@ on the budget's own terms instead of the linearised ones.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol, Self
 
@@ -27,8 +27,8 @@ LOOK_AHEAD = 4
 COST_FLOOR = 1e-3
 #: The part of a latency target left free in predictions, so that measurements do not miss it.
 MARGIN = 0.03
-#: What is left of a network at the fewest groups.
-NARROWEST = ("nothing but what must stay", "one group per axis")
+#: Axes that are empty when one of them is: sets of their indices.
+Together = Sequence[Sequence[int]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,21 +90,55 @@ class CountBudget:
     Attributes:
         aligns: Shape ``(axes,)``: members per group.
         limit: The number of groups not to be exceeded.
+        together: Axes that are empty when one of them is.
     """
 
     aligns: Widths
     limit: float
+    together: Together = ()
 
     def used(self, widths: Widths) -> FloatArray:
         """Number of groups."""
-        return np.asarray(np.ceil(widths / self.aligns).sum(axis=-1), dtype=np.float64)
+        left = emptied(widths, self.together)
+        return np.asarray(np.ceil(left / self.aligns).sum(axis=-1), dtype=np.float64)
 
     def with_limit(self, limit: float) -> Self:
         """The same budget with another limit."""
         return replace(self, limit=limit)
 
 
-def narrower(widths: Widths, aligns: Widths, steps: int, fewest: int = 1) -> Widths:
+def emptied(widths: Widths, together: Together) -> Widths:
+    """Widths with all axes of a set at zero where one of them is.
+
+    Args:
+        widths: Shape ``(..., axes)``.
+        together: The sets.
+
+    >>> emptied(np.array([[8, 0, 4], [8, 8, 0]]), [(0, 1)])
+    array([[0, 0, 4],
+           [8, 8, 0]])
+    """
+    result = widths.copy() if together else widths
+    for axes in together:
+        places = list(axes)
+        result[..., places] *= (widths[..., places] > 0).all(axis=-1, keepdims=True)
+    return result
+
+
+def narrowest(fewest: Widths) -> str:
+    """What is left of a network at the fewest groups, in words.
+
+    Args:
+        fewest: Shape ``(axes,)``: groups that every axis keeps, 0 or 1.
+    """
+    if fewest.all():
+        return "one group per axis"
+    if not fewest.any():
+        return "nothing but what must stay"
+    return "one group per axis, without the branches that may leave"
+
+
+def narrower(widths: Widths, aligns: Widths, steps: int, fewest: Widths | int = 1) -> Widths:
     """Every axis narrowed alone by ``steps`` groups, shape ``(axes, axes)``, never below ``fewest`` groups.
 
     The weakest group of a width that is no multiple of the alignment is the smaller one.
@@ -119,7 +153,7 @@ def narrower(widths: Widths, aligns: Widths, steps: int, fewest: int = 1) -> Wid
     return result
 
 
-def price(budget: Budget, widths: Widths, aligns: Widths, fewest: int = 1) -> Prices:
+def price(budget: Budget, widths: Widths, aligns: Widths, fewest: Widths | int = 1) -> Prices:
     """Linearises ``budget`` at ``widths``.
 
     The price of an axis is the best mean saving per group over the next :data:`LOOK_AHEAD` groups, with
@@ -140,7 +174,7 @@ def price(budget: Budget, widths: Widths, aligns: Widths, fewest: int = 1) -> Pr
     return Prices(np.maximum(per_group, floor), used - budget.limit)
 
 
-def smallest(aligns: Widths, widths: Widths, fewest: int = 1) -> Widths:
+def smallest(aligns: Widths, widths: Widths, fewest: Widths | int = 1) -> Widths:
     """The narrowest widths that groups allow: ``fewest`` groups per axis."""
     return np.minimum(fewest * aligns, widths)
 
@@ -189,14 +223,14 @@ def out_of_reach(
     )
 
 
-def check_count(budget: CountBudget, aligns: Widths, dense: Widths, fewest: int = 1) -> None:
+def check_count(budget: CountBudget, aligns: Widths, dense: Widths, fewest: Widths | int = 1) -> None:
     """Raises :class:`TargetError` where even the narrowest network has more groups than the budget."""
     least, whole = int(budget.used(smallest(aligns, dense, fewest))), int(budget.used(dense))
     if least > budget.limit:
-        fraction = math.ceil(least / whole * 1000) / 1000
+        fraction, left = math.ceil(least / whole * 1000) / 1000, narrowest(np.asarray(fewest))
         raise TargetError(
             "so few groups cannot be kept of this network",
-            expected=f"at least {least} of {whole} groups, a fraction of {fraction:g} ({NARROWEST[fewest]})",
+            expected=f"at least {least} of {whole} groups, a fraction of {fraction:g} ({left})",
             got=f"{budget.limit:.0f} groups",
             hint="keep more, or start from another network",
         )

@@ -18,7 +18,7 @@ LEEWAY = 0.1
 
 
 def fit(
-    budget: Budget, losses: Sequence[FloatArray], widths: Widths, aligns: Widths, fewest: int = 1
+    budget: Budget, losses: Sequence[FloatArray], widths: Widths, aligns: Widths, fewest: Widths | int = 1
 ) -> Widths:
     """Chooses widths within the budget: least loss per cost saved first, then exchanges while they help.
 
@@ -64,7 +64,7 @@ def _groups(widths: Widths, aligns: Widths) -> Widths:
 
 
 def _narrowed(
-    budget: Budget, table: FloatArray, current: Widths, used: float, aligns: Widths, fewest: int
+    budget: Budget, table: FloatArray, current: Widths, used: float, aligns: Widths, fewest: Widths | int
 ) -> Widths:
     """The next step down: the axis and the number of groups with the least loss per cost.
 
@@ -91,7 +91,7 @@ def _narrowed(
 
 
 def _exchanged(
-    budget: Budget, table: FloatArray, current: Widths, widths: Widths, aligns: Widths, fewest: int
+    budget: Budget, table: FloatArray, current: Widths, widths: Widths, aligns: Widths, fewest: Widths | int
 ) -> Widths | None:
     """The network with the least loss that comes of one axis being wider, maybe at the expense of another.
 
@@ -108,7 +108,7 @@ def _exchanged(
 
 
 def _candidates(
-    budget: Budget, table: FloatArray, current: Widths, widths: Widths, aligns: Widths, fewest: int
+    budget: Budget, table: FloatArray, current: Widths, widths: Widths, aligns: Widths, fewest: Widths | int
 ) -> Widths:
     """Networks that lose less than the current one, may be within the budget, and differ in one or two axes.
 

@@ -63,8 +63,8 @@ class WidthGroups(GroupSet, Protocol):
         ...
 
     @property
-    def fewest(self) -> int:
-        """Groups that every axis keeps."""
+    def fewest(self) -> Widths:
+        """Groups that every axis keeps, shape ``(axes,)``: 1, or 0 where it may be empty."""
         ...
 
     def widths_of(self, alive: Tensor) -> Widths:

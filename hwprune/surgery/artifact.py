@@ -83,15 +83,21 @@ def save_slim(
             "the slim folder is a file", where=folder, expected="a folder or nothing"
         ) from error
     sizes = {(part.tensor, part.dim): part.channels.size for axis in axes for part in axis.slices}
+    absent = absent_layers(slim)
+    cuts = {
+        place: positions
+        for place, positions in kept_positions(axes, kept).items()
+        if _outside([(place[0], positions)], absent)
+    }
     structure = Structure(
         schema=SCHEMA,
         versions=dict(versions),
         model_class=f"{type(slim).__module__}.{type(slim).__qualname__}",
         cuts=tuple(
             Cut(tensor=tensor, dim=dim, size=sizes[tensor, dim], kept=tuple(positions.tolist()))
-            for (tensor, dim), positions in sorted(kept_positions(axes, kept).items())
+            for (tensor, dim), positions in sorted(cuts.items())
         ),
-        absent=absent_layers(slim),
+        absent=absent,
         reshaped=tuple(
             Reshaped(module=form.module, form=form.kind, positions=form.positions) for form in forms
         ),

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from hwprune.errors import GraphError
 from hwprune.graph.branches import Branch, without_branches
-from hwprune.graph.record import ExampleInputs, Recording, call_observed
+from hwprune.graph.record import ExampleInputs, Recording, call_observed, evaluation_mode
 from hwprune.graph.trace import operators_of, trace_operators
 from hwprune.graph.twin import copy_of
 from hwprune.operators import Operator
@@ -34,10 +34,12 @@ class Bypass:
     Attributes:
         branch: The branch; pinned where its trial failed.
         absences: Dotted name of every layer that leaves, and what stands for it.
+        form: Which of the ways to stand for it that is.
     """
 
     branch: Branch
     absences: Mapping[str, Absence]
+    form: int = 0
 
 
 def remove(model: nn.Module, bypasses: Sequence[Bypass]) -> nn.Module:
@@ -52,6 +54,30 @@ def remove(model: nn.Module, bypasses: Sequence[Bypass]) -> nn.Module:
     slim = copy_of(model, {id(model.get_submodule(name)): nn.Identity() for name in absences})
     take_out(slim, absences)
     return slim
+
+
+def absences_in(
+    model: nn.Module, recording: Recording, bypasses: Sequence[Bypass], example_inputs: ExampleInputs
+) -> dict[str, Absence]:
+    """What stands for branches in a network that has become narrower, and is still to lose them.
+
+    Args:
+        model: The narrower network, with the layers of the branches.
+        recording: What the branches were found in.
+        bypasses: Those that leave.
+        example_inputs: What it is called with.
+
+    Returns:
+        Dotted name of every layer that leaves, and what stands for it.
+    """
+    names = [name for bypass in bypasses for name in bypass.branch.modules]
+    with evaluation_mode(model):
+        seen = _observe(model, names, example_inputs)
+    return {
+        name: absence
+        for bypass in bypasses
+        for name, absence in _forms(recording, bypass.branch, seen)[bypass.form].items()
+    }
 
 
 def prove_branches(
@@ -92,12 +118,12 @@ def _proven(
 ) -> Bypass:
     """The branch with the first form of stand-ins that passes the trial, or pinned."""
     reason = "its layers return what nothing can stand for"
-    with _zeroed(dense, branch):
+    with zero_weights(dense, branch):
         expected = outputs_of(dense, example_inputs)
-    for absences in forms:
+    for form, absences in enumerate(forms):
         failure = _trial(dense, absences, operators, expected, example_inputs)
         if failure is None:
-            return Bypass(branch, absences)
+            return Bypass(branch, absences, form)
         reason = failure
     return Bypass(replace(branch, pinned=reason), {})
 
@@ -139,7 +165,7 @@ def _counted(operators: Sequence[Operator]) -> Counter[Operator]:
 
 
 @contextmanager
-def _zeroed(model: nn.Module, branch: Branch) -> Iterator[None]:
+def zero_weights(model: nn.Module, branch: Branch) -> Iterator[None]:
     """Within the context the weights of the branch are zero; afterwards as before."""
     parameters = [model.get_parameter(name).detach() for name in branch.parameters]
     saved = [parameter.clone() for parameter in parameters]

@@ -17,7 +17,7 @@ LEAST_STRENGTH, GREATEST_STRENGTH = 0.01, 0.25
 #: Fractions of a fine-tuning after which a pull is full, and after which the survivors are fixed.
 TRAINED_FULL, TRAINED_SETTLE = 0.1, 0.25
 #: Granularity and penalties that need no pull where the weights are trained already.
-SETTLED_AT_ONCE = ("channel", ("envelope", "magnitude"))
+SETTLED_AT_ONCE = (("channel", "channel+branch"), ("envelope", "magnitude"))
 #: Penalties that say themselves that groups go by their norms.
 BY_NORM = ("magnitude", "hard-threshold")
 
@@ -157,5 +157,5 @@ def needs_pull(granularity: str, penalty: str) -> bool:
     >>> needs_pull("channel", "envelope"), needs_pull("weight", "envelope"), needs_pull("channel", "halo")
     (False, True, True)
     """
-    of, penalties = SETTLED_AT_ONCE
-    return granularity != of or penalty not in penalties
+    granularities, penalties = SETTLED_AT_ONCE
+    return granularity not in granularities or penalty not in penalties

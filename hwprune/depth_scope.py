@@ -1,0 +1,167 @@
+"""Channels and whole residual branches in one budget: a branch leaves with the last channels inside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hwprune.branch_scope import all_operators, pin_branches
+from hwprune.channel_scope import ChannelScope
+from hwprune.channel_widths import predictor_of
+from hwprune.closed_loop import Predictor
+from hwprune.depth_widths import DepthPredictor, NarrowerRecordings, axes_within
+from hwprune.errors import GraphError
+from hwprune.graph.axes import BoolArray
+from hwprune.graph.branches import find_branches
+from hwprune.graph.coupling import find_axes
+from hwprune.graph.record import ExampleInputs
+from hwprune.groups.channel import ChannelGroups, Tail
+from hwprune.operators import Operator
+from hwprune.plan import Plan, PlanRow, axis_aligns, pin, producing_modules
+from hwprune.processes import from_first
+from hwprune.scope import Finished, Request
+from hwprune.surgery.bypass import Bypass, absences_in, prove_branches
+from hwprune.surgery.fold import fold_constants
+from hwprune.surgery.prove import prove
+from hwprune.surgery.rebuild import rebuild
+from hwprune.surgery.stand_in import take_out
+from hwprune.surgery.verify import verify
+
+#: Why a branch stays that has no channels of its own.
+NO_CHANNELS = "none of its channels may leave by themselves"
+
+
+class DepthScope(ChannelScope):
+    """The channels and residual branches of one network as a :class:`~hwprune.scope.Scope`.
+
+    Args:
+        request: What is asked for; any target.
+
+    Raises:
+        GraphError: If the forward pass fails or nothing can be pruned.
+        TargetError: If the target is out of reach.
+        InputError: If ``keep`` names neither an axis nor a branch.
+    """
+
+    def _find(self, request: Request) -> tuple[Predictor, Sequence[Operator]]:
+        model, example_inputs = request.model, request.example_inputs
+        self._recording, branches = find_branches(model, example_inputs)
+        axes = find_axes(model, example_inputs)
+        of_axes = {module for axis in axes for module in producing_modules(axis)}
+        of_branches = {name for branch in branches for name in (branch.name, *branch.modules)}
+        axes = pin(axes, [name for name in request.keep if name not in of_branches - of_axes])
+        branches = pin_branches(branches, [name for name in request.keep if name in of_branches])
+        operators = all_operators(self._recording, [each for each in branches if each.pinned is None])
+        self.profile = request.localized(operators)
+        aligns = axis_aligns(axes, operators, self.profile)
+        proven = from_first(lambda: prove(model, axes, example_inputs, aligns, fold=True))
+        self._axes, self._folded = proven.axes, proven.folded
+        tried = from_first(lambda: prove_branches(model, self._recording, branches, example_inputs))
+        within = [axes_within(bypass.branch, proven.axes) for bypass in tried]
+        self._bypasses = tuple(
+            bypass
+            if bypass.branch.pinned or names
+            else replace(bypass, branch=replace(bypass.branch, pinned=NO_CHANNELS))
+            for bypass, names in zip(tried, within, strict=True)
+        )
+        self._tails = tuple(
+            (bypass, Tail(names, bypass.branch.parameters))
+            for bypass, names in zip(self._bypasses, within, strict=True)
+            if bypass.branch.pinned is None
+        )
+        self.groups = ChannelGroups(model, proven.axes, aligns, [tail for _bypass, tail in self._tails])
+        if not self._tails:
+            request.notify("no residual branch may leave as a whole: only channels do")
+            return predictor_of(operators, proven, self.groups, self.profile), operators
+        recordings = NarrowerRecordings.of(
+            request.unsharded, self._recording, self.groups.axes, self.groups.aligns, example_inputs
+        )
+        predictor = DepthPredictor(
+            recordings,
+            tuple(bypass.branch for bypass, _tail in self._tails),
+            tuple(tuple(axes) for axes in self.groups.together),
+            self.groups.widths,
+            self.profile,
+        )
+        return predictor, operators
+
+    def finish(
+        self, trained: nn.Module, alive: Tensor, verification_inputs: Sequence[ExampleInputs]
+    ) -> Finished:
+        """Rebuilds the network without the dead channels and branches, and verifies it.
+
+        Raises:
+            VerificationError: If slim and masked differ.
+        """
+        kept, gone = self._parted(self.groups.kept(alive))
+        axes = self.groups.axes
+        slim = rebuild(trained, axes, kept)
+        biases: tuple[str, ...] = ()
+        if self._folded:
+            biases = fold_constants(trained, slim, axes, kept, self._example_inputs)
+        self._take_out(slim, gone)
+        there = {name for name, _module in slim.named_modules()}
+        biases = tuple(name for name in biases if name in there and hasattr(slim.get_submodule(name), "bias"))
+        difference = verify(trained, slim, verification_inputs, axes=axes, kept=kept)
+        return Finished(slim, self._plan_of(alive), axes, kept, difference.absolute, biases=biases)
+
+    def preview(self) -> Plan:
+        """The plan before training: what may leave, what cannot and why, and what it would free."""
+        return self._plan_of(torch.ones(self.groups.member_count, dtype=torch.bool))
+
+    def _built(self, model: nn.Module, kept: Mapping[str, BoolArray]) -> nn.Module:
+        kept, gone = self._parted(kept)
+        slim = rebuild(model, self.groups.axes, kept)
+        self._take_out(slim, gone)
+        return slim
+
+    def _parted(self, kept: Mapping[str, BoolArray]) -> tuple[dict[str, BoolArray], list[Bypass]]:
+        """What is kept of the axes outside of branches that are gone, and those branches."""
+        empty = {name for name, mask in kept.items() if not mask.any()}
+        gone = [(bypass, tail) for bypass, tail in self._tails if empty.intersection(tail.axes)]
+        inside = {name for _bypass, tail in gone for name in tail.axes}
+        if empty - inside:
+            raise GraphError(
+                "every channel of an axis would be cut",
+                where=", ".join(sorted(empty - inside)),
+                expected="at least one channel kept",
+                got=0,
+            )
+        stays = {name: mask for name, mask in kept.items() if name not in inside}
+        return stays, [bypass for bypass, _tail in gone]
+
+    def _take_out(self, slim: nn.Module, gone: Sequence[Bypass]) -> None:
+        """Takes branches out of a narrower network, in place."""
+        if gone:
+            take_out(slim, absences_in(slim, self._recording, gone, self._example_inputs))
+
+    def _plan_of(self, alive: Tensor) -> Plan:
+        """The axes, and after them the branches."""
+        rows = [self._row(bypass, alive) for bypass in self._bypasses]
+        plan = super()._plan_of(alive)
+        return replace(plan, rows=(*plan.rows, *rows))
+
+    def _row(self, bypass: Bypass, alive: Tensor) -> PlanRow:
+        """A branch, and the latency of the network with and without it, all others being as they are."""
+        branch, widths = bypass.branch, self.groups.widths_of(alive)
+        tied = tuple(dict.fromkeys(name.rpartition(".")[0] for name in branch.parameters))
+        places = next(
+            (
+                list(axes)
+                for (tried, _tail), axes in zip(self._tails, self.groups.together, strict=True)
+                if tried is bypass
+            ),
+            None,
+        )
+        if places is None:
+            return PlanRow(branch.name, 1, 1, 1, tied, branch.pinned, "branches")
+        networks = np.tile(self._there(widths, places[0]), (2, 1))
+        networks[0, places] = 0
+        latencies = self._predictor.latency_us(networks).tolist() if self._priced else []
+        steps = tuple((count, round(us, 2)) for count, us in enumerate(latencies))
+        left = int((widths[places] > 0).all())
+        return PlanRow(branch.name, 1, left, 1, tied, None, "branches", staircase=steps)
