@@ -214,5 +214,7 @@ def axes_within(branch: Branch, axes: Sequence[ChannelAxis]) -> tuple[str, ...]:
     return tuple(
         axis.name
         for axis in axes
-        if axis.pinned is None and all(part.tensor.startswith(inside) for part in axis.slices)
+        if axis.pinned is None
+        and axis.width > 1  # or no trial would show how operators follow it
+        and all(part.tensor.startswith(inside) for part in axis.slices)
     )
