@@ -102,14 +102,15 @@ def read_side(folders: Mapping[float, Path], dense_seconds: float | None = None)
         {target: 100 * report["slim"]["accuracy"] for target, report in reports.items()},
         {target: report["speedup"] for target, report in reports.items()},
         frozenset(target for target, report in reports.items() if not report["target_met"]),
-        _seconds(first, "dense") if dense_seconds is None else dense_seconds,
-        {target: _seconds(history, "prune") for target, history in histories.items()},
+        _seconds(first, dense=True) if dense_seconds is None else dense_seconds,
+        {target: _seconds(history, dense=False) for target, history in histories.items()},
         {target: float(report["seconds"]) for target, report in reports.items()},
     )
 
 
-def _seconds(history: pd.DataFrame, phase: str) -> float:
-    return float(history.loc[history["phase"] == phase, "seconds"].sum())
+def _seconds(history: pd.DataFrame, *, dense: bool) -> float:
+    """Of the epochs of the dense network, or of those of the pruned one, corrections included."""
+    return float(history.loc[(history["phase"] == "dense") == dense, "seconds"].sum())
 
 
 def lines_of(seeds: Sequence[Mapping[str, Side]]) -> list[str]:
