@@ -21,6 +21,8 @@ from hwprune.runtime.environment import environment, versions
 from hwprune.runtime.patience import Patience
 from hwprune.runtime.timing import Timing
 
+#: How networks are timed: measurements that were made in another way are made anew.
+_TIMED_AS = 2
 #: What is kept of a timing.
 _NUMBERS = ("median_us", "p10_us", "p90_us", "runs", "undisturbed_us")
 #: Versions of one network: name to what is kept of each of its axes; nothing means all.
@@ -149,6 +151,7 @@ def _key(profile: DeviceProfile, operators: Sequence[Operator], networks: Versio
         [hardware.model, hardware.isa, str(hardware.cores)],
         # Both have a say in what is exported.
         [versions().get(package, "") for package in ("hwprune", "torch")],
+        _TIMED_AS,
     ]
     return hashlib.sha256(json.dumps(described).encode()).hexdigest()
 

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 WARMUP_RUNS, WARMUP_SECONDS = 20, 0.2
 #: Timed runs in a block before the next network has its turn.
 BLOCK = 20
+#: Runs that are not counted when a network has its turn, at most, and the time after which they are enough.
+SETTLING_RUNS, SETTLING_SECONDS = 20, 0.04
 #: Runs go on until the median's confidence interval is this narrow, or one of the bounds is reached.
 PRECISION = 0.004
 LEAST_RUNS, MOST_RUNS, MOST_SECONDS = 200, 4000, 20.0
@@ -67,8 +69,21 @@ def _turn(
     networks: Mapping[str, Callable[[], object]], samples: Mapping[str, list[float]], count: int
 ) -> None:
     for name, run in networks.items():
-        run()  # the other network has just left the caches its own
+        if len(networks) > 1:
+            _settle(run)
         samples[name] += _block(run, count)
+
+
+def _settle(run: Callable[[], object]) -> None:
+    """Runs a network until the caches are its own again, as they are where it runs by itself.
+
+    Another network has just left them its own, and one whose weights are about as large as the last level
+    takes many runs to win that back.
+    """
+    start, done = time.perf_counter(), 0
+    while not done or (done < SETTLING_RUNS and time.perf_counter() - start < SETTLING_SECONDS):
+        run()
+        done += 1
 
 
 def calm(samples: Mapping[str, list[float]]) -> dict[str, list[float]]:

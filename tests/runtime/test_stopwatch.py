@@ -56,6 +56,34 @@ def test_a_calm_machine_is_asked_no_longer_than_the_median_needs(clock: Clock) -
     assert calm(samples) == samples
 
 
+def test_what_a_network_takes_to_win_the_caches_back_does_not_count(clock: Clock) -> None:
+    """Twice as long in the first run after another network, then less and less, for 15 runs."""
+    last, run_since = "", 0
+
+    def run(name: str) -> None:
+        nonlocal last, run_since
+        run_since = run_since + 1 if name == last else 0
+        last = name
+        clock.microseconds += ALONE[name] * (1 + max(15 - run_since, 0) / 15)
+
+    samples = sample({name: partial(run, name) for name in ALONE}, None)
+    assert {name: set(values) for name, values in samples.items()} == {
+        name: {alone} for name, alone in ALONE.items()
+    }
+
+
+def test_networks_that_take_long_are_not_run_for_long_before_they_count(clock: Clock) -> None:
+    runs = {"dense": 0, "slim": 0}
+
+    def run(name: str) -> None:
+        runs[name] += 1
+        clock.microseconds += 1e5
+
+    samples = sample({name: partial(run, name) for name in runs}, 2 * BLOCK)
+    assert {name: len(values) for name, values in samples.items()} == {"dense": 2 * BLOCK, "slim": 2 * BLOCK}
+    assert runs == dict.fromkeys(runs, stopwatch.WARMUP_RUNS + 2 * (1 + BLOCK))
+
+
 def test_what_slows_down_one_network_more_than_the_other_is_waited_out(clock: Clock) -> None:
     # Busy for six seconds of eight, at the start, too.
     samples = sample(networks(clock, lambda now: now % 8 < 6), None)
