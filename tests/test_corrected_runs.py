@@ -9,16 +9,21 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 from profiles_here import shipped_as_here
 from safetensors.torch import load_file
 
+import hwprune
+from hwprune.closed_loop import Turn
+from hwprune.errors import InputError
 from hwprune.output_folder import STAGING
 from hwprune.pipeline import CORRECTIONS, compress
 from hwprune.runtime.bench import ThisMachine
 from hwprune.runtime.timing import Timing
 from hwprune.settings import Settings
-from hwprune.targets import Speedup
+from hwprune.targets import Keep, Speedup
 from hwprune.train.loop import Recipe
+from hwprune.workloads import make_model
 
 #: What the dense network takes.
 DENSE_US = 100.0
@@ -170,3 +175,48 @@ def test_what_nothing_is_left_of_is_delivered_as_it_is(tmp_path: Path) -> None:
     assert bench.finished == 1
     assert phases(tmp_path / "run") == ["dense", "prune"]
     assert any("nothing is left to take out" in line for line in listener.lines)
+
+
+def test_a_loop_of_ones_own_corrects_with_an_optimizer_of_its_own() -> None:
+    model = make_model("resnet8", in_channels=1, image_size=8, classes=4, seed=0)
+    images = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    profile = shipped_as_here()
+    bench = SlowInTheEnd(1.0)
+    job = hwprune.Compressor(model, images[:2], profile, Speedup(1.5), total_steps=2, bench=bench)
+
+    def train() -> None:
+        optimizer = job.wrap(torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9))
+        for _ in range(2):
+            optimizer.zero_grad()
+            model(images).square().mean().backward()
+            optimizer.step()
+
+    train()
+    before = job.finish().report
+    slim_us = 1.1 * DENSE_US / 1.5
+    timings = {name: Timing(us, us, us, 9) for name, us in (("dense", DENSE_US), ("slim", slim_us))}
+    turn = job.judged(timings)
+    assert turn is not None
+    assert turn.part == pytest.approx(1.1)
+    with pytest.raises(InputError, match="already wrapped"):
+        train()
+    job.correct(turn, images)
+    train()
+    after = job.finish().report
+    assert after.groups["kept"] < before.groups["kept"]
+    assert after.predicted_us["slim"] <= turn.corrected_us
+    assert [each.finished for each in after.turns][-1]
+    kept = job.known_miss()
+    assert kept is None  # of the smaller network nobody knows yet
+
+
+def test_single_weights_are_not_corrected() -> None:
+    model = make_model("resnet8", in_channels=1, image_size=8, classes=4, seed=0)
+    job = hwprune.Compressor(
+        model, torch.randn(2, 1, 8, 8), shipped_as_here(), Keep(0.5),
+        total_steps=2, granularity="weight", measure=False,
+    )  # fmt: skip
+    assert job.judged({}) is None
+    assert job.known_miss() is None
+    with pytest.raises(InputError, match="only networks that get smaller"):
+        job.correct(Turn(1.0, 1.0, 2.0, 1.0))
