@@ -54,6 +54,7 @@ class Turn:
         measurement: Key of the measurement (:func:`~hwprune.kept_measurements.measured_once`).
         reused: Whether an earlier run made it.
         finished: Whether the network was trained to the end and timed as it is delivered, by the medians.
+        disturbed: Whether something disturbed that timing, so that it says nothing.
     """
 
     limit_us: float
@@ -64,6 +65,7 @@ class Turn:
     measurement: str = ""
     reused: bool = False
     finished: bool = False
+    disturbed: bool = False
 
     @property
     def part(self) -> float:
@@ -74,6 +76,11 @@ class Turn:
     def safe(self) -> bool:
         """Whether a later measurement can be expected to meet the target, too."""
         return self.part <= 1 - SAFETY
+
+    @property
+    def missed(self) -> bool:
+        """Whether it takes longer than it may, and nothing disturbed that."""
+        return self.part > 1 and not self.disturbed
 
     @property
     def corrected_us(self) -> float:
@@ -232,7 +239,8 @@ def forget_disturbed(
     """Forgets what turns measured if something disturbed them: another run shall not choose by them again.
 
     The finished network shows it: it misses the target although it did not when it was chosen, or by more,
-    or it is much faster than then.
+    or it is much faster than then. One that was corrected shows it where it is much faster than the error of
+    the one before it foretold.
 
     Args:
         turns: Of the run.
@@ -242,6 +250,12 @@ def forget_disturbed(
     """
     chosen = next((turn for turn in turns if turn.limit_us == limit_us), None)
     if chosen is None:
+        return
+    before = next((turn for turn in reversed(turns) if turn.finished and turn.limit_us != limit_us), None)
+    if before is not None:
+        foretold = before.part * chosen.predicted_us / before.predicted_us
+        if chosen.part < foretold * (1 - MOST_WASTE):
+            forget(turn.measurement for turn in turns)
         return
     measured, allowed = decisive(timings, allowed_us)
     missed_by = timings["slim"].median_us / allowed_us(timings["dense"].median_us)

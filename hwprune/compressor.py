@@ -60,6 +60,9 @@ SHRINKING: dict[str, Callable[[Request], Scope]] = {
     "shape": ShapeScope,
 }
 
+#: Those of them whose networks become faster by the width of their axes.
+PRICED_BY_WIDTH = (CHANNEL, "channel+branch", "branch")
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Report:
@@ -270,16 +273,17 @@ class Compressor:
 
         self.proximal.after_settling = fit
 
-    def known_miss(self) -> Turn | None:
-        """What an earlier run found of a finished network as large as this one, where that missed the target.
+    def known(self) -> Turn | None:
+        """What an earlier run found of a finished network as large as this one.
 
-        Such runs keep it in the user's cache, so that equal runs come to equal networks.
+        Runs keep it in the user's cache and decide by it whether to correct a network, so that equal runs
+        come to equal networks.
 
         Returns:
             ``None`` where no run knows of one, or no latency is aimed at.
         """
         scope = self._scope
-        return scope.known_miss(self.proximal.alive) if isinstance(scope, WidthScope) else None
+        return scope.known(self.proximal.alive) if isinstance(scope, WidthScope) else None
 
     def judged(self, timings: Mapping[str, Timing]) -> Turn | None:
         """The finished network as one more turn of the closed loop.
@@ -288,8 +292,7 @@ class Compressor:
             timings: Of ``dense`` and ``slim``, as they are delivered.
 
         Returns:
-            ``None`` where no latency is aimed at, nothing is measured, groups do not make the network
-            smaller, or something disturbed the timing.
+            ``None`` where no latency is aimed at, nothing is measured, or groups are no channels or branches.
         """
         scope = self._scope
         return scope.judged(self.proximal.alive, timings) if isinstance(scope, WidthScope) else None
@@ -300,21 +303,23 @@ class Compressor:
         The optimiser is let go: wrap another one to train what is left, then :meth:`finish` again.
 
         Args:
-            turn: The finished network, from :meth:`judged` or :meth:`known_miss`.
+            turn: The finished network, from :meth:`judged` or :meth:`known`.
             inputs: What survivors are chosen and fitted by, as in :meth:`reconstruct_on`; ``None`` chooses
                 them by their norms.
 
         Raises:
-            InputError: If groups do not make the network smaller.
+            InputError: If groups are neither channels nor branches.
             TargetError: If nothing is left to take out that could make it so fast.
         """
         if not isinstance(self._scope, WidthScope):
             raise InputError(
-                "only networks that get smaller can be corrected",
+                "only networks that lose channels or branches can be corrected",
                 where="Compressor.correct",
-                expected="granularity channel or branch",
+                expected=f"granularity {', '.join(PRICED_BY_WIDTH)}",
             )
         self._scope.aim_lower(turn, self.proximal.alive)
+        self.proximal.after_settling = lambda: None
+        self._scope.allowance.rank = self._scope.allowance.by_norm
         if inputs is not None:
             self._reconstruct_on(inputs)
         self.proximal.settle_anew()

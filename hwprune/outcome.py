@@ -87,16 +87,21 @@ def _chosen(record: Record) -> Record | None:
     return next((turn for turn in turns if turn["limit_us"] == groups["budget"]), None)
 
 
+def _of_the_loop(record: Record) -> list[Record]:
+    """The turns in which networks were chosen, without those that were finished."""
+    return [turn for turn in record["turns"] if not turn.get("finished")]
+
+
 def _why_so_fast(record: Record) -> str:
     """Why it wastes so much; nothing where that is not known, since no turn was measured."""
-    turns, groups = record["turns"], record["groups"]
+    turns, groups = _of_the_loop(record), record["groups"]
     if groups["kept"] == groups["total"]:
         return "the dense network is fast enough"
     chosen = _chosen(record)
     if chosen is None:
         return ""
     if chosen.get("finished"):
-        return "it had missed its target when it was finished, and more was taken out"
+        return "an earlier network of it missed the target when it was finished, and more was taken out"
     part = chosen["measured_us"] / chosen["allowed_us"]
     if part * (1 + UNMENTIONED) > 1:
         return f"when it was chosen, it took {part:.0%} of what was allowed"
@@ -109,13 +114,17 @@ def _why_so_fast(record: Record) -> str:
 
 def _why_too_slow(record: Record) -> str:
     """Why it is too slow, by the turns or only in the end; nothing where that is not known."""
-    turns, chosen = record["turns"], _chosen(record)
+    turns, chosen = _of_the_loop(record), _chosen(record)
     if chosen is None:
         return ""
     took = f"took {chosen['measured_us']:.1f} us of {chosen['allowed_us']:.1f} us allowed"
     if chosen.get("finished"):
-        missed = sum(turn.get("finished", False) for turn in turns)
-        return f"finished and timed {missed} times, with more taken out each time, it {took} in the end"
+        times = sum(turn.get("finished", False) for turn in record["turns"])
+        while_disturbed = ", while something disturbed the machine" if chosen.get("disturbed") else ""
+        return (
+            f"finished and timed {times} times, in this run or an earlier one, with more taken out each "
+            f"time, it {took} in the end{while_disturbed}"
+        )
     if chosen["measured_us"] <= chosen["allowed_us"]:
         return f"when it was chosen, it {took}: the final measurement came out slower"
     # Where none is fast enough, the fastest is chosen.

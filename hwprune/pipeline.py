@@ -250,34 +250,28 @@ class _Job:
         """
         for phase in CORRECTIONS:
             if not from_first(partial(folder.has_checkpoint, phase)):
-                made = self._made_unless_corrected(staging)
-                if made is not None:
-                    return made
+                # What decided in one run decides in all: no timing is as quiet twice.
+                known = from_first(self.compressor.known)
+                made = None if known is not None and known.missed else self._made(staging)
+                turn = known if made is None or known is not None else made.turn
+                if turn is None or not turn.missed or not self._corrected(turn):
+                    return made or self._made(staging)
             history += self._train_corrected(phase, folder, shared)
         return self._made(staging)
 
-    def _made_unless_corrected(self, staging: Path | None) -> _Made | None:
-        """The network, rebuilt and timed; ``None`` where it misses its target and more was taken out."""
-        known = from_first(self.compressor.known_miss)
-        if known is not None and self._corrected(known):
-            return None
-        made = self._made(staging)
-        turn = made.turn
-        return made if turn is None or turn.part <= 1 or not self._corrected(turn) else None
-
     def _corrected(self, turn: Turn) -> bool:
-        """Takes out more of the network, where there is something left to take out."""
+        """Takes out more of a network that missed its target; false where nothing is left to take out."""
         settings = self.settings
         fitted = settings.reconstruct and settings.granularity in SHRINKING
         inputs = spread(self.dataset.train_images, settings.reconstruct) if fitted else None
         where = " in an earlier run" if turn.reused else ""
         took = f"finished, it took {turn.measured_us:.1f} us of {turn.allowed_us:.1f} us allowed{where}"
-        self.observer.note(f"{took}: taking out more, and training what is left")
         try:
             self.compressor.correct(turn, inputs)
         except TargetError as error:
-            self.observer.note(f"nothing is left to take out that would make it so fast: {error.expected}")
+            self.observer.note(f"{took}, and {error.what}: {error.expected}")
             return False
+        self.observer.note(f"{took}: more was taken out, and what is left is trained once more")
         return True
 
     def _train_corrected(self, phase: str, folder: OutputFolder, shared: Shared) -> list[dict[str, Any]]:
@@ -296,7 +290,8 @@ class _Job:
         timed = on_first(lambda: self._timed(result, staging))
         turn = from_first(lambda: None if timed is None else self.compressor.judged(timed.timings))
         report = result.report
-        if turn is not None and any(each.finished for each in report.turns):  # it was corrected before
+        corrected = any(each.finished for each in report.turns)
+        if turn is not None and (corrected or turn.part > 1):
             result = replace(result, report=replace(report, turns=(*report.turns, turn)))
         return _Made(result, timed, turn)
 
@@ -316,8 +311,23 @@ class _Job:
         for turn in result.report.turns:  # of a run that was interrupted, too; old ones do not tell
             if turn.dense_us:
                 patience.know(turn.dense_us)
-        timings = patience.least_disturbed(lambda: self.bench.time(deployed, profile))
+
+        def time_undisturbed() -> dict[str, Timing]:
+            return patience.least_disturbed(lambda: self.bench.time(deployed, profile))
+
+        timings = time_undisturbed()
+        if self._misses(
+            timings
+        ):  # which is worth a second look; which one counts is not the slim network's to say
+            timings = min(timings, time_undisturbed(), key=lambda each: each["dense"].undisturbed_us)
         return _Timed(paths["slim"], deployed, gap, timings)
+
+    def _misses(self, timings: Mapping[str, Timing]) -> bool:
+        """Whether the slim network takes longer than it may, by the medians."""
+        target = self.settings.target
+        if not isinstance(target, Speedup | LatencyUs):
+            return False
+        return timings["slim"].median_us > target.allowed_us(timings["dense"].median_us)
 
     def deliver(
         self, made: _Made, folder: OutputFolder, history: list[dict[str, Any]], masked: Path | None

@@ -93,7 +93,9 @@ def _epochs(record: Record) -> str:
     """How long the two networks were trained; given weights are not trained dense."""
     fine_tune = record.get("fine_tune") or record
     dense = 0 if record.get("weights") else record["epochs"]
-    return f"{dense} epochs dense and {fine_tune['epochs']} pruned"
+    corrections = sum(turn.get("finished", False) for turn in record["turns"][:-1])
+    more = f", and {corrections} more after it had missed its target" if corrections else ""
+    return f"{dense} epochs dense and {fine_tune['epochs']} pruned{more}"
 
 
 def _predictions(record: Record) -> Markup:

@@ -20,7 +20,6 @@ from hwprune.closed_loop import (
 )
 from hwprune.device.profile import DeviceProfile
 from hwprune.errors import TargetError
-from hwprune.graph.axes import BoolArray
 from hwprune.groups.costs import (
     MARGIN,
     Budget,
@@ -126,8 +125,8 @@ class WidthScope(Generic[Kind]):
     def _calibration_sample(self) -> Sequence[Widths]:
         """Widths to measure before training, the dense ones first."""
 
-    def known_miss(self, alive: Tensor) -> Turn | None:
-        """What an earlier run found of a finished network of these widths, where that missed the target.
+    def known(self, alive: Tensor) -> Turn | None:
+        """What an earlier run found of a finished network of these widths.
 
         Args:
             alive: Shape ``(members,)``: which members are left.
@@ -135,36 +134,35 @@ class WidthScope(Generic[Kind]):
         loop = self._loop
         if loop is None or not isinstance(self._request.target, Speedup | LatencyUs):
             return None
-        versions = _finished(loop.kept(self.groups.widths_of(alive)))
-        found = recalled(loop, self._predictor.operators, versions)
-        if found is None:
-            return None
-        turn = self._finished_turn(alive, found)
-        return turn if turn.part > 1 else None
+        found = recalled(loop, self._predictor.operators, self._versions(loop, alive))
+        return None if found is None else self._finished_turn(alive, found)
 
     def judged(self, alive: Tensor, timings: Mapping[str, Timing]) -> Turn | None:
-        """The finished network as a turn of the closed loop; kept for later runs where it misses the target.
+        """The finished network as a turn of the closed loop; kept for later runs unless it was disturbed.
 
         Args:
             alive: Shape ``(members,)``: which members are left.
             timings: Of ``dense`` and ``slim``, as they are delivered.
 
         Returns:
-            ``None`` where no latency is aimed at, nothing is measured, or something disturbed the timing:
-            that says nothing then.
+            ``None`` where no latency is aimed at, or nothing is measured.
         """
         loop = self._loop
         if loop is None or not isinstance(self._request.target, Speedup | LatencyUs):
             return None
         if loop.patience.is_disturbed(timings):
-            return None
-        found = Measurement({"dense": timings["dense"], FINISHED: timings["slim"]}, "", reused=False)
-        turn = self._finished_turn(alive, found)
-        if turn.part > 1:
-            versions = _finished(loop.kept(self.groups.widths_of(alive)))
-            key = kept(loop, self._predictor.operators, versions, found.timings).key
-            turn = replace(turn, measurement=key)
-        return turn
+            found = Measurement(_as_finished(timings), "", reused=False)
+            return replace(self._finished_turn(alive, found), disturbed=True)
+        versions, operators = self._versions(loop, alive), self._predictor.operators
+        if recalled(loop, operators, versions) is None:  # what decided for one run decides for all
+            found = kept(loop, operators, versions, _as_finished(timings))
+        else:
+            found = Measurement(_as_finished(timings), "", reused=False)
+        return self._finished_turn(alive, found)
+
+    def _versions(self, loop: DeviceLoop, alive: Tensor) -> Versions:
+        """What a finished network is compared with, as measurements are kept."""
+        return {"dense": {}, FINISHED: loop.kept(self.groups.widths_of(alive))}
 
     def _finished_turn(self, alive: Tensor, found: Measurement) -> Turn:
         target = self._request.target
@@ -194,12 +192,13 @@ class WidthScope(Generic[Kind]):
         least = smallest(self._aligns, self.groups.widths_of(alive), self.groups.fewest)
         least_us = float(self._predictor.latency_us(least))
         if least_us > turn.corrected_us:
-            raise out_of_reach(
-                turn.corrected_us,
-                turn.predicted_us,
-                least_us,
-                f"predicted for {narrowest(self.groups.fewest)}",
-                0.0,
+            took = turn.measured_us * least_us / turn.predicted_us
+            raise TargetError(
+                "nothing is left to take out that would make the network so fast",
+                expected=f"at least {took:.1f} us, going by what it takes now "
+                f"({narrowest(self.groups.fewest)}; an estimate)",
+                got=f"{turn.allowed_us:.1f} us",
+                hint="ask for less, prune something else, or start from another network",
             )
         self.allowance.limit, self._loop_is_over = turn.corrected_us, True
         self.allowance.record = [*self.allowance.record, asdict(turn)]
@@ -263,6 +262,6 @@ class WidthScope(Generic[Kind]):
         return widths
 
 
-def _finished(kept_of_each: Mapping[str, BoolArray]) -> Versions:
-    """What a finished network is compared with, as measurements are kept."""
-    return {"dense": {}, FINISHED: kept_of_each}
+def _as_finished(timings: Mapping[str, Timing]) -> dict[str, Timing]:
+    """Timings of what is delivered, by the names under which they are kept."""
+    return {"dense": timings["dense"], FINISHED: timings["slim"]}
