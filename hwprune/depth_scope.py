@@ -16,7 +16,7 @@ from hwprune.closed_loop import Predictor
 from hwprune.depth_widths import DepthPredictor, NarrowerRecordings, axes_within
 from hwprune.errors import GraphError
 from hwprune.graph.axes import BoolArray
-from hwprune.graph.branches import find_branches
+from hwprune.graph.branches import Branch, find_branches
 from hwprune.graph.coupling import find_axes
 from hwprune.graph.record import ExampleInputs
 from hwprune.groups.channel import ChannelGroups, Tail
@@ -54,7 +54,18 @@ class DepthScope(ChannelScope):
         of_axes = {module for axis in axes for module in producing_modules(axis)}
         of_branches = {name for branch in branches for name in (branch.name, *branch.modules)}
         axes = pin(axes, [name for name in request.keep if name not in of_branches - of_axes])
-        branches = pin_branches(branches, [name for name in request.keep if name in of_branches])
+        branches = _with_kept_layers(
+            pin_branches(branches, [name for name in request.keep if name in of_branches]), request.keep
+        )
+        whole = {name for branch in branches if branch.name in request.keep for name in branch.modules}
+        axes = tuple(
+            replace(axis, pinned=axis.pinned or "kept on request")
+            if any(
+                f"{module}.".startswith(f"{name}.") for module in producing_modules(axis) for name in whole
+            )
+            else axis
+            for axis in axes
+        )
         operators = all_operators(self._recording, [each for each in branches if each.pinned is None])
         self.profile = request.localized(operators)
         aligns = axis_aligns(axes, operators, self.profile)
@@ -165,3 +176,13 @@ class DepthScope(ChannelScope):
         steps = tuple((count, round(us, 2)) for count, us in enumerate(latencies))
         left = int((widths[places] > 0).all())
         return PlanRow(branch.name, 1, left, 1, tied, None, "branches", staircase=steps)
+
+
+def _with_kept_layers(branches: Sequence[Branch], keep: Sequence[str]) -> tuple[Branch, ...]:
+    """The branches; those stay that hold a layer which is to be kept."""
+    return tuple(
+        replace(branch, pinned=branch.pinned or "kept on request")
+        if any(f"{name}.".startswith(f"{module}.") for name in keep for module in branch.modules)
+        else branch
+        for branch in branches
+    )

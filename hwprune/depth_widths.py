@@ -183,8 +183,12 @@ class DepthPredictor:
 
     def _losses_of(self, operators: Sequence[_Known], branches: Sequence[Branch]) -> _Losses:
         """The losses of operators that are left without some branches; most were seen with others gone."""
-        if not all(each in self._losses for each in operators):
+        # Equal operators without a name of their own are told apart by nothing but their places.
+        told = all(operator.name and not before for operator, before in operators)
+        if not told or not all(each in self._losses for each in operators):
             inputs, outputs = self.recordings.without(branches).losses()
+            if not told:
+                return inputs, outputs
             self._losses.update(zip(operators, zip(inputs, outputs, strict=True), strict=True))
         rows = [self._losses[each] for each in operators]
         none = np.zeros((0, self.dense_widths.size), dtype=np.int64)

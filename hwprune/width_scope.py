@@ -19,7 +19,7 @@ from hwprune.closed_loop import (
     settle_on_device,
 )
 from hwprune.device.profile import DeviceProfile
-from hwprune.errors import TargetError
+from hwprune.errors import InputError, TargetError
 from hwprune.groups.costs import (
     MARGIN,
     Budget,
@@ -154,10 +154,11 @@ class WidthScope(Generic[Kind]):
             found = Measurement(_as_finished(timings), "", reused=False)
             return replace(self._finished_turn(alive, found), disturbed=True)
         versions, operators = self._versions(loop, alive), self._predictor.operators
-        if recalled(loop, operators, versions) is None:  # what decided for one run decides for all
+        known = recalled(loop, operators, versions)
+        if known is None:  # what decides for one run decides for all
             found = kept(loop, operators, versions, _as_finished(timings))
         else:
-            found = Measurement(_as_finished(timings), "", reused=False)
+            found = Measurement(_as_finished(timings), known.key, reused=False)
         return self._finished_turn(alive, found)
 
     def _versions(self, loop: DeviceLoop, alive: Tensor) -> Versions:
@@ -187,8 +188,16 @@ class WidthScope(Generic[Kind]):
             alive: Shape ``(members,)``: which members are left.
 
         Raises:
+            InputError: If the target is no latency.
             TargetError: If nothing is left to take out that could make it so fast.
         """
+        if not isinstance(self.allowance.budget, LatencyBudget):
+            raise InputError(
+                "only networks that are to meet a latency can be corrected",
+                where="Compressor.correct",
+                expected="a target of Speedup or LatencyUs",
+                got=type(self._request.target).__name__,
+            )
         least = smallest(self._aligns, self.groups.widths_of(alive), self.groups.fewest)
         least_us = float(self._predictor.latency_us(least))
         if least_us > turn.corrected_us:

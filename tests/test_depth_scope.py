@@ -182,7 +182,41 @@ def test_the_exported_network_has_no_trace_of_a_branch_that_is_gone(tmp_path):
     kinds = [operator.kind for operator in trace_operators(finished.model, IMAGES)]
     hwprune.export(finished.model, tmp_path / "slim.onnx", IMAGES)
     exported = [node.op_type for node in onnx.load(tmp_path / "slim.onnx").graph.node]
-    assert kinds.count("conv") == exported.count("Conv")
+    convolutions = sum(isinstance(module, nn.Conv2d) for module in Mixed().modules())
+    assert kinds.count("conv") == exported.count("Conv") == convolutions - 2
+
+
+class Unequal(nn.Module):
+    """A block whose shortcut makes channels of its own, as many as it reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 16, 3, padding=1)
+        self.body = Mixed._block(16, 32, 16)
+        self.shortcut = nn.Conv2d(16, 16, 1)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x).relu()
+        return self.head((self.shortcut(x) + self.body(x)).relu().mean((2, 3)))
+
+
+def test_a_branch_leaves_where_what_it_reads_becomes_narrower_than_what_it_is_added_to(tmp_path):
+    torch.manual_seed(0)
+    model = Unequal()
+    scope = scope_of(model)
+    groups = scope.groups
+    places = {axis.name: index for index, axis in enumerate(groups.axes)}
+    widths = groups.widths.copy()
+    widths[places["body.0"]] = 0
+    widths[places["stem"]] = 8
+    everybody = torch.ones(groups.member_count, dtype=torch.bool)
+    alive = groups.strongest(groups.member_norms(), everybody, widths)
+    with torch.no_grad():
+        groups.scale_(alive)
+    finished = scope.finish(model, alive, [IMAGES])
+    assert finished.max_abs_difference < 1e-5
+    assert finished.model.shortcut.weight.shape[:2] == (16, 8)
 
 
 def test_a_target_that_channels_alone_cannot_reach_is_reached():
@@ -224,6 +258,9 @@ def test_a_branch_or_a_layer_that_is_kept_stays():
     rows = {row.name: row for row in scope.preview().rows}
     assert rows["first"].reason == "kept on request"
     assert rows["inverted.0"].reason == "kept on request"
+    assert rows["first.0"].reason == "kept on request"
+    (outer,) = (row for row in scope_of(Mixed(), keep=["first.3"]).preview().rows if row.name == "first")
+    assert outer.reason == "kept on request"
     with pytest.raises(hwprune.HwpruneError, match="no such layer"):
         scope_of(Mixed(), keep=["nothing"])
 

@@ -73,11 +73,14 @@ def absences_in(
     names = [name for bypass in bypasses for name in bypass.branch.modules]
     with evaluation_mode(model):
         seen = _observe(model, names, example_inputs)
-    return {
-        name: absence
-        for bypass in bypasses
-        for name, absence in _forms(recording, bypass.branch, seen)[bypass.form].items()
-    }
+    found: dict[str, Absence] = {}
+    for bypass in bypasses:
+        first, last = (seen[bypass.branch.modules[place]][0] for place in (0, -1))
+        # What a branch reads and what it is added to need not be equally wide any more.
+        alike = last.outputs == (first.source,)
+        form = bypass.form if bypass.form or alike else 1
+        found |= _forms(recording, bypass.branch, seen)[form]
+    return found
 
 
 def prove_branches(
