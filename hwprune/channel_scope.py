@@ -49,7 +49,6 @@ class ChannelScope(WidthScope[ChannelGroups]):
     """
 
     def __init__(self, request: Request) -> None:
-        self._example_inputs = request.example_inputs
         predictor, operators = self._find(request)
         loop = DeviceLoop(
             partial(self._built, request.unsharded),
@@ -80,7 +79,16 @@ class ChannelScope(WidthScope[ChannelGroups]):
 
     def _built(self, model: nn.Module, kept: Mapping[str, BoolArray]) -> nn.Module:
         """A narrower copy of the network with what is kept of each axis, for its latency."""
-        return rebuild(model, self.groups.axes, kept)
+        slim = rebuild(model, self.groups.axes, self._outside(kept))
+        self._take_out(slim, kept)
+        return slim
+
+    def _outside(self, kept: Mapping[str, BoolArray]) -> Mapping[str, BoolArray]:
+        """What is kept of those axes that do not leave with a whole branch: of all, where none does."""
+        return kept
+
+    def _take_out(self, slim: nn.Module, kept: Mapping[str, BoolArray]) -> None:
+        """Takes branches out of a narrower network, in place, where they leave."""
 
     def rank_on(self, inputs: ExampleInputs) -> None:
         """Lets channels survive by what the layers that read them lose, not by their norms.
@@ -103,23 +111,25 @@ class ChannelScope(WidthScope[ChannelGroups]):
 
     def preview(self) -> Plan:
         """The plan before training: what may shrink, what cannot and why, and what it would free."""
-        dense = self.groups.widths
-        return make_plan(self._axes, self.groups, {}, self._staircases(dense), self._folded)
+        return self._plan_of(torch.ones(self.groups.member_count, dtype=torch.bool))
 
     def finish(
         self, trained: nn.Module, alive: Tensor, verification_inputs: Sequence[ExampleInputs]
     ) -> Finished:
-        """Rebuilds the network without the dead channels, and verifies it.
+        """Rebuilds the network without what is dead, and verifies it.
 
         Raises:
             VerificationError: If slim and masked differ.
         """
-        kept = self.groups.kept(alive)
-        axes = self.groups.axes
+        every, axes = self.groups.kept(alive), self.groups.axes
+        kept = dict(self._outside(every))
         slim = rebuild(trained, axes, kept)
         biases: tuple[str, ...] = ()
         if self._folded:
-            biases = fold_constants(trained, slim, axes, kept, self._example_inputs)
+            biases = fold_constants(trained, slim, axes, kept, self._request.example_inputs)
+        self._take_out(slim, every)
+        there = dict(slim.named_modules())
+        biases = tuple(name for name in biases if hasattr(there.get(name), "bias"))  # not in what left
         difference = verify(trained, slim, verification_inputs, axes=axes, kept=kept)
         plan = self._plan_of(alive)
         return Finished(slim, plan, axes, kept, difference.absolute, biases=biases)

@@ -61,7 +61,9 @@ SHRINKING: dict[str, Callable[[Request], Scope]] = {
 }
 
 #: Those of them whose networks become faster by the width of their axes.
-PRICED_BY_WIDTH = (CHANNEL, "channel+branch", "branch")
+PRICED_BY_WIDTH = tuple(
+    name for name, scope in SHRINKING.items() if isinstance(scope, type) and issubclass(scope, WidthScope)
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from hwprune.branch_scope import all_operators, pin_branches
@@ -14,22 +13,17 @@ from hwprune.channel_scope import ChannelScope
 from hwprune.channel_widths import predictor_of
 from hwprune.closed_loop import Predictor
 from hwprune.depth_widths import DepthPredictor, NarrowerRecordings, axes_within
-from hwprune.errors import GraphError
 from hwprune.graph.axes import BoolArray
 from hwprune.graph.branches import Branch, find_branches
 from hwprune.graph.coupling import find_axes
-from hwprune.graph.record import ExampleInputs
 from hwprune.groups.channel import ChannelGroups, Tail
 from hwprune.operators import Operator
 from hwprune.plan import Plan, PlanRow, axis_aligns, pin, producing_modules
 from hwprune.processes import from_first
-from hwprune.scope import Finished, Request
+from hwprune.scope import Request
 from hwprune.surgery.bypass import Bypass, absences_in, prove_branches
-from hwprune.surgery.fold import fold_constants
 from hwprune.surgery.prove import prove
-from hwprune.surgery.rebuild import rebuild
 from hwprune.surgery.stand_in import take_out
-from hwprune.surgery.verify import verify
 
 #: Why a branch stays that has no channels of its own.
 NO_CHANNELS = "none of its channels may leave by themselves"
@@ -100,55 +94,19 @@ class DepthScope(ChannelScope):
         )
         return predictor, operators
 
-    def finish(
-        self, trained: nn.Module, alive: Tensor, verification_inputs: Sequence[ExampleInputs]
-    ) -> Finished:
-        """Rebuilds the network without the dead channels and branches, and verifies it.
+    def _outside(self, kept: Mapping[str, BoolArray]) -> Mapping[str, BoolArray]:
+        inside = {name for _bypass, tail in self._gone(kept) for name in tail.axes}
+        return {name: mask for name, mask in kept.items() if name not in inside}
 
-        Raises:
-            VerificationError: If slim and masked differ.
-        """
-        kept, gone = self._parted(self.groups.kept(alive))
-        axes = self.groups.axes
-        slim = rebuild(trained, axes, kept)
-        biases: tuple[str, ...] = ()
-        if self._folded:
-            biases = fold_constants(trained, slim, axes, kept, self._example_inputs)
-        self._take_out(slim, gone)
-        there = {name for name, _module in slim.named_modules()}
-        biases = tuple(name for name in biases if name in there and hasattr(slim.get_submodule(name), "bias"))
-        difference = verify(trained, slim, verification_inputs, axes=axes, kept=kept)
-        return Finished(slim, self._plan_of(alive), axes, kept, difference.absolute, biases=biases)
-
-    def preview(self) -> Plan:
-        """The plan before training: what may leave, what cannot and why, and what it would free."""
-        return self._plan_of(torch.ones(self.groups.member_count, dtype=torch.bool))
-
-    def _built(self, model: nn.Module, kept: Mapping[str, BoolArray]) -> nn.Module:
-        kept, gone = self._parted(kept)
-        slim = rebuild(model, self.groups.axes, kept)
-        self._take_out(slim, gone)
-        return slim
-
-    def _parted(self, kept: Mapping[str, BoolArray]) -> tuple[dict[str, BoolArray], list[Bypass]]:
-        """What is kept of the axes outside of branches that are gone, and those branches."""
-        empty = {name for name, mask in kept.items() if not mask.any()}
-        gone = [(bypass, tail) for bypass, tail in self._tails if empty.intersection(tail.axes)]
-        inside = {name for _bypass, tail in gone for name in tail.axes}
-        if empty - inside:
-            raise GraphError(
-                "every channel of an axis would be cut",
-                where=", ".join(sorted(empty - inside)),
-                expected="at least one channel kept",
-                got=0,
-            )
-        stays = {name: mask for name, mask in kept.items() if name not in inside}
-        return stays, [bypass for bypass, _tail in gone]
-
-    def _take_out(self, slim: nn.Module, gone: Sequence[Bypass]) -> None:
-        """Takes branches out of a narrower network, in place."""
+    def _take_out(self, slim: nn.Module, kept: Mapping[str, BoolArray]) -> None:
+        gone = [bypass for bypass, _tail in self._gone(kept)]
         if gone:
-            take_out(slim, absences_in(slim, self._recording, gone, self._example_inputs))
+            take_out(slim, absences_in(slim, self._recording, gone, self._request.example_inputs))
+
+    def _gone(self, kept: Mapping[str, BoolArray]) -> list[tuple[Bypass, Tail]]:
+        """The branches of which some axis has no channel left."""
+        empty = {name for name, mask in kept.items() if not mask.any()}
+        return [(bypass, tail) for bypass, tail in self._tails if empty.intersection(tail.axes)]
 
     def _plan_of(self, alive: Tensor) -> Plan:
         """The axes, and after them the branches."""

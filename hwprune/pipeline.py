@@ -251,9 +251,11 @@ class _Job:
         for phase in CORRECTIONS:
             if not from_first(partial(folder.has_checkpoint, phase)):
                 # What decided in one run decides in all: no timing is as quiet twice.
-                known = from_first(self.compressor.known)
-                made = None if known is not None and known.missed else self._made(staging)
-                turn = known if made is None or known is not None else made.turn
+                turn = from_first(self.compressor.known)
+                made = None
+                if turn is None:
+                    made = self._made(staging)
+                    turn = made.turn
                 if turn is None or not turn.missed or not self._corrected(turn):
                     return made or self._made(staging)
             history += self._train_corrected(phase, folder, shared)
@@ -316,9 +318,8 @@ class _Job:
             return patience.least_disturbed(lambda: self.bench.time(deployed, profile))
 
         timings = time_undisturbed()
-        if self._misses(
-            timings
-        ):  # which is worth a second look; which one counts is not the slim network's to say
+        if self._misses(timings):
+            # Worth a second look; which of the two counts is not the slim network's to say.
             timings = min(timings, time_undisturbed(), key=lambda each: each["dense"].undisturbed_us)
         return _Timed(paths["slim"], deployed, gap, timings)
 

@@ -1,10 +1,12 @@
 """Whole branches, from the compressor's constructor to a saved folder."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
+import trained_on_noise
 from profiles_here import shipped_as_here
-from torch import nn
 
 import hwprune
 from hwprune.branch_scope import BranchScope
@@ -16,6 +18,7 @@ from hwprune.workloads import make_model
 
 IMAGES = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 STEPS = 30
+train = partial(trained_on_noise.train, steps=STEPS)
 
 
 def network(seed=0):
@@ -33,16 +36,6 @@ def compressor(model, target, **options):
         measure=False,
         **options,
     )
-
-
-def train(model, optimizer, steps=STEPS):
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(steps):
-        labels = torch.randint(0, 4, (16,), generator=generator)
-        images = torch.randn(16, 1, 8, 8, generator=generator) + labels.view(-1, 1, 1, 1)
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(images), labels).backward()
-        optimizer.step()
 
 
 @pytest.mark.parametrize("penalty", ["envelope", "magnitude", "group-lasso", "half-space"])

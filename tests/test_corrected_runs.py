@@ -12,6 +12,7 @@ import pytest
 import torch
 from profiles_here import shipped_as_here
 from safetensors.torch import load_file
+from silent import Silent
 
 import hwprune
 from hwprune.closed_loop import Turn
@@ -51,28 +52,23 @@ class SlowInTheEnd(ThisMachine):
         return {name: Timing(us, us, us, 9) for name, us in took.items()}
 
 
-class Listener:
-    """An observer that remembers the lines, and interrupts a training where it is told to.
+class Listener(Silent):
+    """An observer that interrupts a training where it is told to.
 
     Args:
         interrupted: The name of that training.
     """
 
     def __init__(self, interrupted: str = "") -> None:
-        self.lines: list[str] = []
+        super().__init__()
         self._interrupted, self._phase = interrupted, ""
 
-    def note(self, line: str) -> None:
-        self.lines.append(line)
-
-    def phase(self, name: str, *_told: object) -> None:
-        self._phase = name
+    def phase(self, *told: object) -> None:
+        self._phase = str(told[0])
 
     def batch(self, *_told: object) -> None:
         if self._phase == self._interrupted:
             raise KeyboardInterrupt
-
-    def epoch(self, *_told: object) -> None: ...
 
 
 def settings(**others: Any) -> Settings:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import onnx
 import pytest
 import torch
+import trained_on_noise
 from profiles_here import shipped_as_here
 from torch import nn
 
@@ -22,6 +25,7 @@ from hwprune.workloads import make_model
 
 IMAGES = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 STEPS = 30
+train = partial(trained_on_noise.train, steps=STEPS)
 
 
 class Mixed(nn.Module):
@@ -86,16 +90,6 @@ def scope_of(model, target=None, **options):
             measure=False, notify=lambda _line: None, patience=Patience(pytest.fail),
         )
     )  # fmt: skip
-
-
-def train(model, optimizer, steps=STEPS):
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(steps):
-        labels = torch.randint(0, 4, (16,), generator=generator)
-        images = torch.randn(16, 1, 8, 8, generator=generator) + labels.view(-1, 1, 1, 1)
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(images), labels).backward()
-        optimizer.step()
 
 
 def test_what_may_leave_with_its_channels_and_what_may_not():

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from profiles_here import shipped_as_here
+from silent import Silent
 
 from hwprune.pipeline import compress
 from hwprune.runtime import patience
@@ -42,20 +43,6 @@ class Disturbed(ThisMachine):
         sizes = {name: path.stat().st_size for name, path in paths.items()}
         took = {name: DENSE_US * slower * size / sizes["dense"] for name, size in sizes.items()}
         return {name: Timing(us, us, us, 9) for name, us in took.items()}
-
-
-class Silent:
-    """An observer that remembers the lines."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def note(self, line: str) -> None:
-        self.lines.append(line)
-
-    def phase(self, *_told: object) -> None: ...
-    def batch(self, *_told: object) -> None: ...
-    def epoch(self, *_told: object) -> None: ...
 
 
 def test_every_turn_and_the_final_timing_wait_for_the_disturbance_to_end(

@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+import trained_on_noise
 from torch import nn
 
 import hwprune
@@ -14,6 +15,7 @@ from hwprune.groups import MASKED
 from hwprune.groups.block import BlockGroups
 
 STEPS = 40
+train = partial(trained_on_noise.train, steps=STEPS)
 
 
 def network():
@@ -31,16 +33,6 @@ def compressor(model, target, **options):
 
 
 masking = partial(compressor, granularity="weight")
-
-
-def train(model, optimizer, steps=STEPS):
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(steps):
-        labels = torch.randint(0, 4, (16,), generator=generator)
-        images = torch.randn(16, 1, 8, 8, generator=generator) + labels.view(-1, 1, 1, 1)
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(images), labels).backward()
-        optimizer.step()
 
 
 def test_weights_end_as_zeros_in_a_model_of_the_same_shape(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from torch import nn
+from trained_on_noise import train
 
 import hwprune
 from hwprune import shape_choice, shape_scope
@@ -47,13 +48,7 @@ def trained(measure, keep=0.4):
         measure=measure,
     )
     optimizer = job.wrap(torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9))
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(STEPS):
-        labels = torch.randint(0, 4, (16,), generator=generator)
-        images = torch.randn(16, 1, 8, 8, generator=generator) + labels.view(-1, 1, 1, 1)
-        optimizer.zero_grad()
-        nn.functional.cross_entropy(model(images), labels).backward()
-        optimizer.step()
+    images = train(model, optimizer, STEPS)
     return model, job.finish([images])
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from silent import Silent
 
 from hwprune.device.library import load_profile
 from hwprune.errors import ArtifactError, RuntimeUnavailableError, WorkloadError
@@ -27,21 +28,6 @@ from hwprune.variants_page import VariantsFolder
 
 DEVICE = "any-cpu-ort"
 LOOSE, TIGHT = (f"lenet5-{DEVICE}-keep-{value}" for value in ("0.7", "0.4"))
-
-
-class Silent:
-    """An observer that remembers the lines."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def note(self, line: str) -> None:
-        self.lines.append(line)
-
-    def phase(self, *_told: object) -> None: ...
-    def batch(self, *_told: object) -> None: ...
-    def epoch(self, *_told: object) -> None: ...
-    def tasks(self, *_told: object) -> None: ...
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,7 @@ from typing import Any
 import click
 import pandas as pd
 from bench_pages import machine_line, write_page
+from compared_commands import options, targets, words
 from safetensors.torch import save_file
 
 from hwprune.files import replacing
@@ -243,50 +244,36 @@ def dense_weights(chain: Path) -> Path:
     return path
 
 
-def sides_of(work: Path, seed: int, options: Sequence[str], speedups: Sequence[float]) -> dict[str, Side]:
+def sides_of(work: Path, seed: int, command: Sequence[str], speedups: Sequence[float]) -> dict[str, Side]:
     """Makes what is missing of one seed and reads all of it."""
-    seeded = [*options, "--seed", str(seed)]
-    targets = {speedup: ["--speedup", f"{speedup:g}"] for speedup in speedups}
+    seeded = [*command, "--seed", str(seed)]
     sides = {}
     for name, extra in GRIDS.items():
         folder = work / f"{seed}-{name.replace(' ', '-')}"
-        run(folder, [*seeded, *(word for words in targets.values() for word in words), *extra])
+        run(folder, [*seeded, *targets(speedups), *extra])
         sides[name] = read_side(folders_of(folder))
     chain = work / f"{seed}-{ONE.replace(' ', '-')}"
     alone = {
         target: work / f"{seed}-{OWN.replace(' ', '-')}" / f"{target:g}" for target in sides[ONE].accuracies
     }
     for target, folder in alone.items():
-        run_alone(folder, [*seeded, *targets[target]], chain)
+        run_alone(folder, [*seeded, *targets([target])], chain)
     return {**sides, OWN: read_side(alone, sides[ONE].dense_seconds)}
 
 
 @click.command()
-@click.option("--out", type=click.Path(path_type=Path), help="Where the page goes; shown by default.")
-@click.option("--work", type=click.Path(path_type=Path), default=Path("budgets-work"), show_default=True)
-@click.option("--model", default="resnet20", show_default=True)
-@click.option("--data", default="fashion-mnist", show_default=True)
-@click.option("--device", default="x86-avx2-ort", show_default=True)
-@click.option("--images", default=10000, show_default=True, help="Training images.")
-@click.option("--epochs", default=5, show_default=True)
-@click.option("--batch-size", default=64, show_default=True)
-@click.option("--seeds", default=3, show_default=True)
-@click.option("--speedup", "speedups", type=float, multiple=True, default=(1.5, 2.0, 3.0), show_default=True)
-def main(
-    out: Path | None, work: Path, model: str, data: str, device: str, images: int, epochs: int,
-    batch_size: int, seeds: int, speedups: tuple[float, ...],
-) -> None:  # fmt: skip
+@options(work="budgets-work", device="x86-avx2-ort", images=10000, speedups=(1.5, 2.0, 3.0))
+def main(out: Path | None, work: Path, seeds: int, speedups: tuple[float, ...], **asked: Any) -> None:
     """Runs what is missing and writes the page."""
-    options = ["--model", model, "--data", data, "--device", device, "--epochs", str(epochs)]
-    options += ["--train-images", str(images), "--batch-size", str(batch_size)]
-    seeds_sides = [sides_of(work, seed, options, speedups) for seed in range(seeds)]
-    asked = [*options, *(word for speedup in speedups for word in ("--speedup", f"{speedup:g}"))]
+    command = words(asked)
+    seeds_sides = [sides_of(work, seed, command, speedups) for seed in range(seeds)]
+    shown = shlex.join([*command, *targets(speedups)])
     write_page(
         [
             "# Several targets from one training",
             "",
             f"Written by `tools/compare_budgets.py`, {seeds} seeds. One run: `hwprune prune",
-            f"{shlex.join(asked)}`, each network fine-tuned from the one at the looser target.",
+            f"{shown}`, each network fine-tuned from the one at the looser target.",
             "Own runs: `hwprune prune --weights` with one target and the dense weights of the one run, for",
             "all the epochs, as `hwprune prune` with one target does it. From scratch: the one run's command",
             "with `--from-scratch`, each network pruned from random weights for all the epochs.",

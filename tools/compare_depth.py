@@ -19,6 +19,7 @@ from typing import Any
 
 import click
 from bench_pages import machine_line, write_page
+from compared_commands import options, targets, words
 
 from hwprune.output_folder import REPORT_FILE
 from hwprune.report import read_json
@@ -155,35 +156,21 @@ def _mean_of(values: Sequence[float], form: str) -> str:
 
 
 @click.command()
-@click.option("--out", type=click.Path(path_type=Path), help="Where the page goes; shown by default.")
-@click.option("--work", type=click.Path(path_type=Path), default=Path("depth-work"), show_default=True)
-@click.option("--model", default="resnet20", show_default=True)
-@click.option("--data", default="fashion-mnist", show_default=True)
-@click.option("--device", default="x86-avx512-ort", show_default=True)
-@click.option("--images", default=6000, show_default=True, help="Training images.")
-@click.option("--epochs", default=5, show_default=True)
-@click.option("--batch-size", default=64, show_default=True)
-@click.option("--seeds", default=3, show_default=True)
-@click.option("--speedup", "speedups", type=float, multiple=True, default=(2.0, 3.0, 4.0), show_default=True)
-def main(
-    out: Path | None, work: Path, model: str, data: str, device: str, images: int, epochs: int,
-    batch_size: int, seeds: int, speedups: tuple[float, ...],
-) -> None:  # fmt: skip
+@options(work="depth-work", device="x86-avx512-ort", images=6000, speedups=(2.0, 3.0, 4.0))
+def main(out: Path | None, work: Path, seeds: int, speedups: tuple[float, ...], **asked: Any) -> None:
     """Runs what is missing and writes the page."""
-    options = ["--model", model, "--data", data, "--device", device, "--epochs", str(epochs)]
-    options += ["--train-images", str(images), "--batch-size", str(batch_size)]
-    options += [word for speedup in speedups for word in ("--speedup", f"{speedup:g}")]
+    command = [*words(asked), *targets(speedups)]
     found = []
     for seed in range(seeds):
         for name in SIDES:
-            run(work / f"{seed}-{name}", [*options, "--seed", str(seed), "--granularity", name])
+            run(work / f"{seed}-{name}", [*command, "--seed", str(seed), "--granularity", name])
         found.append({name: read_side(work / f"{seed}-{name}") for name in SIDES})
     write_page(
         [
             "# Channels alone, and channels with branches",
             "",
             f"Written by `tools/compare_depth.py`, {seeds} seeds: `hwprune prune",
-            f"{shlex.join(options)}`",
+            f"{shlex.join(command)}`",
             "with `--granularity channel` and with `--granularity channel+branch`, each network fine-tuned",
             "from the one at the looser target. Accuracies in percent, mean and standard deviation;",
             "speed-ups are measured.",
