@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import click
@@ -39,6 +40,8 @@ STEP = 1e-3
 LEARNING_RATE, MOMENTUM = 0.1, 0.9
 #: A peer that took longer than this for one call is not asked again, nor for more groups.
 PATIENCE_S = 20.0
+#: What takes longer than this wins the caches back within its own run.
+SETTLES_ITSELF_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,29 +118,53 @@ def peer_difference(problem: Problem, peer: Peer) -> float:
     return float((torch.from_numpy(peer.point()) / problem.norms.double() - factors).abs().max())
 
 
-def time_size(
-    groups: int, repeats: int, peer: Peer | None, device: str = "cpu"
-) -> tuple[dict[str, list[float]], float | None]:
-    """Seconds of everybody at one size, and how far the peer's result is from ours."""
-    problem = Problem.draw(groups, device)
-    check_sorted(problem)
-    calls = contestants(problem)
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    if peer is not None:
-        peer.set_problem(problem.norms.double().numpy())
-        seconds["ModOpt"] = []
-    for call in calls.values():
-        call()
-    for _ in range(repeats):
-        for name, call in calls.items():
-            _wait(device)
-            started = time.perf_counter()
+def time_sizes(
+    sizes: Sequence[int], repeats: int, peer: Peer | None, device: str = "cpu"
+) -> tuple[dict[int, dict[str, list[float]]], list[float]]:
+    """Seconds of everybody by size, and how far the peer's results are from ours.
+
+    Sizes take turns as well, so that a noisy stretch of the machine befalls all of them alike.
+    """
+    problems = {groups: Problem.draw(groups, device) for groups in sorted(sizes)}
+    calls = {groups: contestants(problem) for groups, problem in problems.items()}
+    seconds: dict[int, dict[str, list[float]]] = {
+        groups: {name: [] for name in [*named, *(["ModOpt"] if peer is not None else [])]}
+        for groups, named in calls.items()
+    }
+    differences: list[float] = []
+    for groups, problem in problems.items():
+        check_sorted(problem)
+        for call in calls[groups].values():
             call()
-            _wait(device)
-            seconds[name].append(time.perf_counter() - started)
-        if peer is not None and max(seconds["ModOpt"], default=0.0) < PATIENCE_S:
-            seconds["ModOpt"].append(peer.seconds(problem.budget, STRENGTH))
-    return seconds, peer_difference(problem, peer) if peer is not None else None
+    asked = len(problems)
+    for turn in range(repeats):
+        for place, (groups, problem) in enumerate(problems.items()):
+            for name, call in calls[groups].items():
+                seconds[groups][name].append(_settled(partial(_seconds, call, device)))
+            if peer is None or place >= asked:
+                continue
+            peer.set_problem(problem.norms.double().numpy())
+            seconds[groups]["ModOpt"].append(_settled(partial(peer.seconds, problem.budget, STRENGTH)))
+            if not turn:
+                differences.append(peer_difference(problem, peer))
+            if seconds[groups]["ModOpt"][-1] > PATIENCE_S:
+                asked = place
+    return seconds, differences
+
+
+def _settled(turn: Callable[[], float]) -> float:
+    """The seconds of a turn that finds the caches its own, not those of whoever was timed before."""
+    taken = turn()
+    return taken if taken > SETTLES_ITSELF_S else turn()
+
+
+def _seconds(call: Callable[[], object], device: str) -> float:
+    """What one call takes."""
+    _wait(device)
+    started = time.perf_counter()
+    call()
+    _wait(device)
+    return time.perf_counter() - started
 
 
 def _wait(device: str) -> None:
@@ -161,7 +188,9 @@ def as_markdown(
         f"Written by `tools/bench_prox.py`: log-normal norms, {KEPT:.0%} of the groups may stay, strength",
         f"{STRENGTH}; float32 but for ModOpt (float64, plain form). *Warm* starts from the root of the step",
         f"before, from which every norm has moved by about {STEP:.1%}; *sorted* sorts all breakpoints; *SGD*",
-        "is an in-place update of as many floats with momentum. All were timed in turns.",
+        "is an in-place update of as many floats with momentum. All were timed in turns, and the sizes as",
+        f"well; runs of less than {SETTLES_ITSELF_S} s follow an uncounted one of the same, for the caches",
+        "that others have left.",
         "",
         f"{machine_line(device)} {repeats} runs each. ModOpt: {remark}{agreement}.",
         "",
@@ -209,7 +238,7 @@ def _row(groups: int, seconds: dict[str, list[float]]) -> str:
         f"{median['cold'] / median['SGD']:.2f}",
         f"{median['cold'] / groups * 1e9:.2f}",
         _cell(seconds["sorted"]),
-        _cell(seconds["ModOpt"]) if "ModOpt" in seconds else "not run",
+        _cell(seconds["ModOpt"]) if seconds.get("ModOpt") else "not run",
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -239,19 +268,15 @@ def main(
     """Times one proximal step against the number of groups."""
     torch.set_num_threads(threads)
     peer = peer and device == "cpu"
-    results, differences, remark = {}, [], f"`{PACKAGES[0]}`"
+    remark = f"`{PACKAGES[0]}`"
     with contextlib.ExitStack() as open_peers:
         rival: Peer | None = None
         try:
             rival = open_peers.enter_context(Peer(environment)) if peer else None
         except PeerUnavailableError as error:
             remark = f"not available ({error})"
-        for size in sizes.split(","):
-            groups = int(float(size))
-            results[groups], difference = time_size(groups, repeats, rival, device)
-            differences += [] if difference is None else [difference]
-            if max(results[groups].get("ModOpt", [0.0])) > PATIENCE_S:
-                rival = None
+        wanted = [int(float(size)) for size in sizes.split(",")]
+        results, differences = time_sizes(wanted, repeats, rival, device)
     write_page(as_markdown(results, repeats, remark if peer else "not asked for", differences, device), out)
 
 

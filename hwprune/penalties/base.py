@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Protocol, Self, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -302,6 +303,16 @@ def whole_budget(budget: Tensor) -> Tensor:
     """
     near = budget.round()
     return torch.where((budget - near).abs() <= COST_ROUNDING * near, near, budget)
+
+
+def whole_number(budget: float) -> float:
+    """:func:`whole_budget` of one number; a tensor of it would be felt in a training step.
+
+    >>> whole_number(0.57 * 100), whole_number(2.5), whole_number(float("inf"))
+    (57.0, 2.5, inf)
+    """
+    near = float(np.rint(budget))
+    return near if abs(budget - near) <= COST_ROUNDING * near else budget
 
 
 def fitted(name: str, weights: Tensor | None, norms: Tensor) -> Tensor:

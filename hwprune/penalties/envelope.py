@@ -25,6 +25,7 @@ from hwprune.penalties.base import (
     in_rows,
     only_number,
     whole_budget,
+    whole_number,
 )
 from hwprune.penalties.corners import corner_factors
 from hwprune.penalties.firm import GREATEST_RATIO, UNBOUNDED, FirmRow
@@ -200,8 +201,7 @@ class GroupEnvelope:
         start = _checked_start(start, shape)
         row, budget = self._firm_row(norms, strength, greatest), only_number(self.budget)
         if row is not None and budget is not None:
-            whole = float(whole_budget(torch.tensor(budget, dtype=torch.float64)))
-            root = row.root(whole, None if start is None else float(start))
+            root = row.root(whole_number(budget), None if start is None else float(start))
             if root < UNBOUNDED:  # else everything fits, or norms are too small for float32
                 row.factors_into(factors.view(-1), root)
                 return Solution(factors, norms.new_full(shape, root, dtype=torch.float64))
