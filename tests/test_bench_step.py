@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+PARTS = {"proximal step": 4.0, "norms": 1.0, "root and factors": 0.5, "scaling": 2.0, "bundling": 9.0}
+
 
 @pytest.fixture(scope="module")
 def bench(load_tool):
@@ -55,12 +57,26 @@ def test_the_first_timed_step_bundles_anew(bench):
     assert bundled == [first, first + bench.WARMUP]
 
 
+@pytest.mark.parametrize("granularity", ["channel", "weight"])
+def test_the_parts_of_a_proximal_step_are_within_it(bench, granularity):
+    trainer = bench.Trainer("lenet5", granularity, bench.Setting(), wrapped=True)
+    parts = trainer.parts_ms(torch.randn(2, 3, 32, 32), torch.arange(2))
+    assert set(parts) == set(PARTS)
+    assert min(parts[name] for name in ("norms", "root and factors", "scaling")) > 0
+    assert parts["norms"] + parts["root and factors"] + parts["scaling"] < parts["proximal step"]
+
+
+def test_the_mean_of_pairs_has_an_error(bench):
+    assert bench._mean([1.0, 1.1, 1.2]) == "1.1000 (0.0577)"
+
+
 def test_the_page_says_what_is_met(bench):
     results = [
-        bench.Overhead("resnet18", "channel", (10.0,), (1.04,), 0.01, 0.02),
-        bench.Overhead("lenet5", "weight", (10.0,), (9.0,), 0.2, 2.5),
+        bench.Overhead("resnet18", "channel", (10.0,), (1.04,), 0.01, 0.02, PARTS),
+        bench.Overhead("lenet5", "weight", (10.0,), (9.0,), 0.2, 2.5, PARTS),
     ]
     page = bench.as_markdown(results, bench.Setting())
+    assert "| lenet5, weights | 4.00 | 1.00 | 0.50 | 2.00 | 9.00 |" in page
     assert page[-3:] == [
         "- resnet18, channels, wrapped / plain: 1.04, at most 1.03 wanted: missed",
         "- resnet18, channels, memory: 0.02, at most 0.05 wanted: met",
@@ -82,6 +98,6 @@ def test_steps_are_taken_in_the_precision_and_layout_that_are_asked_for(bench, d
 
 
 def test_a_gpu_has_a_figure_of_its_own(bench):
-    results = [bench.Overhead("resnet18", "channel", (10.0,), (1.025,), 0.01, 0.02)]
+    results = [bench.Overhead("resnet18", "channel", (10.0,), (1.025,), 0.01, 0.02, PARTS)]
     verdicts = bench._verdicts(results, bench.Setting("cuda"))
     assert verdicts[0] == "- resnet18, channels, wrapped / plain: 1.02, at most 1.02 wanted: missed"

@@ -6,16 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 from click.testing import CliRunner
-from torch import nn
 
-from hwprune.groups.block import BlockGroups
-from hwprune.penalties import nm_mask, sr_ste_gradient
 from hwprune.workloads import Dataset
-
-
-@pytest.fixture
-def sr_ste(load_tool):
-    return load_tool("sr_ste")
 
 
 @pytest.fixture
@@ -81,21 +73,3 @@ def test_layers_that_blocks_do_not_divide_are_left_out_of_the_count(runs):
         outcome = runs.train(run_of(runs, "1:4", method, network="lenet5"))
         assert outcome.kept == outcome.total // 4
         assert outcome.total == 50 * 20 * 25 + 500 * 50 * 4 + 4 * 500
-
-
-def test_sr_ste_trains_the_dense_weights_through_the_masked_ones(sr_ste):
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(4, 3, 2), nn.Flatten(), nn.Linear(12, 2))
-    weight = model[2].weight.detach().clone()
-    mask = nm_mask(weight, 1, 4)
-    inputs = torch.randn(5, 4, 3, 3)
-    with sr_ste.masked_forward(model, BlockGroups(model), 1):
-        hidden = model[1](model[0](inputs)).detach()
-        model(inputs).square().sum().backward()
-        gradient = model[2].parametrizations.weight.original.grad
-        masked = (weight * mask).requires_grad_()
-        nn.functional.linear(hidden, masked, model[2].bias).square().sum().backward()
-        torch.testing.assert_close(gradient, sr_ste_gradient(masked.grad, weight, mask))
-        assert (gradient[~mask] != 0).any()
-    assert torch.equal(model[2].weight, weight * mask)
-    assert (model[0].weight.movedim(1, -1).reshape(-1, 4) != 0).sum(-1).eq(1).all()

@@ -227,7 +227,7 @@ def _verdicts(results: dict[int, dict[str, list[float]]]) -> list[str]:
 
 
 def _row(groups: int, seconds: dict[str, list[float]]) -> str:
-    median = {name: percentiles(values)[0] for name, values in seconds.items()}
+    median = {name: percentiles(values)[0] for name, values in seconds.items() if values}
     cells = [
         f"{groups:,}",
         _cell(seconds["SGD"]),

@@ -9,11 +9,14 @@ the first timed step is one that bundles the groups anew. The memory is that of 
 
 from __future__ import annotations
 
+import cProfile
 import gc
+import pstats
 import random
+import statistics
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -52,6 +55,15 @@ WANTED_RATIO = {"resnet18, channels": 1.03, "mobilenetv1, channels": 1.05, "resn
 #: The same on a GPU.
 WANTED_RATIO_CUDA = {"resnet18, channels": 1.02}
 WANTED_MEMORY = {"channel": 0.05, "weight": 2.0}
+#: What a proximal step does, to the functions that do it.
+WHOLE, BUNDLING = "proximal step", "bundling"
+PARTS: Mapping[str, frozenset[str]] = {
+    "norms": frozenset({"member_norms"}),
+    "root and factors": frozenset({"solve"}),
+    "scaling": frozenset({"scale_"}),
+}
+#: Proximal steps that are profiled.
+PROFILED = 5
 ALIGN = 8
 CLASSES = 10
 
@@ -119,6 +131,7 @@ class Overhead:
         ratios: Wrapped over plain, pair by pair.
         kept: Floats that are held between steps, as a fraction of the parameters.
         memory: The most floats that are held at any time of any step, those included.
+        parts: Milliseconds of a proximal step by what it does, see :meth:`Trainer.parts_ms`.
     """
 
     model: str
@@ -127,6 +140,7 @@ class Overhead:
     ratios: tuple[float, ...]
     kept: float
     memory: float
+    parts: Mapping[str, float]
 
     @property
     def name(self) -> str:
@@ -226,6 +240,24 @@ class Trainer:
         floats = 4 * sum(parameter.numel() for parameter in self._model.parameters())
         return kept / floats, most / floats
 
+    def parts_ms(self, images: Tensor, labels: Tensor) -> dict[str, float]:
+        """Milliseconds of one proximal step after a training step's passes, by what it does; medians.
+
+        A profiler of Python functions counts; what it costs itself is in the times. *Bundling* is what a step
+        takes longer that bundles and prices the groups anew.
+        """
+        assert self.proximal is not None  # asked of wrapped trainings only
+        spent: dict[str, list[float]] = {name: [] for name in (WHOLE, *PARTS, BUNDLING)}
+        for _ in range(PROFILED):
+            self.proximal.step = START + WARMUP + 1
+            self.step_ms(images, labels)
+            usual = profiled_ms(self.proximal.after_step)
+            self.proximal.step = START + WARMUP
+            rare = profiled_ms(self.proximal.after_step)[WHOLE]
+            for name, taken in {**usual, BUNDLING: rare - usual[WHOLE]}.items():
+                spent[name].append(taken)
+        return {name: statistics.median(taken) for name, taken in spent.items()}
+
     def _bury(self) -> None:
         """Kills the half that has to go, as a ramp has by its end."""
         assert self.proximal is not None  # asked of wrapped trainings only
@@ -233,6 +265,18 @@ class Trainer:
         with torch.no_grad():
             self.proximal.groups.scale_(norms > norms.median())
         self.proximal.bury_zeros()
+
+
+def profiled_ms(after_step: Callable[[], None]) -> dict[str, float]:
+    """Milliseconds of a proximal step and, within it, of each of :data:`PARTS`."""
+    profile = cProfile.Profile()
+    profile.runcall(after_step)
+    found: Any = pstats.Stats(profile)
+    spent = dict.fromkeys((WHOLE, *PARTS), 0.0)
+    for (_file, _line, function), (_calls, _all, _own, whole, _callers) in found.stats.items():
+        for name, functions in {WHOLE: {"after_step"}, **PARTS}.items():
+            spent[name] += 1e3 * whole if function in functions else 0.0
+    return spent
 
 
 def _wait(images: Tensor) -> None:
@@ -254,7 +298,9 @@ def compare(name: str, granularity: str, steps: int, setting: Setting) -> Overhe
         if pair >= 0:
             plain.append(spent[False])
             ratios.append(spent[True] / spent[False])
-    return Overhead(name, granularity, tuple(plain), tuple(ratios), *trainers[True].memory())
+    wrapped = trainers[True]
+    parts = wrapped.parts_ms(images, labels)
+    return Overhead(name, granularity, tuple(plain), tuple(ratios), *wrapped.memory(), parts)
 
 
 def as_markdown(results: Sequence[Overhead], setting: Setting) -> list[str]:
@@ -265,25 +311,56 @@ def as_markdown(results: Sequence[Overhead], setting: Setting) -> list[str]:
         "Written by `tools/bench_step.py`: whole steps of SGD with momentum on batches of",
         f"{setting.told()};",
         f"channels in bundles of {ALIGN}, or single weights, half of them to go. Plain and wrapped",
-        "steps alternate in pairs; the ratio is that of a pair, its median with the 10th and 90th",
-        f"percentile. Groups are bundled anew in the first pair and every {REFRESH_EVERY} steps from there.",
-        "Kept is what pruning holds between steps, memory the most that it holds at any time of a step in",
-        "the ramp, of one that bundles anew, or of the settling, both in floats over the number of",
-        "parameters.",
+        "steps alternate in pairs; the ratio is that of a pair: its median with the 10th and 90th",
+        "percentile, and its mean with the standard error. Groups are bundled anew in the first pair and",
+        f"every {REFRESH_EVERY} steps from there. Kept is what pruning holds between steps, memory the most",
+        "that it holds at any time of a step in the ramp, of one that bundles anew, or of the settling, both",
+        "in floats over the number of parameters, as far as PyTorch's operators hand it out. The penalty is",
+        "the envelope and the budget a count; `half-space` keeps a copy of the parameters besides, `halo`",
+        "its coefficients.",
         "",
         machine_line(setting.device),
         "",
-        "| network | plain step, ms | wrapped / plain | p10 | p90 | kept | memory | pairs |",
-        "|---|---|---|---|---|---|---|---|",
+        "| network | plain step, ms | wrapped / plain | p10 | p90 | mean (error) | kept | memory | pairs |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for result in results:
         ratio, low, high = percentiles(result.ratios)
         plain = percentiles(result.plain_ms)[0]
         lines.append(
-            f"| {result.name} | {plain:.1f} | {ratio:.4f} | {low:.4f} | {high:.4f} "
+            f"| {result.name} | {plain:.1f} | {ratio:.4f} | {low:.4f} | {high:.4f} | {_mean(result.ratios)} "
             f"| {result.kept:.4f} | {result.memory:.4f} | {len(result.ratios)} |"
         )
-    return [*lines, "", "Wanted:", "", *_verdicts(results, setting)]
+    return [
+        *lines,
+        "",
+        *_profile_lines(results),
+        "",
+        "Wanted, of the medians:",
+        "",
+        *_verdicts(results, setting),
+    ]
+
+
+def _mean(ratios: Sequence[float]) -> str:
+    error = statistics.stdev(ratios) / len(ratios) ** 0.5 if len(ratios) > 1 else float("nan")
+    return f"{statistics.mean(ratios):.4f} ({error:.4f})"
+
+
+def _profile_lines(results: Sequence[Overhead]) -> list[str]:
+    """Where the time of a proximal step goes."""
+    names = (WHOLE, *PARTS, BUNDLING)
+    return [
+        f"Where the time of a proximal step goes, in milliseconds, medians of {PROFILED} under a profiler,",
+        "which costs something itself. Bundling and pricing come on top in the steps that bundle anew.",
+        "",
+        f"| network | {' | '.join(names)} |",
+        "|---" * (1 + len(names)) + "|",
+        *(
+            f"| {result.name} | {' | '.join(f'{result.parts[name]:.2f}' for name in names)} |"
+            for result in results
+        ),
+    ]
 
 
 def _verdicts(results: Sequence[Overhead], setting: Setting) -> list[str]:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from compared_runs import Outcome, Witness
-from sr_ste import masked_forward
 from torch import nn
 
 from hwprune.groups.base import MaskedGroups
@@ -20,6 +19,7 @@ from hwprune.targets import Keep
 from hwprune.train.loop import Recipe, Trainer, Wrap
 from hwprune.train.prox import ProximalStep
 from hwprune.train.schedule import StrengthSchedule
+from hwprune.train.sr_ste import masked_forward
 from hwprune.workloads import Dataset, accuracy, batches_per_epoch, load_dataset, make_model
 
 DENSE, MAGNITUDE = "dense", "magnitude"

@@ -51,6 +51,8 @@ class GroupEnvelope:
     The exact form, ``debias=True``, is ``G(w) = S(w) - 1/2 sum_j a_j t_j^2``: with unit cost it is zero
     exactly on the networks within the budget, so survivors are not shrunk.
 
+    Source: the plain form at unit cost, arXiv 2212.12921; the rest, ``docs/envelope.md``.
+
     Attributes:
         budget: Groups, or the sum of costs, that may stay: a number, or a tensor of shape ``(...)``.
         ridge: ``a``, shape ``(groups,)``, positive; ``None`` for ones.
@@ -121,10 +123,14 @@ class GroupEnvelope:
         return (spread.sum(-1) / 2 * scale[..., 0] * scale[..., 0]).to(norms.dtype)
 
     def conjugate(self, norms: Tensor) -> Tensor:
-        """``S*(y) = 1/2 sum of the k largest t_j(y)^2 / a_j``: the conjugate of the plain form.
+        """``S*(y) = 1/2 max_u sum_j u_j t_j(y)^2 / a_j  s.t. 0 <= u <= 1, sum_j c_j u_j <= B``.
 
-        The exact form is not convex and has no conjugate of interest (0 at 0, infinite elsewhere), so
-        ``debias`` makes no difference here. A fraction of the budget counts as that fraction of one group.
+        The conjugate of the plain form: at unit cost half the sum of the k largest ``t_j^2 / a_j``, else a
+        knapsack whose items may be cut, filled in the order of what they give per cost. The exact form is not
+        convex and has no conjugate of interest (0 at 0, infinite elsewhere), so ``debias`` makes no
+        difference here. A fraction of the budget counts as that fraction of one group.
+
+        Source: ``docs/envelope.md``; the knapsack: Dantzig, Discrete-variable extremum problems, 1957.
 
         Args:
             norms: Norms of the dual variable, shape ``(..., groups)``.
@@ -132,32 +138,38 @@ class GroupEnvelope:
         Returns:
             Shape ``(...)``.
 
-        Raises:
-            InputError: If there are costs: the conjugate is then a knapsack.
-
         >>> GroupEnvelope(budget=1).conjugate(torch.tensor([3.0, 4.0]))
         tensor(8.)
+        >>> cost = torch.tensor([1.0, 4.0])
+        >>> GroupEnvelope(budget=3, cost=cost).conjugate(torch.tensor([3.0, 4.0]))  # (9 + 16 / 2) / 2
+        tensor(8.5000)
         """
         check_norms(norms)
-        if self.cost is not None:
-            raise InputError(
-                "the conjugate has a closed form only for unit cost",
-                where="GroupEnvelope.conjugate",
-                expected="cost=None",
-                got="a cost per group",
-            )
         # Square roots of weights first, and norms of about 1: neither overflows where the result does not.
         lengths = norms.double() / fitted("ridge", self.ridge, norms).sqrt()
         scale = lengths.detach().amax(-1, keepdim=True) if norms.numel() else lengths
         scale = scale.clamp_max(torch.finfo(torch.float64).max)
         energy = (lengths / torch.where(scale > 0, scale, 1.0)).square()
-        groups = norms.shape[-1]
         budget = self._budget_rows(norms).reshape(*norms.shape[:-1], 1)
-        most = float(budget.max()) if budget.numel() else 0.0
-        strongest = energy.topk(groups if most >= groups else -int(-most // 1), dim=-1).values
-        ranks = torch.arange(strongest.shape[-1], device=norms.device, dtype=torch.float64)
-        shares = ((budget - ranks).clamp(0.0, 1.0) * strongest).sum(-1) / 2
+        filled = self._filled if self.cost is None else self._filled_by_cost
+        shares = filled(energy, budget) / 2
         return (shares * scale.amax(-1) * scale.amax(-1)).to(norms.dtype) if norms.numel() else norms.sum(-1)
+
+    @staticmethod
+    def _filled(energy: Tensor, budget: Tensor) -> Tensor:
+        """The most energy that fits at unit cost, shape ``(...)``; the budget has shape ``(..., 1)``."""
+        groups, most = energy.shape[-1], float(budget.max()) if budget.numel() else 0.0
+        strongest = energy.topk(groups if most >= groups else -int(-most // 1), dim=-1).values
+        ranks = torch.arange(strongest.shape[-1], device=energy.device, dtype=torch.float64)
+        return ((budget - ranks).clamp(0.0, 1.0) * strongest).sum(-1)
+
+    def _filled_by_cost(self, energy: Tensor, budget: Tensor) -> Tensor:
+        """Likewise with costs."""
+        cost = fitted("cost", self.cost, energy).expand_as(energy)
+        order = (energy / cost).sort(dim=-1, descending=True).indices
+        price = cost.gather(-1, order)
+        before = price.cumsum(-1) - price
+        return (((budget - before) / price).clamp(0.0, 1.0) * energy.gather(-1, order)).sum(-1)
 
     def prox_factors(self, norms: Tensor, strength: float | Tensor) -> Tensor:
         """The factors ``f_j`` of :meth:`solve`, shape ``(..., groups)``, in [0, 1]."""
@@ -178,7 +190,9 @@ class GroupEnvelope:
         the budget has whole ones and at most one more in part; of ties the first ones stay. Otherwise
         ``L a_j`` beyond 1 acts like 1, where groups are opened in the order of ``t_j^2 / c_j`` until the
         budget is used up: not always a minimiser. Groups whose ``t_j / sqrt(c_j)`` differ by less than 2^-26
-        of themselves may then share what is left of the budget, as ties do.
+        of themselves may then share what is left of the budget, as ties do. In the plain form ``L a_j``
+        beyond 2^26 acts like that in the openings, whose ramps are then steps. The time is linear in the
+        number of groups.
 
         Args:
             norms: Shape ``(..., groups)``; groups of norm 0 get the factor 0 unless ``L`` is 0.
@@ -193,6 +207,10 @@ class GroupEnvelope:
         Raises:
             InputError: If a norm or the strength is negative, infinite or NaN, or if the strength, the
                 budget, the weights, ``start`` or ``out`` do not fit the norms.
+
+        >>> solution = GroupEnvelope(budget=1).solve(torch.tensor([3.0, 1.0]), strength=0.2)
+        >>> solution.factors, solution.root
+        (tensor([0.9722, 0.4167]), tensor([0.3000], dtype=torch.float64))
         """
         greatest = check_norms(norms)
         factors = _checked_output(out, norms)

@@ -8,7 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from hwprune.penalties.base import check_norms, per_row
+from hwprune.penalties.base import check_norms, check_strength, per_row
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,8 @@ class GroupLasso:
     cut when the support settles.
 
     Source: Yuan and Lin, Model selection and estimation in regression with grouped variables, 2006, with
-    equal weights for all groups (norms come in on a common scale).
+    equal weights for all groups (norms come in on a common scale); the l1 norm is the lasso of Tibshirani,
+    Regression shrinkage and selection via the lasso, 1996.
 
     Attributes:
         name: What the command line calls it.
@@ -75,11 +76,17 @@ def soft_factors(norms: Tensor, threshold: Tensor) -> Tensor:
 def soft_threshold(weights: Tensor, strength: float | Tensor) -> Tensor:
     """``argmin_x 1/2 |x - w|^2 + L sum_i |x_i|`` for single weights: ``sign(w) max(|w| - L, 0)``.
 
+    Source: Donoho, De-noising by soft-thresholding, 1995.
+
     Args:
         weights: Any shape.
         strength: ``L``; a tensor broadcasts against the weights.
 
+    Raises:
+        InputError: If the strength is negative, infinite or NaN.
+
     >>> soft_threshold(torch.tensor([-2.0, 0.5]), 1.0)
     tensor([-1.,  0.])
     """
+    check_strength(strength)
     return weights.sign() * (weights.abs() - strength).clamp_min(0.0)

@@ -32,6 +32,8 @@ class HalfSpace:
     Raises:
         InputError: If ``epsilon`` is out of range.
 
+    >>> HalfSpace().prox_factors(torch.tensor([2.0, 0.5]), 1.0)
+    tensor([0.5000, 0.0000])
     >>> HalfSpace().stays(torch.tensor([0.5, -0.1]), torch.tensor([1.0, 1.0]))
     tensor([ True, False])
     """
@@ -77,7 +79,10 @@ def half_space_mask(trial: Tensor, current: Tensor, epsilon: float = 0.0) -> Ten
     """The groups that stay after a trial step.
 
     The half-space of group j is ``{x : <x, w_j> >= epsilon |w_j|^2}``; a group whose trial point has left it
-    is projected to zero. A group that is zero stays zero.
+    is projected to zero: ``argmin_x |x - trial|^2 s.t. x_j = 0 where <trial_j, w_j> < epsilon |w_j|^2``. A
+    group that is zero stays zero.
+
+    Source: Chen et al. 2021, algorithm 2 (see the module).
 
     Args:
         trial: The point after the trial step, shape ``(..., groups, elements)``.

@@ -27,7 +27,8 @@ def strongest(norms: Tensor, budget: float | Tensor, cost: Tensor | None = None)
 
     The order is ``t_j^2 / c_j``, largest first (ties: lowest index first), and stops at the first group
     that does not fit. With unit cost these are the ``floor(B)`` largest norms: the projection onto at most
-    that many groups. With costs it is the greedy answer to a knapsack.
+    that many groups, ``argmin_x |x - w|^2 s.t. at most B groups of x are not zero``. With costs it is the
+    greedy answer to a knapsack (Dantzig, Discrete-variable extremum problems, 1957).
 
     Args:
         norms: Shape ``(..., groups)``.
@@ -50,7 +51,7 @@ def strongest(norms: Tensor, budget: float | Tensor, cost: Tensor | None = None)
     check_positive("cost", cost, "strongest")
     count = only_number(budget)
     if cost is None and count is not None:
-        return _largest(norms, math.floor(min(count * (1 + COST_ROUNDING), norms.shape[-1]))) & (norms > 0)
+        return largest(norms, math.floor(min(count * (1 + COST_ROUNDING), norms.shape[-1]))) & (norms > 0)
     weights = fitted("cost", cost, norms).expand(norms.shape[-1])
     # t / sqrt(c) is in the same order as t^2 / c and neither overflows nor underflows.
     order = (norms / weights.sqrt()).sort(dim=-1, descending=True, stable=True).indices
@@ -61,12 +62,15 @@ def strongest(norms: Tensor, budget: float | Tensor, cost: Tensor | None = None)
     return stays.scatter(-1, order, fits) & (norms > 0)
 
 
-def _largest(norms: Tensor, count: int) -> Tensor:
+def largest(norms: Tensor, count: int) -> Tensor:
     """The ``count`` largest of every row, of ties the first: selection instead of sorting.
 
     Args:
         norms: Shape ``(..., groups)``.
         count: From 0 to the number of groups.
+
+    Returns:
+        Boolean, shape ``(..., groups)``.
     """
     if count == 0 or not norms.numel():
         return torch.zeros_like(norms, dtype=torch.bool)

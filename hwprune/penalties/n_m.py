@@ -17,6 +17,9 @@ from hwprune.errors import InputError
 def nm_mask(weights: Tensor, n: int, m: int) -> Tensor:
     """Which weights are among the ``n`` largest magnitudes of their block of ``m``.
 
+    ``mask * w`` is ``argmin_x |x - w|^2`` over the x of whose blocks each has at most ``n`` that are not
+    zero.
+
     Args:
         weights: Shape ``(..., inputs)``; blocks are consecutive along the last dimension.
         n: Weights that every block keeps; of ties the first ones stay.
@@ -26,7 +29,7 @@ def nm_mask(weights: Tensor, n: int, m: int) -> Tensor:
         Boolean, same shape; exactly ``n`` of every block are true.
 
     Raises:
-        InputError: If the blocks do not divide the inputs, or not ``0 <= n <= m``.
+        InputError: If the blocks do not divide the inputs, not ``0 <= n <= m``, or a weight is not finite.
 
     >>> nm_mask(torch.tensor([1.0, -3.0, 2.0, 0.5]), 2, 4)
     tensor([False,  True,  True, False])
@@ -43,6 +46,13 @@ def nm_mask(weights: Tensor, n: int, m: int) -> Tensor:
             got=tuple(weights.shape),
             hint="leave this layer dense, or choose another pattern for it",
         )
+    if not bool(torch.isfinite(weights.detach()).all()):
+        raise InputError(
+            "the weights are not finite",
+            where="nm_mask",
+            expected="finite numbers",
+            hint="a loss that is not finite usually causes this: lower the learning rate",
+        )
     blocks = weights.detach().abs().reshape(*weights.shape[:-1], weights.shape[-1] // m, m)
     largest = blocks.sort(dim=-1, descending=True, stable=True).indices[..., :n]
     mask = torch.zeros_like(blocks, dtype=torch.bool)
@@ -51,6 +61,10 @@ def nm_mask(weights: Tensor, n: int, m: int) -> Tensor:
 
 def sr_ste_gradient(gradient: Tensor, weights: Tensor, mask: Tensor, decay: float = 2e-4) -> Tensor:
     """The gradient that the dense weights take: straight through, and the masked ones decay.
+
+    No proximal operator: the weights stay dense, and the network computes with ``mask * w``. It is what
+    ``F(mask * w) + decay / 2 |(1 - mask) * w|^2`` would give if the mask, fixed for the step, let the
+    gradient of F pass as if it were 1 (equation 9 of the paper).
 
     Args:
         gradient: Of the loss in the masked weights ``mask * w``, any shape.

@@ -206,8 +206,12 @@ class ProximalStep:
         if torch.equal(alive, self.alive):
             return
         self.alive = alive
+        self._clear_momenta()
+
+    def _clear_momenta(self) -> None:
+        """Clears what optimisers hold of the dead."""
         for optimizer in self._optimizers:
-            self.groups.momenta_scale_(optimizer, alive)
+            self.groups.momenta_scale_(optimizer, self.alive)
 
     def settle(self) -> None:
         """Fixes the survivors: everything else is zeroed now and after every later step.
@@ -223,7 +227,9 @@ class ProximalStep:
         with torch.no_grad():
             norms = self._living_norms()
             self._refuse_odd(norms)
-            self._bury(agree_(self.allowance.survivors(norms, self.alive)))
+            self.alive = agree_(self.allowance.survivors(norms, self.alive))
+            # Those that died long ago have gathered momentum since, from gradients that nobody follows.
+            self._clear_momenta()
             self.groups.scale_(self.alive)
             self.settled = True
             self.after_settling()

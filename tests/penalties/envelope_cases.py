@@ -50,8 +50,13 @@ def positive(low: float, high: float) -> st.SearchStrategy[float]:
 
 
 @st.composite
-def cases(draw: st.DrawFn, *, unit_cost: bool = False, whole_budget: bool = False) -> Case:
-    """Between 1 and 7 groups, with zeros and ties among the norms; the strength suits the exact form."""
+def cases(
+    draw: st.DrawFn, *, unit_cost: bool = False, whole_budget: bool = False, steep: bool = False
+) -> Case:
+    """Between 1 and 7 groups, with zeros and ties among the norms.
+
+    The strength suits the exact form, or (``steep``) is anything from tiny to huge.
+    """
     groups = draw(st.integers(1, 7))
     norm = st.one_of(st.sampled_from([0.0, 0.5, 1.0, 2.0]), positive(1e-3, 10.0))
     weights = st.lists(positive(0.1, 10.0), min_size=groups, max_size=groups)
@@ -61,7 +66,7 @@ def cases(draw: st.DrawFn, *, unit_cost: bool = False, whole_budget: bool = Fals
     budget = (
         float(draw(st.integers(1, groups))) if whole_budget else draw(positive(0.05, 1.1)) * float(cost.sum())
     )
-    strength = draw(positive(0.001, 0.95)) / float(ridge.max())
+    strength = 10 ** draw(st.floats(-6, 6)) if steep else draw(positive(0.001, 0.95)) / float(ridge.max())
     return Case(torch.tensor(norms, dtype=torch.float64), ridge, cost, budget, strength)
 
 
@@ -81,6 +86,25 @@ def objective(case: Case, shrunk: Tensor, *, debias: bool) -> float:
     """What the proximal operator minimises, at norms ``shrunk`` (directions are the same)."""
     distance = (shrunk - case.norms).square().sum() / 2
     return float(distance + case.strength * case.envelope(debias=debias).value(shrunk))
+
+
+def least_objective(case: Case, *, debias: bool) -> float:
+    """What a general solver reaches on the norms themselves, from several points; it may stop short."""
+    norms = case.norms.numpy()
+    envelope = case.envelope(debias=debias)
+
+    def with_gradient(point: FloatArray) -> tuple[float, FloatArray]:
+        shrunk = torch.tensor(point, dtype=torch.float64, requires_grad=True)
+        reached = (shrunk - case.norms).square().sum() / 2 + case.strength * envelope.value(shrunk)
+        (gradient,) = torch.autograd.grad(reached, shrunk)
+        return float(reached.detach()), np.nan_to_num(gradient.numpy())
+
+    starts = [norms, 0.5 * norms, np.where(norms == norms.max(), norms, 1e-3 * norms)]
+    bounds = [(0.0, float(norms.max()) + 1.0)] * norms.size
+    return min(
+        float(minimize(with_gradient, start, jac=True, method="L-BFGS-B", bounds=bounds).fun)
+        for start in starts
+    )
 
 
 def solve_numerically(case: Case, terms: Callable[[FloatArray], FloatArray]) -> float:

@@ -84,3 +84,26 @@ def test_rows_of_gentle_and_steep_strengths_are_steps_of_their_own(dtype):
     assert torch.equal(
         GroupEnvelope(budgets, ridge).solve(written_over, strengths, out=written_over).factors, found
     )
+
+
+@pytest.mark.parametrize("examples", EXAMPLES)
+def test_with_unequal_costs_groups_open_in_the_order_of_what_they_give(examples):
+    def check(case: Case) -> None:
+        found = case.envelope(debias=True).prox_factors(case.norms, case.strength)
+        worth = (case.norms / case.cost.sqrt()).tolist()
+        ranked = sorted(range(len(worth)), key=lambda group: -worth[group])
+        left = case.budget
+        for group, after in zip(ranked, [*ranked[1:], None], strict=True):
+            fits = min(1.0, max(0.0, left / float(case.cost[group])))
+            left -= float(case.cost[group])
+            # Near ties may share what is left.
+            tied = after is not None and worth[group] - worth[after] < 1e-6 * worth[group]
+            if tied or worth[group] == 0:
+                return
+            pull = min(case.strength * float(case.ridge[group]), 1.0)
+            assert float(found[group]) == pytest.approx(fits / (fits + pull * (1 - fits)), abs=1e-6)
+
+    def is_knapsack(case: Case) -> bool:
+        return case.strength * float(case.ridge.min()) >= 1 and bool((case.cost != case.cost[0]).any())
+
+    holds(cases(steep=True).filter(is_knapsack), examples, check)

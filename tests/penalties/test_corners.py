@@ -125,8 +125,8 @@ def test_weights_and_outputs_must_fit_the_norms():
         GroupEnvelope(1, cost=torch.ones(2)).prox_factors(norms, STRENGTH)
     with pytest.raises(InputError, match="output does not fit"):
         GroupEnvelope(1).solve(norms, STRENGTH, out=torch.ones(3, dtype=torch.float64))
-    with pytest.raises(InputError, match="closed form only for unit cost"):
-        GroupEnvelope(1, cost=torch.ones(3)).conjugate(norms)
+    with pytest.raises(InputError, match="cost does not fit"):
+        GroupEnvelope(1, cost=torch.ones(2)).conjugate(norms)
 
 
 @both_forms

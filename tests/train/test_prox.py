@@ -98,18 +98,23 @@ def test_the_exact_envelope_gets_there_by_itself():
     assert 12 <= proximal.groups_alive < 20
 
 
-def test_momentum_of_the_dead_is_cleared_when_they_die():
+@pytest.mark.parametrize(
+    ("name", "buffers"), [("sgd", ["momentum_buffer"]), ("adam", ["exp_avg", "exp_avg_sq"])]
+)
+def test_momentum_of_the_dead_is_cleared_when_they_die_and_when_the_support_settles(name, buffers):
     model = network()
     proximal = proximal_step(model)
-    optimizer = proximal.attach(OPTIMIZERS["sgd"](model.parameters()))
+    optimizer = proximal.attach(OPTIMIZERS[name](model.parameters()))
     died = torch.zeros(16, dtype=torch.bool)
     for step in range(STEPS):
-        before = proximal.alive[:16]
+        before, settled = proximal.alive[:16], proximal.settled
         train(model, optimizer, first=step, last=step + 1)
         dying = before & ~proximal.alive[:16]
-        momentum = optimizer.state[model[0].weight]["momentum_buffer"].flatten(1)
-        assert (momentum[dying] == 0).all(), step
-        assert momentum[proximal.alive[:16]].any(1).all(), step
+        cleared = dying if settled or not proximal.settled else ~proximal.alive[:16]
+        for buffer in buffers:
+            momentum = optimizer.state[model[0].weight][buffer].flatten(1)
+            assert (momentum[cleared] == 0).all(), step
+            assert momentum[proximal.alive[:16]].any(1).all(), step
         died |= dying
     assert died.any()
 
