@@ -46,3 +46,14 @@ def test_a_run_tells_what_lived_before_the_cut(tool, granularity):
     assert outcome.kept == tool.KEPT[granularity].count_of(outcome.total)
     again = tool.train(tool.Run(granularity, "hard-threshold", 0, "lenet5", 40, 2, 20, 0.01), dataset)
     assert again.alive_before == again.kept == outcome.kept
+
+
+def test_the_page_says_in_words_who_is_ahead_and_which_penalty_has_pruned_nothing(tool):
+    def row(name, accuracy, alive):
+        return tool.Row(name, [tool.Outcome(accuracy, alive, 5, 100, 1.0)])
+
+    rows = [row("magnitude", 0.81, 100), row("envelope", 0.8, 5), row("group-lasso", 0.79, 91)]
+    ahead, barely = tool.in_words(rows)
+    assert ahead == "Ahead of the envelope: magnitude (1.00 points)."
+    assert barely.startswith("Of group-lasso over 90% of the groups were left before the cut")
+    assert tool.in_words(rows[1:2]) == ["Ahead of the envelope: none."]

@@ -9,9 +9,10 @@ is tuned for the task. Finished runs are kept as lines of JSON beside OUT, and n
 from __future__ import annotations
 
 import shlex
+import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -43,6 +44,8 @@ DENSE = "dense"
 REPEATS = {("weight", "group-lasso")}
 #: Test images scored after every epoch; the whole test set is scored once, at the end.
 GLANCE = 100
+#: A penalty that has left more than this fraction of the groups has not pruned them.
+BARELY_PRUNED = 0.9
 #: How to read the table.
 EXPLANATION = (
     "accuracy on all test images, in percent. Every penalty has the same schedule and its own default",
@@ -133,6 +136,26 @@ def penalties_at(finished: dict[Run, Outcome], granularity: str) -> list[Row]:
     return rows_of(finished, lambda run: run.penalty if run.granularity == granularity else None)
 
 
+def in_words(rows: Sequence[Row]) -> list[str]:
+    """Who is ahead of the envelope, and whose rows tell of the cut more than of the penalty."""
+    envelope = next(row for row in rows if row.name == "envelope")
+    ahead = [row for row in rows if row.mean > envelope.mean]
+    named = ", ".join(f"{row.name} ({row.mean - envelope.mean:.2f} points)" for row in ahead)
+    lines = [f"Ahead of the envelope: {named or 'none'}."]
+    barely = [row.name for row in rows if row.name != "magnitude" and _left_by_itself(row) > BARELY_PRUNED]
+    if barely:
+        lines.append(
+            f"Of {', '.join(barely)} over {BARELY_PRUNED:.0%} of the groups were left before the cut: at its "
+            "default strength the penalty has shrunk them all, and the cut by norm has chosen."
+        )
+    return lines
+
+
+def _left_by_itself(row: Row) -> float:
+    """The fraction of the groups that a penalty had left before the cut."""
+    return statistics.mean(outcome.alive_before / outcome.total for outcome in row.outcomes)
+
+
 def as_markdown(finished: dict[Run, Outcome]) -> str:
     """The page."""
     run = next(iter(finished))
@@ -156,7 +179,10 @@ def as_markdown(finished: dict[Run, Outcome]) -> str:
             f"## {target.fraction:.0%} of the {granularity}s kept",
             "",
             *table("penalty", penalties_at(finished, granularity), dense.mean),
+            "",
+            *in_words(penalties_at(finished, granularity)),
         ]
+    lines += ["", "SR-STE, which is none of these, is compared in [sparsity.md](sparsity.md)."]
     return "\n".join(lines) + "\n"
 
 

@@ -102,7 +102,7 @@ class FirmRow:
     def _cold_guess(self, budget: float) -> float:
         """A sample's root for many groups, else the root as if every group were opening."""
         groups = self._norms.numel()
-        if groups > 8 * SAMPLE:
+        if groups > 16 * SAMPLE:
             sample = self._norms[:: -(-groups // SAMPLE)].contiguous()
             return FirmRow(sample, self._kept, self._pull).root(budget * sample.numel() / groups)
         total = float(self._norms.sum())

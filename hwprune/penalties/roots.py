@@ -24,7 +24,7 @@ from torch import Tensor
 from hwprune.penalties.ramps import Tiles
 
 #: Groups in the sample that a cold start of many groups solves first.
-SAMPLE = 1 << 15
+SAMPLE = 1 << 13
 #: Newton steps before every other step becomes a halving of the bracket.
 _FREE_STEPS = 12
 #: Any two floating-point numbers are 64 halvings apart.

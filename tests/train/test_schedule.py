@@ -57,3 +57,15 @@ def test_only_budgets_with_a_whole_come_down():
 def test_numbers_that_are_no_schedule_are_refused_at_once(wrong):
     with pytest.raises(InputError):
         StrengthSchedule(**{"total_steps": 100, **wrong})
+
+
+@pytest.mark.parametrize(("steps", "plateau"), [(40, 0.25), (1000, 12 / 350), (1_000_000, 0.01)])
+def test_the_strength_is_zero_then_a_line_then_level_and_adds_up_to_twelve(steps, plateau):
+    schedule = StrengthSchedule(steps)
+    start, full = steps // 10, steps * 4 // 10
+    assert schedule.strength(start) == 0
+    assert schedule.strength((start + full) // 2) == pytest.approx(plateau / 2)
+    assert schedule.strength(full) == schedule.strength(steps) == pytest.approx(plateau)
+    if steps == 1000:
+        total = sum(schedule.strength(step) for step in range(1, schedule.settle_step + 1))
+        assert total == pytest.approx(12, rel=0.01)
