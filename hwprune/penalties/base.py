@@ -159,16 +159,33 @@ def check_norms(norms: Tensor) -> float:
     Raises:
         InputError: Unless all norms are finite, not negative and of a floating type.
     """
+    check_norm_type(norms)
+    if not norms.numel():
+        return 0.0
+    return check_extremes(*torch.aminmax(norms.detach()))
+
+
+def check_norm_type(norms: Tensor) -> None:
+    """:func:`check_norms` as far as the norms need not be read for it."""
     if not isinstance(norms, Tensor):
         raise InputError("norms must be a tensor", expected="a torch.Tensor", got=type(norms).__name__)
     if norms.dtype not in _NORM_TYPES:
         raise InputError("norms must be floating-point", expected="float32 or float64", got=norms.dtype)
     if norms.ndim == 0:
         raise InputError("norms have no groups", expected="shape (..., groups)", got="a scalar")
-    if not norms.numel():
-        return 0.0
-    # One pass; NaN passes through both extremes and fails both comparisons.
-    least, greatest = (float(extreme) for extreme in torch.aminmax(norms.detach()))
+
+
+def check_extremes(smallest: Tensor, largest: Tensor) -> float:
+    """Refuses norms by their least and their greatest, scalars as ``torch.aminmax`` returns them.
+
+    Returns:
+        The greatest norm.
+
+    Raises:
+        InputError: Unless both are finite and not negative.
+    """
+    # NaN passes through both extremes and fails both comparisons.
+    least, greatest = float(smallest), float(largest)
     if not (least >= 0 and greatest < float("inf")):
         raise InputError(
             "norms must be finite and not negative",

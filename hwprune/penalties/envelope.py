@@ -18,6 +18,7 @@ from hwprune.penalties.base import (
     COST_ROUNDING,
     Solution,
     check_budget,
+    check_norm_type,
     check_norms,
     check_positive,
     check_strength,
@@ -28,13 +29,11 @@ from hwprune.penalties.base import (
     whole_number,
 )
 from hwprune.penalties.corners import corner_factors
-from hwprune.penalties.firm import GREATEST_RATIO, UNBOUNDED, FirmRow
+from hwprune.penalties.firm import GREATEST_RATIO, SAFE_RANGE, FirmRow
 from hwprune.penalties.ramps import Tiles, row_slices, working_dtype
 from hwprune.penalties.roots import solve_root
 from hwprune.penalties.steps import make_step, scaled, solve_rows
 
-#: Norms with a maximum in this range are worked on as they are, others are scaled.
-_SAFE_RANGE = (1e-30, 1e30)
 #: Strengths below it do what it does, and their product with a ridge could be 0.
 _LEAST_STRENGTH = 1e-200
 
@@ -212,17 +211,18 @@ class GroupEnvelope:
         >>> solution.factors, solution.root
         (tensor([0.9722, 0.4167]), tensor([0.3000], dtype=torch.float64))
         """
-        greatest = check_norms(norms)
+        check_norm_type(norms)
         factors = _checked_output(out, norms)
         check_strength(strength)
         shape = (*norms.shape[:-1], 1)
         start = _checked_start(start, shape)
-        row, budget = self._firm_row(norms, strength, greatest), only_number(self.budget)
+        row, budget = self._firm_row(norms, strength), only_number(self.budget)
         if row is not None and budget is not None:
             root = row.root(whole_number(budget), None if start is None else float(start))
-            if root < UNBOUNDED:  # else everything fits, or norms are too small for float32
+            if root is not None:
                 row.factors_into(factors.view(-1), root)
                 return Solution(factors, norms.new_full(shape, root, dtype=torch.float64))
+        greatest = check_norms(norms)
         strengths = in_rows("strength", strength, norms).reshape(-1)
         if not norms.numel() or not bool(strengths.any()):
             return Solution(factors.fill_(1.0), norms.new_zeros(shape, dtype=torch.float64))
@@ -233,15 +233,14 @@ class GroupEnvelope:
             factors[strengths.reshape(norms.shape[:-1]) == 0] = 1.0
         return Solution(factors, roots.reshape(shape))
 
-    def _firm_row(self, norms: Tensor, strength: float | Tensor, greatest: float) -> FirmRow | None:
+    def _firm_row(self, norms: Tensor, strength: float | Tensor) -> FirmRow | None:
         """The only row as a :class:`FirmRow`, where it is one."""
-        alike = self.ridge is None and self.cost is None and norms.numel() == norms.shape[-1]
+        alike = self.ridge is None and self.cost is None and norms.numel() == norms.shape[-1] > 0
         pull = only_number(strength)
         if not alike or norms.dtype != torch.float32 or pull is None:
             return None
         kept = 1 - pull if self.debias else 1.0
-        safe = _SAFE_RANGE[0] < greatest < _SAFE_RANGE[1]
-        if not (safe and 0 < pull <= GREATEST_RATIO * kept):
+        if not 0 < pull <= GREATEST_RATIO * kept:
             return None
         return FirmRow(norms.detach().reshape(-1), kept, pull)
 
@@ -256,7 +255,7 @@ class GroupEnvelope:
         used = torch.where(strengths > 0, strengths.clamp_min(_LEAST_STRENGTH), 1.0)
         step = make_step(ridge, cost, used, debias=self.debias)
         unit = step.unit
-        if not _SAFE_RANGE[0] < greatest < _SAFE_RANGE[1] and greatest > 0:
+        if not SAFE_RANGE[0] < greatest < SAFE_RANGE[1] and greatest > 0:
             largest = rows.double().amax(-1)
             largest = torch.where(largest > 0, largest, 1.0)
             rows, unit = rows.double() / largest[:, None], unit * largest

@@ -13,9 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-#: Elements of one tile on the CPU: large enough to hide the cost of a call, small enough for the cache; the
-#: larger ones only where the pages of their memory, new to every step, are few beside those of the norms.
-_CPU_TILE, _LARGEST_CPU_TILE = 1 << 17, 1 << 19
+#: Elements of one tile on the CPU: enough to hide the cost of a call, few enough for a tile and what is
+#: computed of it to stay in the second cache; norms of no more than the second number are one tile.
+_CPU_TILE, _ONLY_CPU_TILE = 1 << 16, 1 << 17
 #: Elements of one tile elsewhere: one tile for all but the largest networks.
 _DEVICE_TILE = 1 << 26
 _ALL = slice(None)
@@ -70,7 +70,7 @@ def tile_size(norms: Tensor) -> int:
     """Elements of one tile where the norms are."""
     if norms.device.type != "cpu":
         return _DEVICE_TILE
-    return min(max(_CPU_TILE, norms.numel() // 64), _LARGEST_CPU_TILE)
+    return _ONLY_CPU_TILE if norms.numel() <= _ONLY_CPU_TILE else _CPU_TILE
 
 
 def working_dtype(norms: Tensor, ramps: Ramps) -> torch.dtype:

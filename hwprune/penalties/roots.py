@@ -23,8 +23,11 @@ from torch import Tensor
 
 from hwprune.penalties.ramps import Tiles
 
-#: Groups in the sample that a cold start of many groups solves first.
-SAMPLE = 1 << 13
+#: Groups in the sample that a cold start of many groups solves first: so many at least, and one in so many.
+#: What is spent by the sample is then off by less than what two Newton steps mend.
+SAMPLE, _ONE_IN = 1 << 15, 1 << 8
+#: A sample is drawn of so many times its size.
+_WORTH_SAMPLING = 8
 #: Newton steps before every other step becomes a halving of the bracket.
 _FREE_STEPS = 12
 #: Any two floating-point numbers are 64 halvings apart.
@@ -66,14 +69,28 @@ def _cold_guess(tiles: Tiles, budget: Tensor) -> Tensor:
     """A first root: a sample's for many groups, else as if every group were opening."""
     norms, ramps = tiles.norms, tiles.ramps
     groups = norms.shape[1]
-    if len(tiles.tiles) > 1:
-        stride = slice(None, None, -(-groups // SAMPLE))
-        sample, part = norms[:, stride], ramps.part(stride, slice(None))
+    stride = sample_stride(groups)
+    if norms.shape[0] == 1 and stride > 1:
+        drawn_ones = slice(None, None, stride)
+        sample, part = norms[:, drawn_ones], ramps.part(drawn_ones, slice(None))
         whole, drawn = _total(ramps.cost, groups), _total(part.cost, sample.shape[1])
         return solve_root(Tiles(sample, part, tiles.dtype), budget * (drawn / whole))
     slopes = (norms.T * (ramps.cost * ramps.gain)).sum(0)
     offsets = (ramps.cost * ramps.offset * (norms.T > 0)).sum(0)
     return (budget + offsets) / slopes
+
+
+def sample_stride(groups: int) -> int:
+    """Every which group makes up the sample: 1 where there are too few of them to draw one.
+
+    It is odd, because layers tend to repeat themselves with an even period.
+
+    >>> sample_stride(100_000), sample_stride(1_000_000), sample_stride(25_000_000)
+    (1, 31, 257)
+    """
+    if groups <= _WORTH_SAMPLING * SAMPLE:
+        return 1
+    return min(groups // SAMPLE, _ONE_IN) | 1
 
 
 def _total(cost: Tensor, groups: int) -> Tensor:
@@ -87,6 +104,7 @@ def one_root(
     start: float,
     dtype: torch.dtype,
     rounding: float = _COST_ROUNDING,
+    known: tuple[float, float] | None = None,
 ) -> float:
     """Newton's method inside a bracket, for one row; see the module.
 
@@ -96,14 +114,15 @@ def one_root(
         start: What is not a positive number is replaced.
         dtype: The root is rounded to it.
         rounding: Relative error of what is spent on a level stretch.
+        known: What ``evaluate`` has found already at :func:`first_root` of ``start``.
     """
     if budget <= 0:
         return 0.0
     limits = torch.finfo(dtype)
     low, high = 0.0, math.inf
-    root = _rounded(min(max(start, limits.tiny), limits.max) if start == start else 1.0, dtype)
+    root = first_root(start, dtype)
     for step in range(_MOST_STEPS):
-        spent, rate = evaluate(root)
+        spent, rate = known if known is not None and not step else evaluate(root)
         short = spent < budget
         # On a level stretch rounding of the costs is all that can be left.
         level = rate == 0 and abs(spent - budget) <= rounding * spent
@@ -119,6 +138,16 @@ def one_root(
         if high < math.inf and high - low <= 2 * limits.eps * high:
             return root
     return root
+
+
+def first_root(start: float, dtype: torch.dtype) -> float:
+    """Where the search begins: the start as ``dtype`` holds it, or 1 where it is no number.
+
+    >>> first_root(float("nan"), torch.float32), first_root(-1.0, torch.float32) > 0
+    (1.0, True)
+    """
+    limits = torch.finfo(dtype)
+    return _rounded(min(max(start, limits.tiny), limits.max) if start == start else 1.0, dtype)
 
 
 def _halves(step: int) -> bool:
