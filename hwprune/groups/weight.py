@@ -21,6 +21,8 @@ from hwprune.groups.flat import TYPICAL_SHARE, FlatWeights, LayerGroups, find_la
 SMALLEST_NORM = 1e-30
 #: Weights of a layer are sorted in so many bands, told apart by a sample of this many.
 _BANDS, _SAMPLE = 32, 4096
+#: Values of which ties are looked for at a time.
+_PART = 1 << 18
 
 
 class WeightGroups(FlatWeights):
@@ -125,6 +127,8 @@ class WeightAllowance:
         Where much is cut at once, plain shares would empty a large layer of similar weights; with these
         scores its last weights are worth the more, the fewer they are.
         """
+        if int(torch.count_nonzero(alive)) <= self.limit:
+            return alive.clone()
         for _layer, place in self._groups.slices():
             layer_adaptive_scores_(norms[place])
         # Living weights that happen to be zero come before dead ones.
@@ -214,7 +218,12 @@ def largest(values: Tensor, count: int) -> Tensor:
             low = middle
         else:
             high = middle
-    ties = torch.nonzero(bits == low).flatten()
     kept = bits >= high
-    kept[ties[: count - int(torch.count_nonzero(kept))]] = True
+    room = count - int(torch.count_nonzero(kept))
+    # Part by part: where most values are alike, their places would take more memory than the values.
+    for part, chosen in zip(bits.split(_PART), kept.split(_PART), strict=True):
+        if room:
+            ties = torch.nonzero(part == low).flatten()[:room]
+            chosen[ties] = True
+            room -= ties.numel()
     return kept

@@ -7,6 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from hwprune.errors import GraphError, InputError
+from hwprune.groups import weight
 from hwprune.groups.flat import TYPICAL_SHARE, find_layers
 from hwprune.groups.weight import WeightGroups, largest, layer_adaptive_scores_
 from hwprune.penalties import make_penalty
@@ -234,3 +235,20 @@ def test_every_other_matrix_is_told_with_its_reason():
 def test_a_refused_network_is_told_what_it_has_instead():
     with pytest.raises(GraphError, match="weight of Own is not known as a weight matrix"):
         WeightGroups(Own())
+
+
+@pytest.mark.parametrize("count", [3, 4, 6, 7])
+def test_ties_are_looked_for_part_by_part(count, monkeypatch):
+    monkeypatch.setattr(weight, "_PART", 3)
+    values = torch.tensor([1.0, 2.0, 1.0, 3.0, 1.0, 1.0, 0.0, 1.0])
+    kept = largest(values, count)
+    # The two above all ties, and of these the first ones.
+    ties = [0, 2, 4, 5, 7][: count - 2]
+    assert kept.nonzero().flatten().tolist() == sorted([1, 3, *ties])
+
+
+def test_all_that_live_survive_where_they_fit_be_they_zero_or_not():
+    groups = WeightGroups(nn.Sequential(nn.Linear(4, 3, bias=False)))
+    norms, alive = groups.member_norms(), torch.ones(12, dtype=torch.bool)
+    norms[:2], alive[5:] = 0.0, False
+    assert torch.equal(groups.allowance(lambda _total: 6).survivors(norms, alive), alive)
