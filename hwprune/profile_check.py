@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -14,7 +16,8 @@ from hwprune.device.predict import predict_operators, table_of
 from hwprune.device.profile import DeviceProfile
 from hwprune.graph.trace import trace_operators
 from hwprune.runtime.export import export
-from hwprune.runtime.timing import Timing, measure
+from hwprune.runtime.steady import Watch, reference_kernel
+from hwprune.runtime.timing import measure
 from hwprune.sampled_networks import Network
 
 #: Networks at widths that the profile's rules allow, and at any.
@@ -31,6 +34,7 @@ class NetworkError:
         measured_us: On this machine: what the rows of the table count, undisturbed or the median.
         noise: ``p90 / p10 - 1`` of the measurement.
         widths: ``aligned`` where the network has widths that the profile's rules allow, else ``unaligned``.
+        pace: What ``measured_us`` was multiplied by, because the processor's clock was not that of the table.
     """
 
     name: str
@@ -38,6 +42,7 @@ class NetworkError:
     measured_us: float
     noise: float
     widths: str = ALIGNED
+    pace: float = 1.0
 
     @property
     def error(self) -> float:
@@ -65,35 +70,64 @@ def compare_networks(
     Raises:
         MissingRowError: If the table lacks an operator.
     """
-    errors, of_medians = list[NetworkError](), table_of(profile).of_medians
-
-    def latency_us(timing: Timing) -> float:
-        return timing.median_us if of_medians else timing.undisturbed_us
-
-    def tell(path: Path) -> None:
-        (name, predicted_us), timing = predicted[path], seen[path]
-        noise = timing.p90_us / timing.p10_us - 1
-        errors.append(NetworkError(name, predicted_us, latency_us(timing), noise, widths))
-        done(errors[-1])
-
-    with tempfile.TemporaryDirectory(prefix="hwprune-") as folder:
-        seen: dict[Path, Timing] = {}
-        predicted: dict[Path, tuple[str, float]] = {}
+    errors = list[NetworkError]()
+    with tempfile.TemporaryDirectory(prefix="hwprune-") as folder, _at_pace_of(profile) as timed:
+        seen: dict[Path, NetworkError] = {}
         for number, (name, network) in enumerate(networks):
             operators = trace_operators(network.model, network.example)
             path = Path(folder) / f"{number}.onnx"
-            predicted[path] = name, predict_operators(operators, profile).total_us
+            predicted_us = predict_operators(operators, profile).total_us
             export(network.model, path, network.example, batch=profile.runtime.batch)
-            seen[path] = measure(path, profile)
+            latency_us, noise, pace = timed(path)
+            seen[path] = NetworkError(name, predicted_us, latency_us, noise, widths, pace)
             if passes == 1:
                 path.unlink(missing_ok=True)
-                tell(path)
+                errors.append(seen[path])
+                done(errors[-1])
         for number in range(1, passes):
-            for path, timing in seen.items():
-                seen[path] = min(timing, measure(path, profile), key=latency_us)
+            for path, before in seen.items():
+                latency_us, noise, pace = timed(path)
+                again = replace(before, measured_us=latency_us, noise=noise, pace=pace)
+                seen[path] = min(before, again, key=lambda error: error.measured_us)
                 if number == passes - 1:
-                    tell(path)
+                    errors.append(seen[path])
+                    done(errors[-1])
     return tuple(errors)
+
+
+@contextmanager
+def _at_pace_of(profile: DeviceProfile) -> Iterator[Callable[[Path], _Timed]]:
+    """Yields a function that times a file at the pace the machine had when the table was measured.
+
+    What disturbs the machine does not stop it: how far predictions are off then is what is asked.
+    """
+    spec, reference_us = profile.runtime, profile.provenance.reference_us
+    of_medians = table_of(profile).of_medians
+
+    def once(path: Path) -> _Timed:
+        timing = measure(path, profile)
+        noise = timing.p90_us / timing.p10_us - 1
+        return _Timed(timing.median_us if of_medians else timing.undisturbed_us, noise, 1.0)
+
+    if of_medians or reference_us is None:
+        yield once
+        return
+    with reference_kernel(spec) as look_us:
+        watch = Watch(look_us, notify=lambda line: None, allow_busy=True, base_us=reference_us)
+        watch.begin()
+        yield lambda path: watch.measure(partial(once, path), _Timed.at_pace)
+
+
+class _Timed(NamedTuple):
+    """What :class:`NetworkError` holds of a measurement."""
+
+    latency_us: float
+    noise: float
+    pace: float
+
+    def at_pace(self, factor: float) -> Self:
+        """The latency that it would have been at another clock."""
+        return self._replace(latency_us=factor * self.latency_us, pace=factor)
 
 
 def summarise(errors: Sequence[NetworkError]) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from hwprune import profile_check
 from hwprune.cli import main, profile_build
 from hwprune.cli.profile_networks import check_command
 from hwprune.device.library import shipped_folder
+from hwprune.device.profile import RuntimeSpec
 from hwprune.device.profile_text import to_toml
 from hwprune.device.rows import Row
 from hwprune.device.table import LatencyTable
@@ -179,6 +181,28 @@ def test_networks_are_compared_by_what_the_rows_count_and_at_the_batch_of_the_pr
     assert error.measured_us == measured_us
     assert error.predicted_us == pytest.approx(len(rows) * undisturbed_us)
     assert batches == [3]
+
+
+def test_networks_are_compared_at_the_clock_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Network(small_network(1), torch.zeros(2, 1, 12, 12))
+    rows = [
+        Row(replace(operator, name=""), 2.0, undisturbed_us=1.5)
+        for operator in trace_operators(network.model, network.example)
+    ]
+    shipped = hwprune.load_profile("any-cpu-ort")
+    provenance = shipped.provenance.model_copy(update={"reference_us": 100.0})
+    profile = shipped.model_copy(update={"rows": LatencyTable(tuple(rows)), "provenance": provenance})
+
+    @contextmanager
+    def slower(_spec: RuntimeSpec) -> Iterator[Callable[[], float]]:
+        yield lambda: 125.0
+
+    timings = iter([hwprune.Timing(50.0, 49.0, 60.0, 9, undisturbed_us=us) for us in (40.0, 30.0)])
+    monkeypatch.setattr(profile_check, "reference_kernel", slower)
+    monkeypatch.setattr(profile_check, "export", lambda *_arguments, **_options: None)
+    monkeypatch.setattr(profile_check, "measure", lambda *_arguments: next(timings))
+    (error,) = compare_networks(profile, [("small", network)], lambda error: None, passes=2)
+    assert (error.measured_us, error.pace) == (pytest.approx(24.0), pytest.approx(0.8))
 
 
 @pytest.mark.parametrize("option", ["--plot", "--markdown"])

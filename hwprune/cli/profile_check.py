@@ -113,11 +113,13 @@ def check(
         command = check_command(
             place, networks, "--count", str(count), "--seed", str(seed), *_unless_once(passes)
         )
-        about = _about(checked, command)
+        about = f"{_about(checked, command)}{_clock(errors)}"
         write_text(markdown, markdown_page(checked.name, about, errors))
     if as_json:
         answer(_record(checked, seed, errors))
         return
+    if remark := _clock(errors).strip():
+        console.print(remark, soft_wrap=True)
     for kind, summary in by_widths(errors).items():
         console.print(_summary_line(kind, summary), soft_wrap=True)
 
@@ -172,6 +174,17 @@ def _about(profile: DeviceProfile, command: str) -> str:
         f"{len(table)} rows of {profile.provenance.date}. `{command}` on {facts['cpu']} ({facts['isa']}), "
         f"{facts['date']}: networks at random widths that the calibration has not seen"
         f"{', compared by medians, which is what the rows are' if table.of_medians else ''}."
+    )
+
+
+def _clock(errors: Sequence[NetworkError]) -> str:
+    """What the latencies were scaled by, as a sentence; nothing where that is nothing."""
+    least, most = (extreme(error.pace for error in errors) for extreme in (min, max))
+    if least == most == 1:
+        return ""
+    return (
+        f" The measured latencies are at the clock that the table was measured at: multiplied by {least:.3f} "
+        f"to {most:.3f}, as a reference kernel went faster or slower right before and after."
     )
 
 

@@ -158,8 +158,8 @@ class Provenance(_Section):
 
     Attributes:
         noise: ``p90 / p10 - 1`` of the rows, their median.
-        reference_us: What the reference kernel of the builder took; rows that are added later must be
-            measured while it takes as long.
+        reference_us: What the reference kernel of the builder takes at the pace that all rows are scaled
+            to; rows that are added later must be measured while it takes about as long.
         busy: Whether the machine was busy, and the numbers were wanted regardless.
         passes: Passes over all rows; the least disturbed measurement of each counts. What a later pass first
             asked for was measured less often.

@@ -108,10 +108,10 @@ def _build_profile(
         notify("the profile covers these networks already; --anew measures everything again")
         return before
     with reference_kernel(request.template.runtime) as look_us:
-        watch = Watch(look_us, notify, request.allow_busy, partial.seen_us, partial.busy)
+        seen_before = None if before is None else before.provenance.reference_us
+        watch = Watch(look_us, notify, request.allow_busy, partial.seen_us, partial.busy, seen_before)
         bench = Workbench(partial, watch, progress)
         try:
-            seen_before = None if before is None else before.provenance.reference_us
             watch.begin(watch.usual_us if begun else seen_before)
             if before is None:
                 built = _from_nothing(request, traced, bench, notify)
@@ -273,7 +273,7 @@ def _with_provenance(
     facts, rows = environment(), profile.rows or ()
     earlier = before.provenance if before else None
     noise = statistics.median(row.noise for row in rows)
-    reference_us = (earlier and earlier.reference_us) or round(statistics.median(watch.seen_us), 2)
+    reference_us = (earlier and earlier.reference_us) or round(watch.reference_us, 2)
     provenance = Provenance(
         source="measured",
         command=f"{earlier.command} && {request.command}" if earlier else request.command,
@@ -296,6 +296,7 @@ def _written(profile: DeviceProfile, out: Path, watch: Watch, partial: PartialBu
         **environment(),
         "command": profile.provenance.command,
         f"reference kernel at start, middle and end (us, {len(watch.seen_us)} looks)": noise,
+        "rows are scaled to a reference kernel of (us)": f"{watch.reference_us:.1f}",
     }
     table = profile.rows
     assert table is not None  # it was just measured

@@ -64,7 +64,7 @@ def recalibrate(
         )
     assert profile.folder is not None  # what has a file with a table was read from one
     with reference_kernel(profile.runtime) as look_us, tempfile.TemporaryDirectory(prefix="hwprune-") as kept:
-        watch = Watch(look_us, notify, allow_busy)
+        watch = Watch(look_us, notify, allow_busy, base_us=profile.provenance.reference_us)
         watch.begin(profile.provenance.reference_us)
         bench = Workbench(PartialBuild(Path(kept) / "networks.json", {}), watch)
         notify(f"fitting the calibration to {len(networks)} networks")

@@ -16,7 +16,7 @@ from hwprune.files import TEMPORARY_FILES, write_text
 from hwprune.operators import Operator
 
 #: Marks the file as ours.
-MARK = "hwprune profile build, undisturbed, among the weights of a pruned network"
+MARK = "hwprune profile build, undisturbed, at one pace, among the weights of a pruned network"
 #: Seconds between two writes: what a killed build loses at most.
 INTERVAL = 5.0
 

@@ -1,4 +1,10 @@
-"""Whether the machine is as fast now as it was: a reference kernel, timed again and again."""
+"""Whether the machine is as fast now as it was: a reference kernel, timed again and again.
+
+Processors raise and lower their clock by some percent within seconds, by how warm they are and how much
+their other cores have to do. The kernel tells the clock, because it lives in the first caches and does
+nothing but compute: what was measured while it took a few percent longer or shorter is scaled to the pace of
+the first looks. What memory alone bounds does not follow the clock, and is then off by that much.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +27,10 @@ from hwprune.runtime.undisturbed import undisturbed
 #: What is timed: no fused sum, on a map and at widths that every runtime has a fast kernel for.
 REFERENCE = Operator("conv", 64, 64, 28, 28, 3, 3, padding=1)
 #: What the reference kernel takes undisturbed in the first, second and last third of a build differs by more
-#: than this where the machine was busy, or slowed down.
-STEADY = 0.05
+#: than this where the machine was busy, or slowed down by more than a clock does.
+STEADY = 0.15
+#: Looks before and after a measurement are further apart than this where the clock moved meanwhile.
+MOVED = 0.03
 #: A single look that is slower than usual by more than this shows a disturbance.
 DISTURBED = 0.1
 #: What was measured before is added to only while the reference kernel takes as long as then, within this.
@@ -31,8 +39,8 @@ SAME_STATE = 0.1
 RUNS, WARMUP_RUNS, FIRST_LOOKS, RECENT_LOOKS = 200, 5, 9, 50
 #: Seconds to wait before each further look until the machine has calmed down.
 WAITS = (0.3, 1.0, 3.0, 10.0, 20.0, 30.0)
-#: How often something is measured before the machine is given up.
-ATTEMPTS = 8
+#: How often something is measured before the machine is given up, and again because the clock has moved.
+ATTEMPTS, MOVES = 8, 4
 
 STOP_OTHERS = (
     "stop what else is running and give the same command again, which goes on from there; --allow-busy "
@@ -52,6 +60,8 @@ class Watch:
         allow_busy: Whether to go on regardless.
         seen_us: What :attr:`look_us` said at first and after every measurement that counts.
         busy: Whether the machine was busy and that was allowed.
+        base_us: What the reference kernel takes at the pace that results are scaled to; by default what it
+            took at first.
         wait: Waits so many seconds.
     """
 
@@ -60,7 +70,13 @@ class Watch:
     allow_busy: bool = False
     seen_us: list[float] = field(default_factory=list)
     busy: bool = False
+    base_us: float | None = None
     wait: Callable[[float], None] = time.sleep
+
+    @property
+    def reference_us(self) -> float:
+        """What the reference kernel takes at the pace of what :meth:`measure` returns."""
+        return self.base_us or statistics.median(self.seen_us[:FIRST_LOOKS])
 
     @property
     def usual_us(self) -> float:
@@ -90,22 +106,35 @@ class Watch:
             )
         self.seen_us += looks
 
-    def measure(self, measure: Callable[[], Result]) -> Result:
+    def measure(
+        self, measure: Callable[[], Result], at_pace: Callable[[Result, float], Result] | None = None
+    ) -> Result:
         """What ``measure`` returns, once nothing disturbed the machine right after it.
+
+        Args:
+            measure: Measures something. It is asked again where the clock has moved meanwhile.
+            at_pace: Multiplies the durations of a result by a factor; by default they stay.
 
         Raises:
             ProfileError: If something disturbs it time and again.
         """
-        looks: list[float] = []
+        looks, moves = list[float](), 0
         while True:
+            before = self.seen_us[-1]
             result = measure()
-            looks.append(self.look_us())
-            if self._calm(looks[-1]) or self.allow_busy:
-                self.busy = self.busy or not self._calm(looks[-1])
-                self.seen_us.append(looks[-1])
-                return result
+            look = self.look_us()
+            calm = self._calm(look)
+            if calm or self.allow_busy:
+                pace = self.reference_us / ((before + look) / 2 if calm else self.usual_us)
+                self.busy = self.busy or not calm
+                self.seen_us.append(look)
+                moves += 1
+                if calm and apart([before, look]) > MOVED and moves < MOVES:
+                    continue
+                return result if at_pace is None else at_pace(result, pace)
+            looks.append(look)
             self.notify(
-                f"the reference kernel took {looks[-1]:.1f} us instead of {self.usual_us:.1f} us: "
+                f"the reference kernel took {look:.1f} us instead of {self.usual_us:.1f} us: "
                 "something disturbed the machine, measuring again"
             )
             if len(looks) == ATTEMPTS or not self._calms_down(looks):

@@ -12,6 +12,7 @@ import math
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from operator import mul
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -80,7 +81,7 @@ class Workbench:
         missing = [each for each in dict.fromkeys(operators) if (working_set, each) not in self._rows]
         left = len(missing)
         for chunk in files(missing, working_set):
-            fresh = self._watch.measure(measuring(chunk, spec, working_set))
+            fresh = self._watch.measure(measuring(chunk, spec, working_set), _scaled)
             for row in fresh:
                 key = working_set, row.operator
                 known[key] = min(known.get(key, row), row, key=lambda each: each.undisturbed_us)
@@ -114,8 +115,8 @@ class Workbench:
             with tempfile.TemporaryDirectory(prefix="hwprune-") as folder:
                 path = Path(folder) / "network.onnx"
                 export(model, path, example, batch=profile.runtime.batch)
-                timing = self._watch.measure(lambda: measure(path, profile))
-            known[digest] = min(timing.undisturbed_us, known.get(digest, math.inf))
+                latency_us = self._watch.measure(lambda: measure(path, profile).undisturbed_us, mul)
+            known[digest] = min(latency_us, known.get(digest, math.inf))
             self._networks.add(digest)
             self.save()
         return known[digest]
@@ -126,3 +127,7 @@ def measuring(
 ) -> Callable[[], tuple[Row, ...]]:
     """A function that measures the operators of one file."""
     return lambda: measure_operators(chunk, spec, working_set=working_set)
+
+
+def _scaled(rows: tuple[Row, ...], factor: float) -> tuple[Row, ...]:
+    return tuple(row.scaled(factor) for row in rows)

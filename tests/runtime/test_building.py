@@ -8,7 +8,9 @@ import re
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from operator import mul
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,7 @@ from hwprune.device.rows import Row
 from hwprune.device.steps import Steps
 from hwprune.errors import ArtifactError, InputError, MissingRowError, ProfileError, RuntimeUnavailableError
 from hwprune.operators import Operator
-from hwprune.runtime import steady, workbench
+from hwprune.runtime import build, calibration, steady, workbench
 from hwprune.runtime.base import REGISTRY
 from hwprune.runtime.build import BuildRequest, build_profile
 from hwprune.runtime.interrupts import finishing
@@ -42,11 +44,34 @@ def watch(looks: Sequence[float], *, allow_busy: bool = False) -> tuple[Watch, l
     return Watch(lambda: next(left), said.append, allow_busy, seen, wait=lambda seconds: None), said
 
 
-@pytest.mark.parametrize("look", [85.0, 103.0, 109.0])
+@pytest.mark.parametrize("look", [98.0, 102.0])
 def test_what_is_measured_counts_at_once_while_nothing_disturbs_the_machine(look: float) -> None:
     calm, said = watch([look])
     assert calm.measure(lambda: "result") == "result"
     assert (calm.seen_us[9:], calm.busy, said) == ([look], False, [])
+
+
+@pytest.mark.parametrize("look", [85.0, 109.0])
+def test_what_is_measured_while_the_clock_moves_is_measured_again_and_scaled(look: float) -> None:
+    moving, said = watch([look, look + 0.5])
+    results = iter([10.0, 12.0])
+    assert moving.measure(lambda: next(results), mul) == pytest.approx(12.0 * 100.0 / (look + 0.25))
+    assert (moving.seen_us[9:], moving.busy, said) == ([look, look + 0.5], False, [])
+
+
+def test_a_clock_that_never_rests_is_taken_at_the_middle() -> None:
+    restless, said = watch([95.0, 105.0] * steady.MOVES)
+    results = iter(range(1, 100))
+    assert restless.measure(lambda: float(next(results)), mul) == pytest.approx(float(steady.MOVES))
+    assert said == []
+
+
+def test_what_is_added_is_scaled_to_the_pace_of_what_is_there() -> None:
+    adding, _ = watch([100.0] * 10)
+    adding.base_us = 105.0
+    adding.begin(105.0)
+    assert adding.measure(lambda: 10.0, mul) == pytest.approx(10.5)
+    assert adding.reference_us == 105.0
 
 
 def test_what_was_disturbed_is_measured_again_when_the_machine_is_calm() -> None:
@@ -74,16 +99,17 @@ def test_a_busy_machine_is_measured_where_that_is_asked_for_and_it_is_recorded()
 
 
 def test_a_machine_that_slows_down_during_the_build_is_refused_at_the_end() -> None:
-    slowing, _ = watch([102.0] * 9 + [108.0] * 9)
-    for _ in range(18):
+    # The first look after each change is one at which the clock moved.
+    slowing, _ = watch([100.0] * 18 + [109.0] * 29 + [119.0] * 29)
+    for _ in range(18 + 28 + 28):
         slowing.measure(lambda: None)
     with pytest.raises(ProfileError, match="at the start, in the middle and at the end") as caught:
         slowing.finish()
-    assert "100.0 us, 102.0 us, 108.0 us" in str(caught.value)
-    steady, _ = watch([98.0, 102.0] * 9)
+    assert "100.0 us, 109.0 us, 119.0 us" in str(caught.value)
+    clocked, _ = watch([109.0] * 19)
     for _ in range(18):
-        steady.measure(lambda: None)
-    steady.finish()
+        clocked.measure(lambda: None)
+    clocked.finish()
 
 
 def test_what_is_added_to_must_have_been_measured_while_the_machine_was_as_fast() -> None:
@@ -217,9 +243,14 @@ class Machine:
         monkeypatch.setattr(workbench, "measure_operators", self.rows)
         monkeypatch.setattr(workbench, "find_steps", lambda probe, spec: building_steps())
         monkeypatch.setattr(workbench, "measure", self.network)
-        monkeypatch.setattr(steady, "RUNS", 1)
-        for tolerance in ("STEADY", "DISTURBED", "SAME_STATE"):
-            monkeypatch.setattr(steady, tolerance, float("inf"))
+        for user in (build, calibration):
+            monkeypatch.setattr(user, "reference_kernel", self.reference_kernel)
+
+    @staticmethod
+    @contextmanager
+    def reference_kernel(_spec: RuntimeSpec) -> Iterator[Callable[[], float]]:
+        """A reference kernel that always takes as long."""
+        yield lambda: 100.0
 
     def rows(
         self,
