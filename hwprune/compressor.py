@@ -370,6 +370,45 @@ class Compressor:
             finished.biases,
         )
 
+    def use_average(self, average: nn.Module) -> None:
+        """Puts averages of the weights (EMA, SWA) in the network's place, without what has been pruned.
+
+        Averages may be begun at any time: what they still hold of pruned groups is zeroed. Call it after the
+        last step and before :meth:`finish`; the support settles now if it has not yet.
+
+        Args:
+            average: A network of the same parameters and buffers, or what holds one as its ``module``, as
+                ``torch.optim.swa_utils.AveragedModel`` and timm's ``ModelEmaV3`` do. It is left as it is.
+
+        Raises:
+            InputError: If its parameters and buffers are not those of the network.
+            TrainingError: If weights are not finite.
+        """
+        state = self.model.state_dict()
+        if any(is_sharded(tensor) for tensor in state.values()):
+            raise InputError(
+                "averages of sharded weights cannot be taken over",
+                where="Compressor.use_average",
+                expected="a network that every process holds whole",
+            )
+        inner = getattr(average, "module", None)
+        holds_it = isinstance(inner, nn.Module) and average.state_dict().keys() != state.keys()
+        averaged = (inner if isinstance(inner, nn.Module) and holds_it else average).state_dict()
+        shapes = [{name: value.shape for name, value in each.items()} for each in (state, averaged)]
+        if shapes[0] != shapes[1]:
+            name = next(name for name in {**state, **averaged} if shapes[0].get(name) != shapes[1].get(name))
+            raise InputError(
+                "the average is of another network",
+                where=f"Compressor.use_average, {name}",
+                expected=shapes[0].get(name, "no such parameter or buffer"),
+                got=shapes[1].get(name, "none"),
+            )
+        self.proximal.settle()
+        self.model.load_state_dict(averaged)
+        with torch.no_grad():
+            self.groups.scale_(self.proximal.alive)
+        check_finite(self.model)
+
     def _check_zeros(self) -> None:
         """Raises where weights came back that were pruned."""
         norms = self.groups.member_norms()
@@ -381,7 +420,7 @@ class Compressor:
                 expected="the model with the weights that the wrapped optimizer left",
                 got=f"{back} of {int((~self.proximal.alive).sum())} pruned members with other values",
                 hint="something wrote weights after the last step, averages (EMA) or an older checkpoint: "
-                "average settled weights only, or make one more step",
+                "hand averages to use_average(), or make one more step",
             )
 
     def _whole_model(self) -> nn.Module:

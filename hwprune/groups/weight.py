@@ -221,7 +221,7 @@ def largest(values: Tensor, count: int) -> Tensor:
     kept = bits >= high
     room = count - int(torch.count_nonzero(kept))
     # Part by part: where most values are alike, their places would take more memory than the values.
-    for part, chosen in zip(bits.split(_PART), kept.split(_PART), strict=True):
+    for part, chosen in zip(torch.split(bits, _PART), torch.split(kept, _PART), strict=True):
         if room:
             ties = torch.nonzero(part == low).flatten()[:room]
             chosen[ties] = True

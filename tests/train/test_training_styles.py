@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import hwprune
+from hwprune.errors import InputError
 from hwprune.graph.coupling import find_axes
 from hwprune.groups.channel import ChannelGroups
 from hwprune.groups.costs import CountBudget
@@ -257,6 +258,14 @@ class Float16(Scaled):
             return nn.functional.cross_entropy(output, labels)
 
 
+class Float16WithoutOverflow(Float16):
+    """Half precision, no step of which is skipped."""
+
+    def prepare(self) -> None:
+        super().prepare()
+        self.taken = 3
+
+
 class ScaledFused(Scaled):
     """The scaler calls the optimiser's step even so, whose kernel then leaves the weights as they are."""
 
@@ -294,17 +303,72 @@ def test_every_style_ends_on_exactly_the_budget(name: str) -> None:
     assert all(bool(parameter.isfinite().all()) for parameter in training.model.parameters())
 
 
+def averaged(model: nn.Module) -> torch.optim.swa_utils.AveragedModel:
+    return torch.optim.swa_utils.AveragedModel(
+        model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9)
+    )
+
+
 def test_an_average_of_settled_weights_has_the_same_zeros() -> None:
     training = Training()
-    average = torch.optim.swa_utils.AveragedModel(
-        training.model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.9)
-    )
+    average = averaged(training.model)
     for index in range(STEPS):
         training.step(*batch(index))
         if training.proximal.settled:
             average.update_parameters(training.model)
     twin = proximal_step(average.module)
     assert torch.equal(twin.groups.member_norms() > 0, training.proximal.alive)
+
+
+def compressed(model: nn.Module) -> hwprune.Compressor:
+    return hwprune.Compressor(
+        model,
+        batch(0)[0][:2],
+        hwprune.load_profile("x86-avx2-ort"),
+        hwprune.Keep(0.5),
+        total_steps=STEPS,
+        measure=False,
+    )
+
+
+@pytest.mark.parametrize("inner", [False, True], ids=["averaged model", "its module"])
+def test_an_average_of_all_weights_becomes_a_slim_network(inner: bool) -> None:
+    plain, training = Training(), Training()
+    for one in (plain, training):
+        one.model = network()
+    compressors = [compressed(one.model) for one in (plain, training)]
+    for one, compressor in zip((plain, training), compressors, strict=True):
+        one.optimizer = compressor.wrap(one.make_optimizer(one.model))
+    average = averaged(training.model)
+    for index in range(STEPS):
+        plain.step(*batch(index))
+        training.step(*batch(index))
+        average.update_parameters(training.model)
+    before = [value.clone() for value in average.state_dict().values()]
+    compressors[1].use_average(average.module if inner else average)
+    result = compressors[1].finish()
+    # What is averaged does not change who survives, and is not changed itself.
+    assert torch.equal(compressors[0].proximal.alive, compressors[1].proximal.alive)
+    assert all(map(torch.equal, before, average.state_dict().values()))
+    sizes = [sum(parameter.numel() for parameter in one.parameters()) for one in (result.model, plain.model)]
+    assert sizes[0] < sizes[1]
+    columns, slim = (one.state_dict()["8.weight"].T for one in (average.module, result.model))
+    assert all(
+        any(map(torch.equal, [column] * 16, columns)) for column in result.model.state_dict()["8.weight"].T
+    )
+
+
+def test_an_average_of_another_network_is_refused() -> None:
+    compressor = compressed(network())
+    for other in (nn.Sequential(nn.Conv2d(1, 16, 3)), averaged(nn.Linear(2, 2))):
+        with pytest.raises(InputError, match="of another network"):
+            compressor.use_average(other)
+    assert not compressor.proximal.settled
+
+
+@pytest.mark.parametrize("style", [Bfloat16, Float16WithoutOverflow])
+def test_half_precision_leaves_the_same_survivors(style: type[Training], plain: ProximalStep) -> None:
+    assert torch.equal(style().run().alive, plain.alive)
 
 
 @pytest.mark.slow
