@@ -51,6 +51,26 @@ def test_curves_are_those_of_the_history_and_of_every_layer(tmp_path: Path) -> N
     }
 
 
+def test_every_one_of_several_targets_has_curves_of_its_own(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard", reason="needs the extra tensorboard", exc_type=ImportError)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    curves = tmp_path / "curves"
+    code, printed, errors = prune(tmp_path / "run", "--tensorboard", curves, "--keep", 0.7)
+    assert code == 0, errors
+    names = [variant["name"] for variant in json.loads(printed)["variants"]]
+    drawn = {folder.name: EventAccumulator(str(folder)).Reload() for folder in curves.iterdir()}
+    assert len(names) == 2
+    assert {name for name in drawn if not name.startswith("dense-")} == set(names)
+    for name in names:
+        history = pd.read_csv(tmp_path / "run" / name / "history.csv")
+        rows = history[history["phase"] == "prune"]
+        points = drawn[name].Scalars("accuracy/prune")
+        assert [point.value for point in points] == pytest.approx(rows["accuracy"].tolist(), rel=1e-5)
+    (dense,) = drawn.keys() - set(names)
+    assert len(drawn[dense].Scalars("loss/dense")) > 0
+
+
 def test_a_run_that_does_not_begin_leaves_no_curves(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard", reason="needs the extra tensorboard", exc_type=ImportError)
     curves = tmp_path / "run" / "curves"

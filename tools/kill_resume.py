@@ -2,10 +2,10 @@
 
     python tools/kill_resume.py --kills 50
 
-Kinds of moments take turns: any time, while any file is being written, in surgery, while the networks are
-exported, while they are timed, and while the results are written. After every kill whatever stands under
-its own name must be whole; a run that ends must have exactly the weights of a run that nobody killed, and
-leave no temporary file.
+Kinds of moments take turns: any time, while it trains, while a checkpoint or any other file is being
+written, in surgery, while the networks are exported, while they are timed, and while the results are
+written. After every kill whatever stands under its own name must be whole; a run that ends must have exactly
+the weights of a run that nobody killed, and leave no temporary file.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
@@ -83,6 +83,24 @@ class Run:
         """Whether the words were printed."""
         return words in self.log.read_text(errors="replace")
 
+    def training(self) -> bool:
+        """Whether an epoch of this session is under way."""
+        return self.says(TRAINING) and not self.says(SURGERY)
+
+    def saving(self) -> bool:
+        """Whether a checkpoint is being written."""
+        return any((self.folder / CHECKPOINTS).glob(TEMPORARY_FILES))
+
+    def stage(self) -> str:
+        """Where the command has come to, by what it has printed and left."""
+        if self.saving():
+            return "writing a checkpoint"
+        if not self.says(TRAINING) and not self.says(SURGERY):
+            return "before its training"
+        if not self.says(SURGERY):
+            return "training"
+        return "timing, writing results" if self.says(TIMING) else "in surgery and export"
+
     def exporting(self) -> bool:
         """Whether a network is being exported for the report, or has been."""
         if not self.says(SURGERY):
@@ -99,8 +117,8 @@ class Run:
         return new or any(self.folder.glob(f".{MODEL_FILE}.*.tmp"))
 
 
-#: What the command prints before the surgery, and after both networks are exported.
-SURGERY, TIMING = "rebuilding the slim network", "timing dense and slim"
+#: What the command prints before its training, before the surgery, and after both networks are exported.
+TRAINING, SURGERY, TIMING = "training ", "rebuilding the slim network", "timing dense and slim"
 
 
 def options_of(network: str) -> list[str]:
@@ -134,6 +152,8 @@ def moments(whole_seconds: float, draw: random.Random) -> dict[str, Callable[[Ru
 
     return {
         "any time": lambda run: run.seconds >= at,
+        "training": lambda run: after(run, 5 * later, run.training()),
+        "checkpoint": lambda run: run.seconds > at / 2 and run.saving(),
         "writing": lambda run: run.seconds > at / 2 and any(run.folder.rglob(TEMPORARY_FILES)),
         "surgery": lambda run: after(run, later, run.says(SURGERY)),
         "export": lambda run: after(run, later, run.exporting()),
@@ -142,14 +162,14 @@ def moments(whole_seconds: float, draw: random.Random) -> dict[str, Callable[[Ru
     }
 
 
-def kill_at(run: Run, due: Callable[[Run], bool]) -> bool:
-    """Kills the command when it is due; says whether it was still running."""
+def kill_at(run: Run, due: Callable[[Run], bool]) -> str | None:
+    """Kills the command when it is due; the stage it was in, ``None`` where it was not running any more."""
     while run.process.poll() is None:
         if due(run):
             run.process.send_signal(signal.SIGKILL)
-            return run.process.wait() == -signal.SIGKILL
+            return run.stage() if run.process.wait() == -signal.SIGKILL else None
         time.sleep(POLL_SECONDS)
-    return False
+    return None
 
 
 def check_whole(folder: Path, network: str) -> None:
@@ -189,14 +209,15 @@ def weights_of(run: Run, network: str) -> str:
 
 def killed_run(
     root: Path, name: str, network: str, dues: Iterable[tuple[str, Callable[[Run], bool]]]
-) -> tuple[Run, list[str]]:
-    """Kills a run at each of the moments, until it ends; what it was killed in."""
-    killed: list[str] = []
+) -> tuple[Run, list[tuple[str, str]]]:
+    """Kills a run at each of the moments, until it ends; the moments, and the stages it was killed in."""
+    killed: list[tuple[str, str]] = []
     run = start(root, name, network)
     for kind, due in dues:
-        if not kill_at(run, due):
+        stage = kill_at(run, due)
+        if stage is None:
             break
-        killed.append(kind)
+        killed.append((kind, stage))
         check_whole(run.folder, network)
         if finished(run.folder):
             break  # killed after its last step: there is nothing to resume
@@ -208,51 +229,86 @@ def killed_run(
 @click.command(help=__doc__)
 @click.option("--kills", default=50, show_default=True, help="How many in all.")
 @click.option("--per-run", default=5, show_default=True, help="Kills before a run is left to end.")
-@click.option("--network", type=click.Choice(sorted(SETUPS)), default="lenet5", show_default=True)
+@click.option(
+    "--network",
+    "networks",
+    type=click.Choice(sorted(SETUPS)),
+    multiple=True,
+    default=sorted(SETUPS),
+    show_default=True,
+    help="One or several.",
+)
 @click.option("--seed", default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Where the page goes; shown by default.")
-def main(kills: int, per_run: int, network: str, seed: int, out: Path | None) -> None:
-    draw = random.Random(seed)
+def main(kills: int, per_run: int, networks: Sequence[str], seed: int, out: Path | None) -> None:
+    lines = []
+    for network in networks:
+        killed, runs = kill_runs(network, kills, per_run, random.Random(seed))
+        lines += section_of(network, killed, runs)
+    write_page([*INTRODUCTION, machine_line(), *lines], out)
+
+
+def kill_runs(
+    network: str, kills: int, per_run: int, draw: random.Random
+) -> tuple[list[tuple[str, str]], int]:
+    """Kills runs so often; every kill's moment and stage, and the number of runs.
+
+    Raises:
+        ClickException: If a run fails, leaves something lying about, or ends with other weights.
+    """
     root = Path(tempfile.mkdtemp(prefix="kill-resume-"))
     whole = start(root, "whole", network)
     whole.process.wait()
     whole_seconds, expected = whole.seconds, weights_of(whole, network)
     click.echo(f"hwprune prune {shlex.join(options_of(network))}")
     click.echo(f"uninterrupted: {whole_seconds:.1f} s, weights {expected[:16]}")
-    counts: Counter[str] = Counter()
+    all_killed: list[tuple[str, str]] = []
     kinds = cycle(moments(whole_seconds, draw))
     runs = 0
-    while counts.total() < kills:
-        chosen = list(islice(kinds, min(per_run, kills - counts.total())))
+    while len(all_killed) < kills:
+        chosen = list(islice(kinds, min(per_run, kills - len(all_killed))))
         dues = ((kind, moments(whole_seconds, draw)[kind]) for kind in chosen)
         run, killed = killed_run(root, f"run{runs}", network, dues)
-        counts.update(killed)
+        all_killed += killed
         actual = weights_of(run, network)
         if actual != expected:
             raise click.ClickException(f"after {len(killed)} kills: weights {actual}, expected {expected}")
         runs += 1
-        click.echo(f"run {runs}: {len(killed)} kills, {counts.total()} in all, the same weights")
+        click.echo(f"run {runs}: {len(killed)} kills, {len(all_killed)} in all, the same weights")
         shutil.rmtree(run.folder)
     shutil.rmtree(root)
-    write_page(page_of(network, counts, runs), out)
+    return all_killed, runs
 
 
-def page_of(network: str, counts: Mapping[str, int], runs: int) -> list[str]:
-    """What was done and found; only told where every run had the weights expected."""
+#: What every page begins with; it is written only where every run had the weights expected.
+INTRODUCTION = [
+    "# Killed and resumed",
+    "",
+    "Written by `tools/kill_resume.py`: commands were killed with SIGKILL at random moments of chosen kinds,",
+    "and each was given again, with `--resume` as soon as there was anything to go on with. After",
+    "every kill the checkpoints, JSON files, ONNX file, slim network, history and page that stood there",
+    "were whole. Every run ended with the weights, bit for bit, of a run that was not killed, and left",
+    "no temporary file.",
+    "",
+]
+
+
+def section_of(network: str, killed: Sequence[tuple[str, str]], runs: int) -> list[str]:
+    """What was done to the runs of one network."""
+    kinds, stages = (Counter(column) for column in zip(*killed, strict=True))
     return [
-        "# Killed and resumed",
         "",
-        f"Written by `tools/kill_resume.py`: `hwprune prune {shlex.join(options_of(network))}` was killed",
-        f"{sum(counts.values())} times with SIGKILL in {runs} runs, and each went on with `--resume`. After",
-        "every kill the checkpoints, JSON files, ONNX file, slim network, history and page that stood there",
-        "were whole. Every run ended with the weights, bit for bit, of a run that was not killed, and left",
-        "no temporary file.",
+        f"## {network}",
         "",
-        machine_line(),
+        f"`hwprune prune {shlex.join(options_of(network))}`: killed {len(killed)} times in {runs} runs.",
         "",
-        "| killed | times |",
+        "| moment | times |",
         "|---|---|",
-        *(f"| {kind} | {count} |" for kind, count in counts.items()),
+        *(f"| {kind} | {count} |" for kind, count in kinds.items()),
+        "",
+        "| the command was | times |",
+        "|---|---|",
+        *(f"| {stage} | {count} |" for stage, count in stages.items()),
     ]
 
 

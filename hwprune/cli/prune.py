@@ -14,10 +14,11 @@ from rich.table import Table
 from hwprune.cli.common import answer, profiles_option, told
 from hwprune.cli.config import config_option
 from hwprune.cli.progress import observing
-from hwprune.cli.tensorboard import drawing
+from hwprune.cli.tensorboard import check_tensorboard, drawing
 from hwprune.cli.training import Training, telling_how_to_resume, training_options
 from hwprune.cli.variants import refuse_processes, run_grid
 from hwprune.device.library import load_profile
+from hwprune.executors.base import InProcess
 from hwprune.outcome import guessing_line, shortfall_line, surplus_line
 from hwprune.output_folder import MODEL_FILE, SINGLE_FILE
 from hwprune.pipeline import compress
@@ -42,7 +43,11 @@ DEFAULT_OUT = "hwprune-run"
 @profiles_option
 @training_options
 @config_option
-@click.option("--tensorboard", type=click.Path(path_type=Path), help="Write curves for TensorBoard here.")
+@click.option(
+    "--tensorboard",
+    type=click.Path(path_type=Path),
+    help="Write curves for TensorBoard here; of several targets, each in a folder of its own.",
+)
 @click.option("--out", type=click.Path(path_type=Path), default=Path(DEFAULT_OUT), show_default=True)
 @click.option("--resume", is_flag=True, help="Go on with the interrupted run in the output folder.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as one JSON object and nothing else.")
@@ -72,8 +77,6 @@ def prune(
         raise click.UsageError("give only one of --speedup, --latency-us and --keep")
     with joined():
         several = len(in_all(training.targets)) > 1
-        if several and tensorboard is not None:
-            raise click.UsageError("--tensorboard draws the curves of one run: give one target")
         profile = in_all(
             lambda: load_profile(device, profiles) if device is not None else local_profile(profiles)
         )
@@ -82,7 +85,13 @@ def prune(
             in_all(refuse_processes)
             grid = training.grid([model], data, {name: profile})
             named = None if profiles is None else str(profiles)
-            run_grid(replace(grid, profiles=named), out, resume=resume, as_json=as_json)
+            run_grid(
+                replace(grid, profiles=named),
+                out,
+                resume=resume,
+                as_json=as_json,
+                executor=_drawn(tensorboard),
+            )
             return
         console = Console(stderr=as_json, highlight=False, emoji=False)
         granularity = training.granularity or profile.granularity
@@ -99,6 +108,14 @@ def prune(
         answer(report.as_record())
     else:
         _print_report(console, report, out)
+
+
+def _drawn(tensorboard: Path | None) -> InProcess:
+    """Makes one network after the other, with curves of each in a folder of its own."""
+    if tensorboard is None:
+        return InProcess()
+    check_tensorboard()
+    return InProcess(lambda task, observer: drawing(observer, tensorboard / task.name))
 
 
 def _settings(

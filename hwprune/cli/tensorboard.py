@@ -7,7 +7,6 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from hwprune.cli.progress import Lines
 from hwprune.errors import MissingPackageError
 from hwprune.phases import Observer
 from hwprune.processes import is_first
@@ -35,7 +34,7 @@ class Curves:
         if self._writer is None:
             self._writer = self._make_writer()
         phase, epoch = row["phase"], row["epoch"]
-        for name in (curve for curve in CURVES if row[curve] is not None):
+        for name in (curve for curve in CURVES if row.get(curve) is not None):
             self._writer.add_scalar(f"{name}/{phase}", row[name], epoch)
         for layer, count in alive.items():
             self._writer.add_scalar(f"alive_{phase}/{layer}", count, epoch)
@@ -48,8 +47,13 @@ class Curves:
             self._writer.close()
 
 
+def check_tensorboard() -> None:
+    """Raises :class:`MissingPackageError` if TensorBoard is not installed."""
+    _summary_writer()
+
+
 @contextmanager
-def drawing(observer: Lines, folder: Path | None) -> Iterator[Observer]:
+def drawing(observer: Observer, folder: Path | None) -> Iterator[Observer]:
     """Draws curves in ``folder``, in the first process; the observer as it is for ``None``.
 
     Raises:
@@ -58,6 +62,12 @@ def drawing(observer: Lines, folder: Path | None) -> Iterator[Observer]:
     if folder is None or not is_first():
         yield observer
         return
+    make_writer = _summary_writer()
+    with closing(Curves(observer, lambda: make_writer(str(folder)))) as curves:
+        yield curves
+
+
+def _summary_writer() -> Callable[[str], Any]:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
@@ -66,5 +76,4 @@ def drawing(observer: Lines, folder: Path | None) -> Iterator[Observer]:
             where="--tensorboard",
             hint="run pip install 'hwprune[tensorboard]'",
         ) from error
-    with closing(Curves(observer, lambda: SummaryWriter(str(folder)))) as curves:
-        yield curves
+    return SummaryWriter

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -131,8 +132,19 @@ def error_of(error: Exception, where: str, machine: str = "this machine") -> Hwp
     return told
 
 
+#: Makes what is told of one task, from what is told of all.
+Told = Callable[[Task, TaskObserver], AbstractContextManager[Observer]]
+
+
 class InProcess:
-    """One task after the other, in this process and on this machine."""
+    """One task after the other, in this process and on this machine.
+
+    Args:
+        told: What each task tells; by default the observer of all.
+    """
+
+    def __init__(self, told: Told = lambda _task, observer: nullcontext(observer)) -> None:
+        self._told = told
 
     def run(self, tasks: Sequence[Task], root: Path, observer: TaskObserver) -> Iterator[Outcome]:
         """See :meth:`Executor.run`."""
@@ -140,13 +152,14 @@ class InProcess:
         for task in tasks:
             observer.tasks(len(outcomes), len(tasks))
             observer.note(f"task {len(outcomes) + 1} of {len(tasks)}: {task.name}")
-            outcome = _outcome(task, root, observer, failed_before(task, outcomes))
+            with self._told(task, observer) as told:
+                outcome = _outcome(task, root, told, failed_before(task, outcomes))
             outcomes[task.name] = outcome
             yield outcome
         observer.tasks(len(outcomes), len(tasks))
 
 
-def _outcome(task: Task, root: Path, observer: TaskObserver, error: HwpruneError | None) -> Outcome:
+def _outcome(task: Task, root: Path, observer: Observer, error: HwpruneError | None) -> Outcome:
     """What becomes of a task that is done now, unless it cannot succeed any more."""
     if error is not None:
         return Outcome(task, {}, error)
