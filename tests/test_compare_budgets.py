@@ -64,6 +64,8 @@ def test_the_dense_training_counts_once_and_differences_are_per_seed(tool, tmp_p
     assert rows["1.5"][3:] == ["+0.00 (0.00)", "-1.00 (0.00) |"]
     assert rows["3"][3:] == ["+1.50 (0.71)", "+0.50 (0.71) |"]
     assert "4 of 4 (one run), 2 of 4 (own runs), 4 of 4 (from scratch)" in page
+    assert "at each target: met." in page
+    assert "one run of its own: met (1.14 in epochs' seconds, 1.25 in wall seconds)." in page
     costs = [cells for title, cells in rows.items() if "target" in title and "hwprune" in title]
     # 20 s dense and twice 6 s of epochs or 10 s of the clock, against 20 s dense and 8 s or 12 s
     assert costs == [["1.14 (1.14 to 1.14)", "1.25 (1.25 to 1.25) |"]]
@@ -72,6 +74,16 @@ def test_the_dense_training_counts_once_and_differences_are_per_seed(tool, tmp_p
         "0.89 (0.89 to 0.89)",
         "0.91 (0.91 to 0.91) |",
     ]
+
+
+def test_two_sides_are_enough_and_what_is_missed_is_said(tool):
+    def side(accuracy, seconds):
+        return tool.Side({2.0: accuracy}, {2.0: 2.1}, frozenset(), 10.0, {2.0: seconds}, {2.0: seconds})
+
+    page = "\n".join(tool.lines_of([{tool.ONE: side(80.0, 9.0), tool.OWN: side(80.4, 3.0)}]))
+    assert "scratch" not in page
+    assert "at each target: missed (0.40 at 2)." in page
+    assert "one run of its own: missed (1.46 in epochs' seconds, 1.46 in wall seconds)." in page
 
 
 def test_own_runs_start_from_the_dense_weights_of_the_one_run(tool, tmp_path, monkeypatch):
