@@ -52,7 +52,8 @@ EXPLANATION = (
     "strength, and none was tuned for this task: the order may change with strengths, data and networks,",
     "and differences of the size of the standard deviation (sd) mean nothing. *Before the cut* is how many",
     "groups the penalty itself had left when the support settled, on average; what exceeds the budget was",
-    "then cut by norm. `magnitude` pulls nothing and is cut once, `hard-threshold` cuts at every step.",
+    "then cut by norm. `magnitude` pulls nothing and is cut once, `hard-threshold` cuts at every step, and",
+    "so does `sr-ste`, which trains on what it cuts, so that it may come back.",
 )
 
 
@@ -182,7 +183,6 @@ def as_markdown(finished: dict[Run, Outcome]) -> str:
             "",
             *in_words(penalties_at(finished, granularity)),
         ]
-    lines += ["", "SR-STE, which is none of these, is compared in [sparsity.md](sparsity.md)."]
     return "\n".join(lines) + "\n"
 
 

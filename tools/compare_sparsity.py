@@ -28,13 +28,14 @@ EXPLANATION = (
     "what exceeds the budget was then cut by norm. *Seconds* are those of one thread of a shared",
     "processor, without the making of a trained start: they tell roughly what a method costs.",
     "",
-    "The budget of penalties that know one (`envelope`, `wgsef`, `hard-threshold`) comes down gradually;",
-    "`hard-threshold` is therefore gradual magnitude pruning. `magnitude` is cut once: from random",
-    "weights where the others settle, from a trained start in the first step, which is what ASP does.",
+    "The budget of penalties that know one (`envelope`, `wgsef`, `hard-threshold`, `sr-ste`) comes down",
+    "gradually; `hard-threshold` is therefore gradual magnitude pruning. `magnitude` is cut once: from",
+    "random weights where the others settle, from a trained start in the first step, as ASP does it.",
     "`asp` from random weights spends half the epochs on a dense network, to the end of its learning",
-    "rate, cuts, and spends the other half on what is left. `sr-ste` masks in every forward pass, passes",
-    "the gradient straight through and adds 2e-4 (1 - mask) w to it. Blocks run along the inputs of a",
-    "layer; a layer whose inputs are no multiple of four stays dense (the first of LeNet-5).",
+    "rate, cuts, and spends the other half on what is left. `sr-ste` cuts at every step, too, and trains",
+    "the weights that it cuts on behind the zeros, so that they may come back, until the support settles.",
+    "Blocks run along the inputs of a layer; a layer whose inputs are no multiple of four stays dense (the",
+    "first of LeNet-5).",
 )
 
 

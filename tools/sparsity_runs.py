@@ -19,12 +19,11 @@ from hwprune.targets import Keep
 from hwprune.train.loop import Recipe, Trainer, Wrap
 from hwprune.train.prox import ProximalStep
 from hwprune.train.schedule import StrengthSchedule
-from hwprune.train.sr_ste import masked_forward
 from hwprune.workloads import Dataset, accuracy, batches_per_epoch, load_dataset, make_model
 
 DENSE, MAGNITUDE = "dense", "magnitude"
-#: Methods that are no penalties.
-SR_STE, ASP = "sr-ste", "asp"
+#: A method that is no penalty.
+ASP = "asp"
 #: Where the pruning starts from.
 RANDOM, TRAINED = "random", "trained"
 #: Weights per block.
@@ -64,7 +63,7 @@ class Pattern:
         title: What the page calls it.
         kept: Fraction of the weights.
         in_blocks: Whether every block keeps that fraction.
-        methods: Names of penalties, :data:`SR_STE` or :data:`ASP`.
+        methods: Names of penalties, or :data:`ASP`.
     """
 
     title: str
@@ -78,7 +77,7 @@ NETWORKS = {
     "lenet5": Network("LeNet-5", "lenet5", images=1500, epochs=6, further=2),
 }
 _OF_WEIGHTS = ("envelope", "wgsef", "hard-threshold", "halo", "profiled-halo", "l1", MAGNITUDE)
-_OF_BLOCKS = ("envelope", SR_STE, MAGNITUDE, ASP)
+_OF_BLOCKS = ("envelope", "sr-ste", MAGNITUDE, ASP)
 PATTERNS = {
     "95%": Pattern("95 % of the weights zero", Keep(0.05), False, _OF_WEIGHTS),
     "99%": Pattern("99 % of the weights zero", Keep(0.01), False, _OF_WEIGHTS),
@@ -136,8 +135,6 @@ class Training:
         if self.run.method == DENSE:
             self.fit(self.run.epochs)
             return Survey(0, 0, 0)
-        if self.run.method == SR_STE:
-            return self._sr_ste()
         if self.run.method == ASP:
             first = self.run.epochs // 2
             self.fit(first)
@@ -165,14 +162,6 @@ class Training:
         proximal = ProximalStep(groups, make_penalty(penalty), witness, schedule)
         self.fit(epochs, proximal.attach)
         return Survey(witness.alive_before, proximal.groups_alive, groups.group_count)
-
-    def _sr_ste(self) -> Survey:
-        groups = BlockGroups(self.model, size=BLOCK)
-        with masked_forward(self.model, groups, PATTERNS[self.run.pattern].kept.count_of(BLOCK)):
-            self.fit(self.run.epochs)
-        groups.rebind(self.model)
-        kept = groups.groups_alive(groups.member_norms() > 0)
-        return Survey(groups.group_count, kept, groups.group_count)
 
     def _groups(self) -> MaskedGroups:
         if PATTERNS[self.run.pattern].in_blocks:

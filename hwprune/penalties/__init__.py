@@ -12,13 +12,14 @@ from hwprune.penalties.base import (
     RootedPenalty,
     Solution,
     StatefulPenalty,
+    StraightThroughPenalty,
 )
 from hwprune.penalties.envelope import GroupEnvelope
 from hwprune.penalties.group_lasso import GroupLasso, soft_threshold
 from hwprune.penalties.half_space import HalfSpace, half_space_mask
 from hwprune.penalties.halo import Halo, ProfiledHalo, TrainedHalo
 from hwprune.penalties.magnitude import HardThreshold, Magnitude, strongest
-from hwprune.penalties.n_m import nm_mask, sr_ste_gradient
+from hwprune.penalties.n_m import StraightThrough, nm_mask, sr_ste_gradient
 
 __all__ = [
     "GroupEnvelope",
@@ -34,6 +35,8 @@ __all__ = [
     "RootedPenalty",
     "Solution",
     "StatefulPenalty",
+    "StraightThrough",
+    "StraightThroughPenalty",
     "TrainedHalo",
     "half_space_mask",
     "make_penalty",
@@ -55,10 +58,11 @@ REGISTRY: dict[str, Callable[[PenaltySettings], Penalty]] = {
     "half-space": lambda given: HalfSpace(),
     "magnitude": lambda given: Magnitude(),
     "hard-threshold": lambda given: HardThreshold(given.budget, given.cost),
+    "sr-ste": lambda given: StraightThrough(given.budget, given.cost),
 }
 
-#: Penalties of single weights: on a group of several they are no functions of its norm.
-_SINGLES_ONLY = ("l1",)
+#: Penalties of single weights: on a group of several they are no functions of its norm, or mask nothing else.
+_SINGLES_ONLY = ("l1", "sr-ste")
 
 
 def penalty_names(*, singles: bool = True) -> tuple[str, ...]:

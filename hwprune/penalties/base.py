@@ -131,6 +131,16 @@ class ProjectingPenalty(Penalty, Protocol):
         ...
 
 
+@runtime_checkable
+class StraightThroughPenalty(Penalty, Protocol):
+    """A penalty whose zeros cover weights that are trained on and may come back until survivors are fixed."""
+
+    @property
+    def decay(self) -> float:
+        """What covered weights lose per step, as a multiple of the learning rate."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class PenaltySettings:
     """What penalties are made from; each takes what it knows.

@@ -213,6 +213,8 @@ class ProfiledHalo:
     tensor(6.7500)
     >>> ProfiledHalo().coefficients(torch.tensor([8.0, 1.0]))
     tensor([1.3333, 0.6667])
+    >>> ProfiledHalo().prox_factors(torch.tensor([8.0, 1.0]), 1.0)
+    tensor([0.9297, 0.0000])
     """
 
     @property

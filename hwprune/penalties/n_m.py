@@ -6,12 +6,58 @@ arXiv 2102.04010. A convex alternative is :class:`~hwprune.penalties.GroupEnvelo
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from numbers import Integral
 
 import torch
 from torch import Tensor
 
 from hwprune.errors import InputError
+from hwprune.penalties.base import check_number
+from hwprune.penalties.magnitude import HardThreshold
+
+#: The paper's ``lambda_w``.
+DECAY = 2e-4
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StraightThrough(HardThreshold):
+    """SR-STE: a projection at every step, behind which the dense weights are trained on.
+
+    ``prox_factors`` is :class:`HardThreshold`'s, ``argmin_x 1/2 |x - w|^2 s.t. sum_j c_j [x_j != 0] <= B``,
+    of the dense weights w. The network computes with x; w takes its gradient, and what is not in x decays,
+    see :func:`sr_ste_gradient`. So a weight comes back that becomes larger than one that is shown. With a row
+    of norms per block of M and a budget of N it is the paper's N:M sparsity; with one row, the same over all
+    weights.
+
+    Source: Zhou et al. 2021 (see the module), equations 8 and 9.
+
+    Attributes:
+        decay: The paper's ``lambda_w``, not negative.
+
+    Raises:
+        InputError: If a cost is not positive, or the budget or the decay is negative.
+
+    >>> StraightThrough(budget=1).prox_factors(torch.tensor([[2.0, 0.5], [0.1, 0.2]]), 0.1)
+    tensor([[1., 0.],
+            [0., 1.]])
+    """
+
+    decay: float = DECAY
+
+    def __post_init__(self) -> None:
+        # super() without arguments does not find the class that slots put in this one's place.
+        HardThreshold.__post_init__(self)
+        check_number("decay", self.decay, "StraightThrough")
+        if not 0 <= self.decay < float("inf"):
+            raise InputError(
+                "the decay is out of range", where="StraightThrough", expected="[0, inf)", got=self.decay
+            )
+
+    @property
+    def name(self) -> str:
+        """What the command line calls it."""
+        return "sr-ste"
 
 
 def nm_mask(weights: Tensor, n: int, m: int) -> Tensor:
@@ -59,7 +105,7 @@ def nm_mask(weights: Tensor, n: int, m: int) -> Tensor:
     return mask.scatter(-1, largest, True).reshape(weights.shape)
 
 
-def sr_ste_gradient(gradient: Tensor, weights: Tensor, mask: Tensor, decay: float = 2e-4) -> Tensor:
+def sr_ste_gradient(gradient: Tensor, weights: Tensor, mask: Tensor, decay: float = DECAY) -> Tensor:
     """The gradient that the dense weights take: straight through, and the masked ones decay.
 
     No proximal operator: the weights stay dense, and the network computes with ``mask * w``. It is what

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import weakref
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -24,9 +25,10 @@ from torch.utils.hooks import RemovableHandle
 from hwprune.errors import ArtifactError, InputError
 from hwprune.groups.base import Allowance, Grouping, GroupSet
 from hwprune.notes import Weighty, log_note
-from hwprune.penalties import Penalty
+from hwprune.penalties import Penalty, StraightThroughPenalty
 from hwprune.processes import agree_
 from hwprune.train.finite import not_finite
+from hwprune.train.hidden_weights import HiddenWeights
 from hwprune.train.pull import Pull
 from hwprune.train.schedule import StrengthSchedule
 
@@ -73,6 +75,9 @@ class ProximalStep:
         self.settled = False
         self._grouping: Grouping | None = None
         self._pull = Pull(groups, penalty)
+        self._hidden: HiddenWeights | None = None
+        if isinstance(penalty, StraightThroughPenalty):
+            self._hidden = HiddenWeights(groups, penalty.decay)
         self._refresh_every = max(1, schedule.settle_step // REFRESHES)
         self._optimizers: list[torch.optim.Optimizer] = []
         self._hooks: list[RemovableHandle] = []
@@ -172,9 +177,17 @@ class ProximalStep:
                 return
             strength = self.schedule.strength(self.step)
             if strength > 0:
-                self._shrink(strength)
+                with self._dense_weights():
+                    self._shrink(strength)
             if self.step >= self.schedule.settle_step:
                 self.settle()
+
+    def _dense_weights(self) -> AbstractContextManager[None]:
+        """What the network shows and what is covered, all of it alive, where a penalty trains both."""
+        if self._hidden is None:
+            return nullcontext()
+        self.alive = torch.ones_like(self.alive)
+        return self._hidden.uncovered(self._optimizers)
 
     def _shrink(self, strength: float) -> None:
         if self._grouping is None or self.step % self._refresh_every == 0:
@@ -206,7 +219,8 @@ class ProximalStep:
         if torch.equal(alive, self.alive):
             return
         self.alive = alive
-        self._clear_momenta()
+        if self._hidden is None:  # what is covered is trained on
+            self._clear_momenta()
 
     def _clear_momenta(self) -> None:
         """Clears what optimisers hold of the dead."""
@@ -231,6 +245,8 @@ class ProximalStep:
             # Those that died long ago have gathered momentum since, from gradients that nobody follows.
             self._clear_momenta()
             self.groups.scale_(self.alive)
+            if self._hidden is not None:
+                self._hidden.forget()
             self.settled = True
             self.after_settling()
 
@@ -264,6 +280,8 @@ class ProximalStep:
         if self._grouping is not None:
             state["grouping"] = self._grouping.state()
             state["pull"] = self._pull.state_dict()
+        if self._hidden is not None:
+            state["hidden"] = self._hidden.state()
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -291,6 +309,8 @@ class ProximalStep:
         if "grouping" in state:
             self._grouping = self.groups.regroup(state["grouping"])
             self._pull.load_state_dict(state["pull"])
+        if self._hidden is not None:
+            self._hidden.load(state.get("hidden", ()))
 
     def _asked(self) -> dict[str, Any]:
         """What the training is to come to and how; what is measured on the way is none of it."""

@@ -252,12 +252,16 @@ def test_single_elements_give_half_the_squared_k_support_norm(examples: int) -> 
 
 @every_amount
 @both_forms
-def test_a_batch_is_a_loop(examples: int, debias: bool) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "rounding"), [(torch.float64, 1e-12), (torch.float32, 1.2e-7)], ids=["float64", "float32"]
+)
+def test_a_batch_is_a_loop(examples: int, debias: bool, dtype: torch.dtype, rounding: float) -> None:
     generator = torch.Generator().manual_seed(4)
+    close = {"rtol": rounding, "atol": rounding}
 
     def check(case: Case) -> None:
-        rows = torch.rand((3, 2, case.norms.numel()), generator=generator, dtype=torch.float64)
-        rows[0, 0], rows[1, 1] = case.norms, 0.0
+        rows = torch.rand((3, 2, case.norms.numel()), generator=generator, dtype=dtype)
+        rows[0, 0], rows[1, 1] = case.norms.to(dtype), 0.0
         budgets = case.budget * torch.rand((3, 2), generator=generator, dtype=torch.float64)
         strengths = case.strength * torch.tensor([[1.0, 0.5], [0.0, 1.0], [0.9, 0.1]], dtype=torch.float64)
         batch = GroupEnvelope(budgets, case.ridge, case.cost, debias=debias)
@@ -265,8 +269,8 @@ def test_a_batch_is_a_loop(examples: int, debias: bool) -> None:
         for place in np.ndindex(3, 2):
             one = GroupEnvelope(float(budgets[place]), case.ridge, case.cost, debias=debias)
             alone = one.prox_factors(rows[place], float(strengths[place]))
-            torch.testing.assert_close(factors[place], alone, rtol=1e-12, atol=1e-12)
-            torch.testing.assert_close(values[place], one.value(rows[place]), rtol=1e-12, atol=1e-12)
+            torch.testing.assert_close(factors[place], alone, **close)
+            torch.testing.assert_close(values[place], one.value(rows[place]), **close)
 
     holds(cases(), examples, check)
 
@@ -302,6 +306,21 @@ def test_float32_is_exact_to_its_rounding(examples: int, debias: bool) -> None:
         assert found.dtype == torch.float32
         # Two roundings of a number below 1.
         torch.testing.assert_close(found.double(), expected, rtol=0, atol=1.2e-7)
+
+    holds(cases(), examples, check)
+
+
+@every_amount
+@both_forms
+def test_values_and_gradients_of_float32_are_exact_to_its_rounding(examples: int, debias: bool) -> None:
+    def check(case: Case) -> None:
+        envelope, rounded = case.envelope(debias=debias), case.norms.float().requires_grad_()
+        exact = rounded.detach().double().requires_grad_()
+        value, expected = envelope.value(rounded), envelope.value(exact)
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value.double(), expected, rtol=1.2e-7, atol=1e-40)
+        (found,), (gradient,) = torch.autograd.grad(value, rounded), torch.autograd.grad(expected, exact)
+        torch.testing.assert_close(found.double(), gradient, rtol=3e-7, atol=1e-40)
 
     holds(cases(), examples, check)
 
