@@ -168,16 +168,16 @@ def make_variants(
         HwpruneError: If the executor cannot begin.
     """
     with alone_in(out):
-        return _make_variants(grid, out, observer, resume=resume, executor=executor)
+        return _make_variants(grid, out, observer, resume=resume, executor=executor or InProcess())
 
 
 def _make_variants(
-    grid: Grid, out: Path, observer: TaskObserver, *, resume: bool, executor: Executor | None
+    grid: Grid, out: Path, observer: TaskObserver, *, resume: bool, executor: Executor
 ) -> VariantsFolder:
     goes_on = _check_folder(out, resume=resume)
     if resume and not goes_on:
         observer.note(nothing_to_resume(out))
-    if executor is None:  # a cluster has runtimes and data on its nodes
+    if executor.here:
         _check_inputs(grid, anew=not goes_on)
     for profile in grid.devices.values():
         if grid.int8 and not has_8_bits(profile):
@@ -197,7 +197,7 @@ def _make_variants(
     for line in drop_unusable(missing, out):
         observer.note(line)
     tasks = list(_tasks(missing, out, resume=goes_on))
-    for outcome in (executor or InProcess()).run(tasks, out, observer):
+    for outcome in executor.run(tasks, out, observer):
         name = outcome.task.name
         if outcome.error is not None:
             observer.note(f"{name} was not made: {outcome.error}")

@@ -200,6 +200,8 @@ def test_a_start_that_cannot_begin_removes_nothing(grid: Grid, out: Path) -> Non
 class FarAway:
     """Does every task on a machine of its own, which has what was sent there and sends back what it makes."""
 
+    here = False
+
     def run(self, tasks: Sequence[Task], root: Path, observer: TaskObserver) -> Iterator[Outcome]:
         for task in tasks:
             with tempfile.TemporaryDirectory() as folder:

@@ -151,7 +151,7 @@ def _verdicts(seeds: Sequence[Mapping[str, Side]]) -> list[str]:
     lost = {
         target: -statistics.mean(_gaps(seeds, OWN, target)) for target in sorted(seeds[0][ONE].accuracies)
     }
-    beyond = [f"{points:.2f} at {target:g}" for target, points in lost.items() if points > LOSS]
+    beyond = [f"{points:.2f} at {target:g}" for target, points in lost.items() if round(points, 6) > LOSS]
     costs = [statistics.mean(ratios) for ratios in _ratios(seeds, OWN, "single")]
     return [
         f"Wanted: at most {LOSS:g} points lost against own runs at each target: "

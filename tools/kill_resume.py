@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shlex
 import shutil
 import signal
@@ -85,20 +86,29 @@ class Run:
 
     def training(self) -> bool:
         """Whether an epoch of this session is under way."""
-        return self.says(TRAINING) and not self.says(SURGERY)
+        begun = re.findall(TRAINING, self.log.read_text(errors="replace"))
+        return any(batches != done for batches, done in begun) and not self.says(SURGERY)
 
     def saving(self) -> bool:
         """Whether a checkpoint is being written."""
-        return any((self.folder / CHECKPOINTS).glob(TEMPORARY_FILES))
+        return self.writing(self.folder / CHECKPOINTS)
+
+    def writing(self, folder: Path) -> bool:
+        """Whether a file anywhere in the folder is on its way, but for those that a killed session left."""
+        return any(map(self._is_new, folder.rglob(TEMPORARY_FILES)))
+
+    def _is_new(self, path: Path) -> bool:
+        try:
+            return path.stat().st_mtime_ns >= self.started_ns
+        except FileNotFoundError:  # it has arrived since
+            return False
 
     def stage(self) -> str:
         """Where the command has come to, by what it has printed and left."""
         if self.saving():
             return "writing a checkpoint"
-        if not self.says(TRAINING) and not self.says(SURGERY):
-            return "before its training"
         if not self.says(SURGERY):
-            return "training"
+            return "training" if self.training() else "before its training"
         return "timing, writing results" if self.says(TIMING) else "in surgery and export"
 
     def exporting(self) -> bool:
@@ -117,8 +127,10 @@ class Run:
         return new or any(self.folder.glob(f".{MODEL_FILE}.*.tmp"))
 
 
-#: What the command prints before its training, before the surgery, and after both networks are exported.
-TRAINING, SURGERY, TIMING = "training ", "rebuilding the slim network", "timing dense and slim"
+#: What the command prints before each phase of its training: all batches, and those that are done.
+TRAINING = r"training \w+: (\d+) batches(?:, (\d+) of them done)?"
+#: What it prints before the surgery, and after both networks are exported.
+SURGERY, TIMING = "rebuilding the slim network", "timing dense and slim"
 
 
 def options_of(network: str) -> list[str]:
@@ -154,7 +166,7 @@ def moments(whole_seconds: float, draw: random.Random) -> dict[str, Callable[[Ru
         "any time": lambda run: run.seconds >= at,
         "training": lambda run: after(run, 5 * later, run.training()),
         "checkpoint": lambda run: run.seconds > at / 2 and run.saving(),
-        "writing": lambda run: run.seconds > at / 2 and any(run.folder.rglob(TEMPORARY_FILES)),
+        "writing": lambda run: run.seconds > at / 2 and run.writing(run.folder),
         "surgery": lambda run: after(run, later, run.says(SURGERY)),
         "export": lambda run: after(run, later, run.exporting()),
         "timing": lambda run: after(run, later, run.says(TIMING)),

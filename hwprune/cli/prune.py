@@ -90,7 +90,7 @@ def prune(
                 out,
                 resume=resume,
                 as_json=as_json,
-                executor=_drawn(tensorboard),
+                executor=_with_curves(tensorboard),
             )
             return
         console = Console(stderr=as_json, highlight=False, emoji=False)
@@ -110,7 +110,7 @@ def prune(
         _print_report(console, report, out)
 
 
-def _drawn(tensorboard: Path | None) -> InProcess:
+def _with_curves(tensorboard: Path | None) -> InProcess:
     """Makes one network after the other, with curves of each in a folder of its own."""
     if tensorboard is None:
         return InProcess()

@@ -48,5 +48,7 @@ class Row:
         >>> Row(Operator("relu", 8, 8), 10.0, 9.0, 12.0).scaled(1.1).p90_us
         13.2
         """
-        names = ("median_us", "p10_us", "p90_us", "undisturbed_us")
-        return replace(self, **{name: round(factor * getattr(self, name), DECIMALS) for name in names})
+        names, least = ("median_us", "p10_us", "p90_us", "undisturbed_us"), 10.0**-DECIMALS
+        return replace(
+            self, **{name: max(round(factor * getattr(self, name), DECIMALS), least) for name in names}
+        )

@@ -90,6 +90,11 @@ class Outcome:
 class Executor(Protocol):
     """Does tasks."""
 
+    @property
+    def here(self) -> bool:
+        """Whether tasks find the runtimes and files of this machine, which can be checked before them."""
+        ...
+
     def run(self, tasks: Sequence[Task], root: Path, observer: TaskObserver) -> Iterator[Outcome]:
         """Does all tasks, and yields every one as it ends, its files in place.
 
@@ -132,19 +137,24 @@ def error_of(error: Exception, where: str, machine: str = "this machine") -> Hwp
     return told
 
 
-#: Makes what is told of one task, from what is told of all.
-Told = Callable[[Task, TaskObserver], AbstractContextManager[Observer]]
+#: From a task and the observer of all tasks to the observer of that one.
+ObserverOf = Callable[[Task, TaskObserver], AbstractContextManager[Observer]]
 
 
 class InProcess:
     """One task after the other, in this process and on this machine.
 
     Args:
-        told: What each task tells; by default the observer of all.
+        observer_of: Makes the observer of a task; by default all have the same.
     """
 
-    def __init__(self, told: Told = lambda _task, observer: nullcontext(observer)) -> None:
-        self._told = told
+    def __init__(self, observer_of: ObserverOf = lambda _task, observer: nullcontext(observer)) -> None:
+        self._observer_of = observer_of
+
+    @property
+    def here(self) -> bool:
+        """They do."""
+        return True
 
     def run(self, tasks: Sequence[Task], root: Path, observer: TaskObserver) -> Iterator[Outcome]:
         """See :meth:`Executor.run`."""
@@ -152,8 +162,8 @@ class InProcess:
         for task in tasks:
             observer.tasks(len(outcomes), len(tasks))
             observer.note(f"task {len(outcomes) + 1} of {len(tasks)}: {task.name}")
-            with self._told(task, observer) as told:
-                outcome = _outcome(task, root, told, failed_before(task, outcomes))
+            with self._observer_of(task, observer) as own:
+                outcome = _outcome(task, root, own, failed_before(task, outcomes))
             outcomes[task.name] = outcome
             yield outcome
         observer.tasks(len(outcomes), len(tasks))

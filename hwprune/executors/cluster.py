@@ -37,6 +37,11 @@ class RayCluster:
     address: str | None = None
     cores: int = 1
 
+    @property
+    def here(self) -> bool:
+        """Nodes have runtimes and data of their own."""
+        return False
+
     def run(self, tasks: Sequence[Task], root: Path, observer: TaskObserver) -> Iterator[Outcome]:
         """See :meth:`~hwprune.executors.base.Executor.run`.
 

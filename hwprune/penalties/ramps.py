@@ -13,8 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-#: Elements of one tile on the CPU: enough to hide the cost of a call, few enough for a tile and what is
-#: computed of it to stay in the second cache; norms of no more than the second number are one tile.
+#: Elements of one tile on the CPU: enough to hide the cost of a call, few enough for a tile of float32 and
+#: what is computed of it to stay in a second cache of a MiB; norms of no more than the second number are one.
 _CPU_TILE, _ONLY_CPU_TILE = 1 << 16, 1 << 17
 #: Elements of one tile elsewhere: one tile for all but the largest networks.
 _DEVICE_TILE = 1 << 26

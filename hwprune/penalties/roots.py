@@ -23,7 +23,7 @@ from torch import Tensor
 
 from hwprune.penalties.ramps import Tiles
 
-#: Groups in the sample that a cold start of many groups solves first: so many at least, and one in so many.
+#: Groups in the sample that a cold start of many groups solves first: about so many, or one in about so many.
 #: What is spent by the sample is then off by less than what two Newton steps mend.
 SAMPLE, _ONE_IN = 1 << 15, 1 << 8
 #: A sample is drawn of so many times its size.

@@ -1,9 +1,10 @@
 """Whether the machine is as fast now as it was: a reference kernel, timed again and again.
 
 Processors raise and lower their clock by some percent within seconds, by how warm they are and how much
-their other cores have to do. The kernel tells the clock, because it lives in the first caches and does
-nothing but compute: what was measured while it took a few percent longer or shorter is scaled to the pace of
-the first looks. What memory alone bounds does not follow the clock, and is then off by that much.
+their other cores have to do. The kernel tells the clock, because it lives in the caches of its core and is
+bound by arithmetic: what was measured while it took longer or shorter is scaled to the pace of the first
+looks, or of the table that is added to or checked. What memory alone bounds does not follow the clock, and is
+then off by that much.
 """
 
 from __future__ import annotations
@@ -26,20 +27,19 @@ from hwprune.runtime.undisturbed import undisturbed
 
 #: What is timed: no fused sum, on a map and at widths that every runtime has a fast kernel for.
 REFERENCE = Operator("conv", 64, 64, 28, 28, 3, 3, padding=1)
-#: What the reference kernel takes undisturbed in the first, second and last third of a build differs by more
-#: than this where the machine was busy, or slowed down by more than a clock does.
-STEADY = 0.15
+#: What the reference kernel takes undisturbed differs by more than this from one third of a build to another,
+#: or from what it took when the rows were measured that are added to, where the machine was busy, or slowed
+#: down by more than a clock does.
+STEADY = 0.25
 #: Looks before and after a measurement are further apart than this where the clock moved meanwhile.
 MOVED = 0.03
-#: A single look that is slower than usual by more than this shows a disturbance.
+#: A look that is slower than usual by more than this shows a disturbance, unless the next one agrees with it.
 DISTURBED = 0.1
-#: What was measured before is added to only while the reference kernel takes as long as then, within this.
-SAME_STATE = 0.1
 #: Timed runs of one look at the machine, those before them, looks at first, and looks that "usual" refers to.
 RUNS, WARMUP_RUNS, FIRST_LOOKS, RECENT_LOOKS = 200, 5, 9, 50
 #: Seconds to wait before each further look until the machine has calmed down.
 WAITS = (0.3, 1.0, 3.0, 10.0, 20.0, 30.0)
-#: How often something is measured before the machine is given up, and again because the clock has moved.
+#: How often something is measured before the machine is given up, and at most where the clock moves.
 ATTEMPTS, MOVES = 8, 4
 
 STOP_OTHERS = (
@@ -72,6 +72,10 @@ class Watch:
     busy: bool = False
     base_us: float | None = None
     wait: Callable[[float], None] = time.sleep
+    _last_us: float = field(default=0.0, init=False)
+
+    def __post_init__(self) -> None:
+        self._last_us = self.seen_us[-1] if self.seen_us else 0.0
 
     @property
     def reference_us(self) -> float:
@@ -95,16 +99,17 @@ class Watch:
         for pause in (0.0, *WAITS):
             self.wait(pause)
             looks = [self.look_us() for _ in range(FIRST_LOOKS)]
-            if before_us is None or apart([before_us, statistics.median(looks)]) <= SAME_STATE:
+            if before_us is None or apart([before_us, statistics.median(looks)]) <= STEADY:
                 break
         else:
             self._refuse(
                 "the machine is not as fast as when the measurements were made that these would be added to",
                 before_us,
-                SAME_STATE,
+                STEADY,
                 looks,
             )
         self.seen_us += looks
+        self._last_us = looks[-1]
 
     def measure(
         self, measure: Callable[[], Result], at_pace: Callable[[Result, float], Result] | None = None
@@ -120,10 +125,9 @@ class Watch:
         """
         looks, moves = list[float](), 0
         while True:
-            before = self.seen_us[-1]
+            before = self._last_us
             result = measure()
-            look = self.look_us()
-            calm = self._calm(look)
+            look, calm = self._look()
             if calm or self.allow_busy:
                 pace = self.reference_us / ((before + look) / 2 if calm else self.usual_us)
                 self.busy = self.busy or not calm
@@ -168,14 +172,19 @@ class Watch:
         waited = []
         for pause in WAITS:
             self.wait(pause)
-            waited.append(self.look_us())
-            if self._calm(waited[-1]):
+            look, calm = self._look()
+            if calm:
                 return True
+            waited.append(look)
         looks += waited
         return False
 
-    def _calm(self, look: float) -> bool:
-        return look <= (1 + DISTURBED) * self.usual_us
+    def _look(self) -> tuple[float, bool]:
+        """One more look, and whether it is calm: as fast as usual, or as the last one and a clock may be."""
+        before, self._last_us = self._last_us, self.look_us()
+        as_usual = self._last_us <= (1 + DISTURBED) * self.usual_us
+        lasts = before > 0 and apart([before, self._last_us]) <= MOVED
+        return self._last_us, as_usual or (lasts and apart([self.reference_us, self._last_us]) <= STEADY)
 
     def _refuse(
         self,

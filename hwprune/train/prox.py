@@ -319,7 +319,9 @@ class ProximalStep:
             "penalty": self._penalty.name,
             "total_steps": self.schedule.total_steps,
             "settle_step": self.schedule.settle_step,
-            "ramp": [self.schedule.start, self.schedule.full, self.schedule.plateau],
+            "ramp": [
+                float(part) for part in (self.schedule.start, self.schedule.full, self.schedule.plateau)
+            ],
         }
 
     def _members(self) -> dict[str, int]:
