@@ -44,6 +44,7 @@ from hwprune.surgery.artifact import save_slim
 from hwprune.surgery.forms import Form
 from hwprune.surgery.random_inputs import with_random_inputs
 from hwprune.targets import Target, describe
+from hwprune.train.averages import averaged_state
 from hwprune.train.coverage import check_coverage
 from hwprune.train.finite import check_finite
 from hwprune.train.prox import ProximalStep
@@ -338,13 +339,7 @@ class Compressor:
             VerificationError: If slim and masked differ, or what was pruned is not zero any more.
             TrainingError: If weights are not finite.
         """
-        if not self.proximal.settled:
-            planned = self.proximal.schedule.total_steps
-            self._notify(
-                f"the training ended after {self.proximal.step} of {planned} steps, before survivors were "
-                "fixed: that is done now, and nothing has trained them since"
-            )
-        self.proximal.settle()
+        self._settle()
         trained = self._whole_model()
         check_finite(trained)
         self._check_zeros()
@@ -374,40 +369,32 @@ class Compressor:
         """Puts averages of the weights (EMA, SWA) in the network's place, without what has been pruned.
 
         Averages may be begun at any time: what they still hold of pruned groups is zeroed. Call it after the
-        last step and before :meth:`finish`; the support settles now if it has not yet.
+        last step and before :meth:`finish`; a support that has not settled yet does so now, by the averages.
+        Statistics of batch norm come along, as they were with what has been pruned since: take them anew on
+        training images (``torch.optim.swa_utils.update_bn``) where the average was begun long before.
 
         Args:
             average: A network of the same parameters and buffers, or what holds one as its ``module``, as
                 ``torch.optim.swa_utils.AveragedModel`` and timm's ``ModelEmaV3`` do. It is left as it is.
 
         Raises:
-            InputError: If its parameters and buffers are not those of the network.
-            TrainingError: If weights are not finite.
+            InputError: If its parameters and buffers are not those of the network; nothing is changed then.
+            TrainingError: If weights of the average are not finite, likewise.
         """
-        state = self.model.state_dict()
-        if any(is_sharded(tensor) for tensor in state.values()):
-            raise InputError(
-                "averages of sharded weights cannot be taken over",
-                where="Compressor.use_average",
-                expected="a network that every process holds whole",
-            )
-        inner = getattr(average, "module", None)
-        holds_it = isinstance(inner, nn.Module) and average.state_dict().keys() != state.keys()
-        averaged = (inner if isinstance(inner, nn.Module) and holds_it else average).state_dict()
-        shapes = [{name: value.shape for name, value in each.items()} for each in (state, averaged)]
-        if shapes[0] != shapes[1]:
-            name = next(name for name in {**state, **averaged} if shapes[0].get(name) != shapes[1].get(name))
-            raise InputError(
-                "the average is of another network",
-                where=f"Compressor.use_average, {name}",
-                expected=shapes[0].get(name, "no such parameter or buffer"),
-                got=shapes[1].get(name, "none"),
-            )
-        self.proximal.settle()
-        self.model.load_state_dict(averaged)
+        self.model.load_state_dict(averaged_state(average, self.model))
+        self._settle()
         with torch.no_grad():
             self.groups.scale_(self.proximal.alive)
-        check_finite(self.model)
+
+    def _settle(self) -> None:
+        """Fixes the survivors if that has not happened yet, and says that it is late."""
+        if not self.proximal.settled:
+            planned = self.proximal.schedule.total_steps
+            self._notify(
+                f"the training ended after {self.proximal.step} of {planned} steps, before survivors were "
+                "fixed: that is done now, and nothing has trained them since"
+            )
+        self.proximal.settle()
 
     def _check_zeros(self) -> None:
         """Raises where weights came back that were pruned."""

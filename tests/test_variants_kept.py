@@ -15,7 +15,7 @@ from silent import Silent
 
 from hwprune.device.library import load_profile
 from hwprune.errors import ArtifactError, RuntimeUnavailableError, WorkloadError
-from hwprune.executors.base import Outcome, Task, TaskObserver
+from hwprune.executors.base import InProcess, Outcome, Task, TaskObserver
 from hwprune.executors.parcels import pack, unpack
 from hwprune.report import read_json
 from hwprune.runtime.bench import THIS_MACHINE
@@ -187,12 +187,13 @@ def test_variants_of_another_profile_or_other_weights_are_not_kept(grid: Grid, o
         keep_whole(other.variants(), out, lambda line: None)
 
 
-def test_a_start_that_cannot_begin_removes_nothing(grid: Grid, out: Path) -> None:
+@pytest.mark.parametrize("executor", [None, InProcess()], ids=["by default", "asked for"])
+def test_a_start_that_cannot_begin_removes_nothing(grid: Grid, out: Path, executor: InProcess | None) -> None:
     before = entries(out)
     (out / TIGHT / "notes.txt").write_text("mine")
     wrong = replace(grid, data="imagefolder:/nowhere", targets=[Keep(0.4)])
     with pytest.raises(WorkloadError, match="no such folder"):
-        make_variants(wrong, out, Silent(), resume=False)
+        make_variants(wrong, out, Silent(), resume=False, executor=executor)
     assert entries(out) == before
     assert list(keep_whole(grid.variants(), out, lambda line: None)) == [LOOSE, TIGHT]
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import hwprune
-from hwprune.errors import InputError
+from hwprune.errors import InputError, TrainingError
 from hwprune.graph.coupling import find_axes
 from hwprune.groups.channel import ChannelGroups
 from hwprune.groups.costs import CountBudget
@@ -320,7 +320,7 @@ def test_an_average_of_settled_weights_has_the_same_zeros() -> None:
     assert torch.equal(twin.groups.member_norms() > 0, training.proximal.alive)
 
 
-def compressed(model: nn.Module) -> hwprune.Compressor:
+def compressed(model: nn.Module, notify: Callable[[str], None] = lambda line: None) -> hwprune.Compressor:
     return hwprune.Compressor(
         model,
         batch(0)[0][:2],
@@ -328,6 +328,7 @@ def compressed(model: nn.Module) -> hwprune.Compressor:
         hwprune.Keep(0.5),
         total_steps=STEPS,
         measure=False,
+        notify=notify,
     )
 
 
@@ -347,13 +348,57 @@ def test_an_average_of_all_weights_becomes_a_slim_network(inner: bool) -> None:
     before = [value.clone() for value in average.state_dict().values()]
     compressors[1].use_average(average.module if inner else average)
     result = compressors[1].finish()
-    # What is averaged does not change who survives, and is not changed itself.
+    # Survivors were fixed before; what is averaged is not changed itself.
     assert torch.equal(compressors[0].proximal.alive, compressors[1].proximal.alive)
     assert all(map(torch.equal, before, average.state_dict().values()))
     sizes = [sum(parameter.numel() for parameter in one.parameters()) for one in (result.model, plain.model)]
     assert sizes[0] < sizes[1]
     columns, slim = (one.state_dict()["8.weight"].T for one in (average.module, result.model))
     assert all(any(torch.equal(column, other) for other in columns) for column in slim)
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile], ids=["in parallel", "compiled"])
+def test_an_average_may_be_of_the_network_in_wrappers(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    model = network()
+    compressor = compressed(model)
+    average = averaged(wrap(model))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1.0)
+    wanted = [value.clone() for value in network().state_dict().values()]
+    compressor.use_average(average)
+    kept = [value != 0 for value in model.state_dict().values()]
+    assert any(bool(mask.any()) for mask in kept)
+    for value, original, mask in zip(model.state_dict().values(), wanted, kept, strict=True):
+        assert torch.equal(value[mask], original[mask])
+
+
+def test_survivors_that_are_not_fixed_yet_are_chosen_by_the_average() -> None:
+    model, notes = network(), list[str]()
+    compressor = compressed(model, notes.append)
+    compressor.wrap(torch.optim.SGD(model.parameters(), lr=0.1))
+    average = averaged(model)
+    with torch.no_grad():  # the last channels of the average are its largest, those of the network its least
+        for index in (2, 4):
+            average.module[index].weight[-8:] = 10.0
+            model[index].weight[-8:] = 1e-3
+    compressor.use_average(average)
+    assert [note for note in notes if note.startswith("the training ended after 0 of")]
+    lost = [model[index].weight.detach().flatten(1).norm(dim=1) == 0 for index in (2, 4)]
+    assert not any(bool(each[-8:].any()) for each in lost)
+    assert any(bool(each[:8].any()) for each in lost)
+
+
+def test_an_average_that_is_not_finite_leaves_the_network_as_it_is() -> None:
+    model = network()
+    compressor = compressed(model)
+    average = averaged(model)
+    with torch.no_grad():
+        average.module[0].weight[0] = float("nan")
+    with pytest.raises(TrainingError, match="not finite"):
+        compressor.use_average(average)
+    assert all(map(torch.equal, model.state_dict().values(), network().state_dict().values()))
+    assert not compressor.proximal.settled
 
 
 def test_an_average_of_another_network_is_refused() -> None:
