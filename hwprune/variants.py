@@ -55,9 +55,9 @@ class Grid:
         granularity: What a group is; by default what the rules of each device say.
         distillation: How every variant learns from its dense network; ``None`` for not at all.
         weights: File of trained weights of the only model, which is then not trained.
-        fine_tune: How every variant is trained that starts from trained weights: the loosest target of a
-            kind from the dense network, a tighter one from what the looser left. ``None``: every variant
-            is trained from scratch.
+        fine_tune: How a variant is trained that starts from the dense network: the loosest target of a kind.
+            ``None``: every variant is trained from scratch.
+        further: How one is trained that starts from what a looser target left; by default likewise.
         reconstruct: See :class:`~hwprune.pipeline.Settings`.
         int8: Whether every variant is quantised besides, and measured and scored on 8 bits, where its device
             can.
@@ -82,6 +82,7 @@ class Grid:
     reconstruct: int = 0
     int8: bool = False
     profiles: str | None = None
+    further: Recipe | None = None
 
     def __post_init__(self) -> None:
         names = [variant.name for variant in self.variants()]
@@ -119,7 +120,7 @@ class Grid:
                     self.train_images,
                     self.granularity or profile.granularity,
                     self.weights,
-                    self.fine_tune,
+                    self.fine_tune if looser is None else self.further or self.fine_tune,
                     looser if self.fine_tune is not None else None,
                     self.distillation,
                     self.reconstruct,

@@ -294,8 +294,16 @@ def _commands(entries: Sequence[Mapping[str, Any]]) -> list[Markup]:
         f"--data {shlex.quote(entries[0]['data'])}",
         *dict.fromkeys(target_option(entry["target"]) for entry in entries),
         training_options(asked),
-        f"--fine-tune-epochs {asked['fine_tune']['epochs']}" if asked["fine_tune"] else "--from-scratch",
+        *_fine_tuning([each["fine_tune"] for each in settings]),
     ]
     if any(each["int8"] for each in settings):  # a runtime without 8 bits leaves it out
         words.append("--int8")
     return [code(" ".join(words))]
+
+
+def _fine_tuning(recipes: Sequence[Mapping[str, Any] | None]) -> list[str]:
+    """The option that asks for these trainings; none where those differ, as they do by default."""
+    epochs = {None if recipe is None else recipe["epochs"] for recipe in recipes}
+    if len(epochs) > 1:
+        return []
+    return ["--from-scratch"] if epochs == {None} else [f"--fine-tune-epochs {epochs.pop()}"]

@@ -116,6 +116,20 @@ def test_one_variant_on_8_bits_is_enough_for_the_option(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("epochs", "option"),
+    [((6, 3), None), ((4, 4), "--fine-tune-epochs 4"), ((None, None), "--from-scratch")],
+)
+def test_the_command_asks_for_a_fine_tuning_that_is_not_the_default(
+    tmp_path: Path, epochs: tuple[int | None, ...], option: str | None
+) -> None:
+    changes = [{"settings": {"fine_tune": each and {"epochs": each}}} for each in epochs]
+    page = render_variants(variants(tmp_path, *changes))
+    for other in ("--fine-tune-epochs", "--from-scratch"):
+        assert (other in page) == (option is not None and option.startswith(other))
+    assert option is None or option in page
+
+
+@pytest.mark.parametrize(
     ("kind", "value", "option"),
     [
         ("speedup", 2.0, "--speedup 2"),

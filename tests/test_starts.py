@@ -32,9 +32,9 @@ def ask(asked, *arguments):
         (["prune"], 10),
         (["prune", "--weights", "trained.pt"], 10),
         (["prune", "--fine-tune-epochs", "4"], 4),
-        (["prune", "--keep", "0.5", "--keep", "0.3"], 3),
+        (["prune", "--keep", "0.5", "--keep", "0.3"], 6),
         (["prune", "--keep", "0.5", "--keep", "0.3", "--weights", "trained.pt"], 10),
-        (["variants", "--keep", "0.5"], 3),
+        (["variants", "--keep", "0.5"], 6),
         (["variants", "--keep", "0.5", "--fine-tune-epochs", "4"], 4),
     ],
 )
@@ -44,6 +44,24 @@ def test_pruning_starts_from_trained_weights(asked, arguments, epochs):
     assert run.fine_tune.learning_rate < run.recipe.learning_rate
     assert run.distillation.weight == 0.5
     assert run.reconstruct > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "epochs"),
+    [
+        ([], [6, 3, 3]),
+        (["--fine-tune-epochs", "4"], [4, 4, 4]),
+        (["--weights", "trained.pt"], [10, 10, 10]),
+        (["--from-scratch"], [None, None, None]),
+    ],
+)
+@pytest.mark.parametrize("command", ["prune", "variants"])
+def test_what_a_looser_target_left_is_trained_for_less_long(asked, command, options, epochs):
+    grid = ask(asked, command, "--speedup", "3", "--speedup", "1.5", "--speedup", "2", *options)
+    variants = grid.variants()
+    assert [variant.settings.target.factor for variant in variants] == [1.5, 2.0, 3.0]
+    recipes = [variant.settings.fine_tune for variant in variants]
+    assert [recipe and recipe.epochs for recipe in recipes] == epochs
 
 
 @pytest.mark.parametrize("command", ["prune", "variants"])

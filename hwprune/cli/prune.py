@@ -123,7 +123,7 @@ def _settings(
 ) -> Settings:
     """What a run with one target is asked to do."""
     recipe, (target,) = training.recipe(data), training.targets()
-    fine_tune = training.fine_tune(recipe, several=False)
+    fine_tune = training.fine_tune(recipe)
     return Settings(
         model,
         data,

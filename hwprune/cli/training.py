@@ -23,10 +23,13 @@ from hwprune.variants import Grid
 #: Epochs where none are asked for: the embedded default is small, everything else is not.
 DEFAULT_EPOCHS, DIGITS_EPOCHS = 10, 16
 DEFAULT_BATCH, DIGITS_BATCH = 128, 32
-#: The fine-tuning of a variant, and of each of several targets, takes this share of the epochs of the dense
-#: training, at this share of its learning rate (of 0.1, 0.03 and 0.01 the middle one kept most of a small
-#: network's accuracy).
-FINE_TUNE_SHARE, FINE_TUNE_RATE = 0.3, 0.3
+#: Where several networks share a dense training, the fine-tuning of those that start from it takes the first
+#: of these shares of its epochs, and of those that start from one at a looser target the second: what they
+#: start from has learned to do with less already.
+FIRST_SHARE, FURTHER_SHARE = 0.6, 0.3
+#: The learning rate of a fine-tuning, as a share of that of the dense training (of 0.1, 0.03 and 0.01 the
+#: middle one kept most of a small network's accuracy).
+FINE_TUNE_RATE = 0.3
 #: Images that survivors are fitted on.
 RECONSTRUCTION_IMAGES = 768
 #: How much a network that starts from trained weights learns from the dense one.
@@ -82,7 +85,8 @@ _OPTIONS = (
         "--fine-tune-epochs",
         type=int,
         help="Epochs of the pruned network, from the dense one's trained weights on. Default: --epochs; with "
-        f"several targets, and for variants, {FINE_TUNE_SHARE:.0%} of them unless there are --weights.",
+        f"several targets, and for variants, {FIRST_SHARE:.0%} of them from the dense network and "
+        f"{FURTHER_SHARE:.0%} from one at a looser target, unless there are --weights.",
     ),
     click.option(
         "--distill",
@@ -170,19 +174,18 @@ class Training:
             batch_size = DIGITS_BATCH if small else DEFAULT_BATCH
         return Recipe(epochs, batch_size, self.learning_rate, seed=self.seed)
 
-    def fine_tune(self, recipe: Recipe, *, several: bool) -> Recipe | None:
+    def fine_tune(self, recipe: Recipe, share: float = 1.0) -> Recipe | None:
         """How to train from trained weights; ``None`` for a start from scratch.
 
         Args:
             recipe: Of the dense training.
-            several: Whether several networks share it.
+            share: Of its epochs, where nothing else is asked for and it is trained here.
         """
         if self.from_scratch:
             return None
         epochs = self.fine_tune_epochs
         if epochs is None:
-            shared = several and self.weights is None
-            epochs = max(1, round(FINE_TUNE_SHARE * recipe.epochs)) if shared else recipe.epochs
+            epochs = max(1, round(share * recipe.epochs)) if self.weights is None else recipe.epochs
         return replace(recipe, epochs=epochs, learning_rate=FINE_TUNE_RATE * recipe.learning_rate)
 
     def distillation(self, fine_tune: Recipe | None) -> Distillation | None:
@@ -238,7 +241,7 @@ class Training:
     def grid(self, models: Sequence[str], data: str, devices: Mapping[str, DeviceProfile]) -> Grid:
         """Every model for every device at every target."""
         recipe = self.recipe(data)
-        fine_tune = self.fine_tune(recipe, several=True)
+        fine_tune = self.fine_tune(recipe, FIRST_SHARE)
         return Grid(
             models,
             data,
@@ -252,6 +255,7 @@ class Training:
             fine_tune,
             self.distillation(fine_tune),
             self.reconstruction(fine_tune, self.granularity),
+            further=self.fine_tune(recipe, FURTHER_SHARE),
         )
 
 
