@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hwprune.errors import ArtifactError, InputError
-from hwprune.files import TEMPORARY_FILES, replacing, write_json
+from hwprune.files import TEMPORARY_FILES, replacing, sha256_of, write_json
 from hwprune.processes import is_first
 from hwprune.runtime.formats import FORMATS
 from hwprune.surgery.structure import STRUCTURE_FILE, WEIGHTS_FILE
@@ -199,13 +199,18 @@ class OutputFolder:
             # What a network file system still holds is removed by the next start.
             shutil.rmtree(place, ignore_errors=True)
 
-    def write_result(self, deployed: Path, single: Path, write_slim: Callable[[Path], None]) -> None:
+    def write_result(
+        self, deployed: Path, single: Path, write_slim: Callable[[Path], None]
+    ) -> dict[str, str]:
         """Puts the exported model and the slim folder in place, no model where the folder cannot be written.
 
         Args:
             deployed: The model as the device runs it, copied.
             single: The model in single precision, copied too where it is another file.
             write_slim: Writes the slim network into the folder it is given.
+
+        Returns:
+            Name of every model to the SHA-256 of its file.
         """
         (self.path / SINGLE_FILE).unlink(missing_ok=True)
         files = {SINGLE_FILE: single, MODEL_FILE: deployed} if single != deployed else {MODEL_FILE: deployed}
@@ -213,6 +218,7 @@ class OutputFolder:
             for name, source in files.items():
                 shutil.copyfile(source, put_in_place_last.enter_context(replacing(self.path / name)))
             write_slim(self.path / SLIM_FOLDER)
+        return {name: sha256_of(source) for name, source in files.items()}
 
     @contextmanager
     def empty_if_nothing_is_kept(self) -> Iterator[None]:
@@ -262,10 +268,11 @@ def single_precision_file(run: Path) -> Path:
     """The slim network of a finished run in single precision, whatever its device runs.
 
     Raises:
-        ArtifactError: If there is no finished run.
+        ArtifactError: If there is no finished run, or the file is not as the run has left it.
     """
     for name in (SINGLE_FILE, MODEL_FILE):
         if (run / REPORT_FILE).is_file() and (run / name).is_file():
+            _check_as_written(run, name)
             return run / name
     raise ArtifactError(
         "no finished run is here",
@@ -273,6 +280,25 @@ def single_precision_file(run: Path) -> Path:
         expected=f"a folder of hwprune prune with {REPORT_FILE} and {MODEL_FILE}",
         hint="finish the run with: hwprune prune ... --resume",
     )
+
+
+def _check_as_written(run: Path, name: str) -> None:
+    """Raises where a model is not the one that the report is of; older reports do not tell."""
+    try:
+        record = json.loads((run / REPORT_FILE).read_text(encoding="utf-8"))
+        wanted = record.get("files", {}).get(name)
+    except (OSError, ValueError, AttributeError) as error:
+        raise ArtifactError(
+            "the report of the run is damaged", where=run / REPORT_FILE, expected="a JSON object", got=error
+        ) from error
+    if wanted is not None and (found := sha256_of(run / name)) != wanted:
+        raise ArtifactError(
+            "the file is not the one that the run has written and verified",
+            where=run / name,
+            expected=f"SHA-256 {wanted}",
+            got=found,
+            hint="take it from a copy of the run, or make the run again",
+        )
 
 
 def _remove_results(path: Path) -> None:

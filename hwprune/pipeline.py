@@ -355,7 +355,9 @@ class _Job:
             class_names=self.dataset.class_names,
             history=history,
         )
-        folder.write_result(timed.deployed["slim"], timed.single, lambda path: result.save(path, versions()))
+        deployed, single = timed.deployed["slim"], timed.single
+        files = folder.write_result(deployed, single, lambda path: result.save(path, versions()))
+        report = replace(report, files=files)
         if masked is not None:
             made_with = self.settings.masked_record(self.settings.target)
             save_shared(masked, {"model": dict(self.pruned.state_dict())}, made_with)

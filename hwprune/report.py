@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class RunReport:
         preprocessing: What makes images of pixels, as JSON; ``None`` where that is not known.
         classes: Number of classes.
         class_names: In the order of the scores; none where they are not known.
+        files: Name of every model in the folder to the SHA-256 of its file.
     """
 
     settings: Mapping[str, Any]
@@ -52,6 +53,7 @@ class RunReport:
     preprocessing: Mapping[str, Any] | None = None
     classes: int | None = None
     class_names: Sequence[str] = ()
+    files: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def speedup(self) -> float:
@@ -108,6 +110,7 @@ class RunReport:
             "layers": self.result.plan.as_records(),
             "turns": [asdict(turn) for turn in report.turns],
             "max_abs_difference": {"torch": report.max_abs_difference, "runtime": self.runtime_gap},
+            "files": dict(self.files),
         }
 
 

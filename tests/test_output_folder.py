@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -143,6 +145,21 @@ def test_a_model_without_a_report_is_no_finished_run(tmp_path: Path) -> None:
         single_precision_file(tmp_path)
     (tmp_path / REPORT_FILE).write_text("{}")
     assert single_precision_file(tmp_path) == tmp_path / MODEL_FILE
+
+
+def test_a_model_that_is_not_the_one_of_the_report_is_refused(tmp_path: Path) -> None:
+    (tmp_path / MODEL_FILE).write_bytes(b"as it was")
+    written = hashlib.sha256(b"as it was").hexdigest()
+    (tmp_path / REPORT_FILE).write_text(json.dumps({"files": {MODEL_FILE: written}}))
+    assert single_precision_file(tmp_path) == tmp_path / MODEL_FILE
+    (tmp_path / MODEL_FILE).write_bytes(b"as it is")
+    with pytest.raises(ArtifactError, match="not the one that the run has written") as caught:
+        single_precision_file(tmp_path)
+    assert written in str(caught.value)
+    for content in ("{", "[]"):
+        (tmp_path / REPORT_FILE).write_text(content)
+        with pytest.raises(ArtifactError, match="report of the run is damaged"):
+            single_precision_file(tmp_path)
 
 
 def test_without_room_for_the_slim_network_no_model_is_put_in_place(tmp_path: Path) -> None:
