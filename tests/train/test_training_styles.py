@@ -166,6 +166,37 @@ def test_what_changes_no_gradient_changes_no_survivor(name: str, plain: Proximal
     assert torch.equal(proximal.alive, plain.alive)
 
 
+class HalfRate(Training):
+    """The classifier has a parameter group of its own, at half the learning rate."""
+
+    make_optimizer = staticmethod(
+        lambda model: torch.optim.SGD(
+            [{"params": model[:-1].parameters()}, {"params": model[-1].parameters(), "lr": 0.025}],
+            lr=0.05,
+            momentum=0.9,
+        )
+    )
+
+
+class HalfGradient(Training):
+    """One group, in which the classifier's gradients are halved."""
+
+    def prepare(self) -> None:
+        for parameter in self.model[-1].parameters():  # type: ignore[index]
+            parameter.register_hook(lambda gradient: gradient / 2)
+
+
+def test_a_parameter_group_with_a_rate_of_its_own_is_pruned_like_all_others(plain: ProximalStep) -> None:
+    grouped, halved = HalfRate(), HalfGradient()
+    assert torch.equal(grouped.run().alive, halved.run().alive)
+    for one, other in zip(grouped.model.parameters(), halved.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+    rates = [group["lr"] for group in grouped.optimizer.param_groups]
+    assert rates == [0.05, 0.025]
+    norms = [step.groups.member_norms() for step in (grouped.proximal, plain)]
+    assert not torch.equal(*norms)
+
+
 class Adam(Training):
     make_optimizer = staticmethod(lambda model: torch.optim.Adam(model.parameters(), lr=0.01))
 
@@ -414,11 +445,11 @@ def test_half_precision_leaves_the_same_survivors(style: type[Training], plain: 
     assert torch.equal(style().run().alive, plain.alive)
 
 
-@pytest.mark.slow
-def test_a_compiled_model_has_the_same_survivors(plain: ProximalStep) -> None:
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_a_compiled_model_has_the_same_survivors(backend: str, plain: ProximalStep) -> None:
     training = Training()
     original = training.model
-    training.model = torch.compile(original)  # type: ignore[assignment]
+    training.model = torch.compile(original, backend=backend)  # type: ignore[assignment]
     assert torch.equal(training.run().alive, plain.alive)
 
 
