@@ -5,6 +5,7 @@ python two_processes.py RANK COUNT INIT_FILE OUT_FILE
 
 from __future__ import annotations
 
+import copy
 import os
 import sys
 import tempfile
@@ -52,8 +53,12 @@ def batch(step: int) -> tuple[Tensor, Tensor]:
     return torch.randn(BATCH, 1, 10, 10, generator=generator) + labels.view(-1, 1, 1, 1), labels
 
 
-#: Target and granularity: a latency that is measured while it is settled, and 2:4.
-CASES = {"channel": hwprune.Speedup(1.3), "block": hwprune.Keep(0.5)}
+#: Target, granularity and penalty: a latency that is measured while it is settled, 2:4, and 2:4 by SR-STE.
+CASES = {
+    "channel": (hwprune.Speedup(1.3), "channel", "envelope"),
+    "block": (hwprune.Keep(0.5), "block", "envelope"),
+    "sr-ste": (hwprune.Keep(0.5), "block", "sr-ste"),
+}
 
 
 @contextmanager
@@ -89,12 +94,18 @@ def only_the_first_measures(rank: int) -> Iterator[None]:
 
 def train(case: str, prepare: Prepare, rank: int, count: int) -> dict[str, Tensor]:
     """Trains and finishes; weights, survivors and the slim network's outputs."""
-    model = network()
+    model, (target, granularity, penalty) = network(), CASES[case]
     images, _ = batch(0)
     profile = hwprune.load_profile("x86-avx2-ort")
     with only_the_first_measures(rank):
         compressor = hwprune.Compressor(
-            model, images[:2], profile, CASES[case], total_steps=STEPS, granularity=case
+            model,
+            images[:2],
+            profile,
+            target,
+            total_steps=STEPS,
+            granularity=granularity,
+            penalty=penalty,
         )
         trained = prepare(model)
         optimizer = compressor.wrap(torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9))
@@ -104,6 +115,8 @@ def train(case: str, prepare: Prepare, rank: int, count: int) -> dict[str, Tenso
             optimizer.zero_grad()
             nn.functional.cross_entropy(trained(images), labels).backward()
             optimizer.step()
+            if step == STEPS // 3:  # what is saved is whole, wherever it was spread
+                optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
         result = compressor.finish()
     with torch.no_grad():
         outputs = result.model.eval()(batch(0)[0])
