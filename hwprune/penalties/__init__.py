@@ -90,6 +90,13 @@ def make_penalty(name: str, settings: PenaltySettings | None = None, *, singles:
     """
     names = penalty_names(singles=singles)
     if name not in names:
-        what = f"{name} is a penalty of single weights" if name in REGISTRY else "unknown penalty"
-        raise InputError(what, expected=f"one of {', '.join(names)}", got=name)
+        of_weights = name in REGISTRY
+        raise InputError(
+            f"{name} is a penalty of single weights" if of_weights else "unknown penalty",
+            expected=f"one of {', '.join(names)}",
+            got=name,
+            hint="prune single weights or blocks of them with it: granularity weight or block"
+            if of_weights
+            else None,
+        )
     return REGISTRY[name](settings or PenaltySettings())
