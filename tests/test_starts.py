@@ -32,9 +32,9 @@ def ask(asked, *arguments):
         (["prune"], 10),
         (["prune", "--weights", "trained.pt"], 10),
         (["prune", "--fine-tune-epochs", "4"], 4),
-        (["prune", "--keep", "0.5", "--keep", "0.3"], 6),
+        (["prune", "--keep", "0.5", "--keep", "0.3"], 10),
         (["prune", "--keep", "0.5", "--keep", "0.3", "--weights", "trained.pt"], 10),
-        (["variants", "--keep", "0.5"], 6),
+        (["variants", "--keep", "0.5"], 10),
         (["variants", "--keep", "0.5", "--fine-tune-epochs", "4"], 4),
     ],
 )
@@ -49,9 +49,9 @@ def test_pruning_starts_from_trained_weights(asked, arguments, epochs):
 @pytest.mark.parametrize(
     ("options", "epochs"),
     [
-        ([], [6, 3, 3]),
+        ([], [10, 2, 2]),
         (["--fine-tune-epochs", "4"], [4, 4, 4]),
-        (["--weights", "trained.pt"], [10, 10, 10]),
+        (["--weights", "trained.pt"], [10, 2, 2]),
         (["--from-scratch"], [None, None, None]),
     ],
 )

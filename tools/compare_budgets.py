@@ -4,7 +4,8 @@
 
 For every seed two sides are made of the same targets, and with ``--scratch`` a third:
 
-- one run: the command with all targets, where each network is fine-tuned from the one at the looser target;
+- one run: the command with all targets, where each network but the loosest starts from the one at the looser
+  target, for a fifth of the epochs;
 - own runs: each target by itself, from the same dense weights for as many epochs again, as a command with one
   target does it;
 - from scratch: all targets with ``--from-scratch``, where each is pruned from random weights.
@@ -322,7 +323,8 @@ def main(
             "# Several targets from one training",
             "",
             f"Written by `tools/compare_budgets.py`, {seeds} seeds. One run: `hwprune prune",
-            f"{shown}`, each network fine-tuned from the one at the looser target.",
+            f"{shown}`: the loosest target from the dense network for as many epochs again, each further one",
+            "from the network at the looser target for a fifth of them.",
             "Own runs: `hwprune prune --weights` with one target and the dense weights of the one run, for",
             "all the epochs, as `hwprune prune` with one target does it.",
             *(SCRATCH_LINES if scratch else ()),

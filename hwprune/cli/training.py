@@ -23,10 +23,9 @@ from hwprune.variants import Grid
 #: Epochs where none are asked for: the embedded default is small, everything else is not.
 DEFAULT_EPOCHS, DIGITS_EPOCHS = 10, 16
 DEFAULT_BATCH, DIGITS_BATCH = 128, 32
-#: Where several networks share a dense training, the fine-tuning of those that start from it takes the first
-#: of these shares of its epochs, and of those that start from one at a looser target the second: what they
-#: start from has learned to do with less already.
-FIRST_SHARE, FURTHER_SHARE = 0.6, 0.3
+#: The fine-tuning of a network that starts from one at a looser target takes this share of the epochs: what
+#: it starts from has learned to do with less already.
+FURTHER_SHARE = 0.2
 #: The learning rate of a fine-tuning, as a share of that of the dense training (of 0.1, 0.03 and 0.01 the
 #: middle one kept most of a small network's accuracy).
 FINE_TUNE_RATE = 0.3
@@ -84,9 +83,8 @@ _OPTIONS = (
     click.option(
         "--fine-tune-epochs",
         type=int,
-        help="Epochs of the pruned network, from the dense one's trained weights on. Default: --epochs; with "
-        f"several targets, and for variants, {FIRST_SHARE:.0%} of them from the dense network and "
-        f"{FURTHER_SHARE:.0%} from one at a looser target, unless there are --weights.",
+        help="Epochs of each pruned network. Default: --epochs from the dense network's trained weights on, "
+        f"and {FURTHER_SHARE:.0%} of them from those of a network at a looser target.",
     ),
     click.option(
         "--distill",
@@ -179,13 +177,13 @@ class Training:
 
         Args:
             recipe: Of the dense training.
-            share: Of its epochs, where nothing else is asked for and it is trained here.
+            share: Of its epochs, where nothing else is asked for.
         """
         if self.from_scratch:
             return None
         epochs = self.fine_tune_epochs
         if epochs is None:
-            epochs = max(1, round(share * recipe.epochs)) if self.weights is None else recipe.epochs
+            epochs = max(1, round(share * recipe.epochs))
         return replace(recipe, epochs=epochs, learning_rate=FINE_TUNE_RATE * recipe.learning_rate)
 
     def distillation(self, fine_tune: Recipe | None) -> Distillation | None:
@@ -241,7 +239,7 @@ class Training:
     def grid(self, models: Sequence[str], data: str, devices: Mapping[str, DeviceProfile]) -> Grid:
         """Every model for every device at every target."""
         recipe = self.recipe(data)
-        fine_tune = self.fine_tune(recipe, FIRST_SHARE)
+        fine_tune = self.fine_tune(recipe)
         return Grid(
             models,
             data,
