@@ -75,6 +75,11 @@ class RunReport:
             case _:
                 return bool(groups["kept"] <= groups["budget"])
 
+    @property
+    def _went_further(self) -> bool:
+        """Whether it started from a pruned network, and was trained as such."""
+        return self.settings["follows"] is not None and self.settings["further"] is not None
+
     def as_record(self) -> dict[str, Any]:
         """The contents of ``report.json``."""
         report = self.result.report
@@ -93,7 +98,8 @@ class RunReport:
             "seed": recipe["seed"],
             "epochs": recipe["epochs"],
             "recipe": recipe,
-            **{key: self.settings[key] for key in ("weights", "fine_tune", "follows", "profiles")},
+            **{key: self.settings[key] for key in ("weights", "follows", "profiles")},
+            "fine_tune": self.settings["further" if self._went_further else "fine_tune"],
             "seconds": round(self.seconds, 2),
             "versions": dict(self.versions),
             "environment": dict(self.environment),

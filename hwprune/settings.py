@@ -32,14 +32,15 @@ class Settings:
         train_images: Use only the first so many training images; ``None`` for all.
         granularity: What a group is.
         weights: File of trained weights for the dense network, which is then not trained.
-        fine_tune: How the pruned network is trained where it starts from trained weights; ``None`` for a
-            start from scratch.
+        fine_tune: How the pruned network is trained where it starts from the dense one's trained weights;
+            ``None`` for a start from scratch.
         follows: The target of the run whose pruned network this one starts from; ``None`` for the dense
             network's.
         distillation: How the pruned network learns from the dense one; ``None`` for not at all.
         reconstruct: Training images on which the survivors of a trained network are fitted to what it
             computed before; 0 for none.
         profiles: The folder that profiles were looked for in first, as the user named it.
+        further: How it is trained where it starts from a pruned network; by default as ``fine_tune`` says.
     """
 
     model: str
@@ -56,10 +57,13 @@ class Settings:
     distillation: Distillation | None = None
     reconstruct: int = 0
     profiles: str | None = None
+    further: Recipe | None = None
 
     @property
     def pruning_recipe(self) -> Recipe:
         """How the pruned network is trained."""
+        if self.follows is not None and self.further is not None:
+            return self.further
         return self.fine_tune or self.recipe
 
     @property
@@ -87,6 +91,8 @@ class Settings:
             files["weights_sha256"] = sha256_of(Path(self.weights))
         record = self.as_record()
         del record["profiles"]  # the profile itself counts, not where it lies
+        if self.further is None:  # runs of earlier versions do not tell
+            del record["further"]
         return {**record, **files}
 
     def dense_record(self) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What pruning starts from, and for how long it trains, by what was asked for."""
 
 import sys
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
@@ -52,7 +53,7 @@ def test_pruning_starts_from_trained_weights(asked, arguments, epochs):
         ([], [10, 2, 2]),
         (["--fine-tune-epochs", "4"], [4, 4, 4]),
         (["--weights", "trained.pt"], [10, 2, 2]),
-        (["--from-scratch"], [None, None, None]),
+        (["--from-scratch"], [10, 10, 10]),
     ],
 )
 @pytest.mark.parametrize("command", ["prune", "variants"])
@@ -60,8 +61,11 @@ def test_what_a_looser_target_left_is_trained_for_less_long(asked, command, opti
     grid = ask(asked, command, "--speedup", "3", "--speedup", "1.5", "--speedup", "2", *options)
     variants = grid.variants()
     assert [variant.settings.target.factor for variant in variants] == [1.5, 2.0, 3.0]
-    recipes = [variant.settings.fine_tune for variant in variants]
-    assert [recipe and recipe.epochs for recipe in recipes] == epochs
+    recipes = [variant.settings.pruning_recipe for variant in variants]
+    assert [recipe.epochs for recipe in recipes] == epochs
+    # One whose looser variant failed starts from the dense network, and is trained like the first.
+    alone = [replace(variant.settings, follows=None).pruning_recipe for variant in variants]
+    assert [recipe.epochs for recipe in alone] == epochs[:1] * 3
 
 
 @pytest.mark.parametrize("command", ["prune", "variants"])
