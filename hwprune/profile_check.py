@@ -49,6 +49,14 @@ class NetworkError:
         """Predicted over measured, minus 1."""
         return self.predicted_us / self.measured_us - 1
 
+    def unscaled(self) -> NetworkError:
+        """The same as it was measured, at whatever clock.
+
+        >>> NetworkError("net", 10.0, 11.0, 0.0, pace=1.1).unscaled().measured_us
+        10.0
+        """
+        return replace(self, measured_us=self.measured_us / self.pace, pace=1.0)
+
 
 def compare_networks(
     profile: DeviceProfile,

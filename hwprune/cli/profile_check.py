@@ -182,9 +182,11 @@ def _clock(errors: Sequence[NetworkError]) -> str:
     least, most = (extreme(error.pace for error in errors) for extreme in (min, max))
     if least == most == 1:
         return ""
+    raw = summarise([error.unscaled() for error in errors])
     return (
         f" The measured latencies are at the clock that the table was measured at: multiplied by {least:.3f} "
-        f"to {most:.3f}, as a reference kernel went faster or slower right before and after."
+        f"to {most:.3f}, as a reference kernel went faster or slower before and after; without that the "
+        f"median error is {raw['median']:.1%}."
     )
 
 
