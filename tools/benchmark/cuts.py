@@ -114,8 +114,14 @@ def pruned_by_peer(job: Job, network: nn.Module, *, method: str) -> Landed:
     """Torch-Pruning with one of its importances; imported here, as it lives in an environment of its own."""
     from peer_torch_pruning import cut
 
+    steps: dict[int, int] = {}
+    for axis in job.axes:
+        if axis.name in job.aligns:
+            step = job.aligns[axis.name]
+            steps[axis.width] = min(steps.get(axis.width, step), step)
+
     def build(ratio: float) -> nn.Module:
-        return cut(network, job.example, method, 1 - ratio, max(job.aligns.values()))
+        return cut(network, job.example, method, 1 - ratio, steps)
 
     return land(build, job.stopwatch, job.speedup)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -28,7 +28,9 @@ PRUNERS = {
 }
 
 
-def cut(network: nn.Module, example: Tensor, method: str, ratio: float, step: int) -> nn.Module:
+def cut(
+    network: nn.Module, example: Tensor, method: str, ratio: float, steps: Mapping[int, int]
+) -> nn.Module:
     """A copy of ``network`` without a part of its channels.
 
     Args:
@@ -36,10 +38,10 @@ def cut(network: nn.Module, example: Tensor, method: str, ratio: float, step: in
         example: Images.
         method: A key of :data:`IMPORTANCES`.
         ratio: Part of the channels that goes, over all layers together.
-        step: Widths become multiples of it.
+        steps: By the width of a layer, what its width is to be a multiple of.
     """
     pruned = copy.deepcopy(network).eval()
-    pruner(pruned, example, method, ratio, step).step()
+    pruner(pruned, example, method, ratio, steps).step()
     return pruned.train()
 
 
@@ -48,7 +50,7 @@ def pruner(
     example: Tensor,
     method: str,
     ratio: float,
-    step: int,
+    steps: Mapping[int, int],
     regularisation: float = REGULARISATION,
 ) -> Any:
     """The package's pruner for ``network``, which it will change."""
@@ -62,12 +64,15 @@ def pruner(
         isomorphic=method == "isomorphic",
         pruning_ratio=ratio,
         max_pruning_ratio=0.95,
-        round_to=step,
+        round_to=max(steps.values(), default=1),
         ignored_layers=heads[-1:],
         **extra,
     )
-    # The package rounds down, also to nothing, and then leaves the whole layer as it is.
-    made._round_to = removed_in_steps
+    # The package has one step for all layers; it rounds down, also to nothing, and then leaves the whole
+    # layer as it is.
+    made._round_to = lambda removed, channels, step: removed_in_steps(
+        removed, channels, steps.get(channels, step)
+    )
     return made
 
 
@@ -92,7 +97,7 @@ def regularised(network: nn.Module, example: Tensor, method: str, regularisation
         method: A key of :data:`IMPORTANCES` that has one.
         regularisation: Its strength; 0: the package's default.
     """
-    regulariser = pruner(network, example, method, 0.5, 1, regularisation or REGULARISATION)
+    regulariser = pruner(network, example, method, 0.5, {}, regularisation or REGULARISATION)
     regulariser.update_regularizer()
 
     def wrap(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
