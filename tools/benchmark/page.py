@@ -96,7 +96,7 @@ def _lines(
     lines = [
         "# Ahead, level or behind, at the same measured latency",
         "",
-        f"Written by `python {shlex.join(sys.argv)}`; {facts}.",
+        f"Written by `python {shlex.join(_portable(sys.argv))}`; {facts}.",
         "",
         *_task_lines(next(iter(outcomes)).task),
         *_EXPLANATION,
@@ -163,3 +163,13 @@ def _task_lines(task: Task) -> list[str]:
         f"Fashion-MNIST, batches of {task.batch_size}, peak learning rate {task.learning_rate:g}, timed on",
         f"`{task.device}`. {start}",
     ]
+
+
+def _portable(words: Sequence[str]) -> list[str]:
+    """A command without where this machine keeps what it trains.
+
+    >>> _portable(["tools/benchmark", "--work", "/somewhere", "--seeds", "3"])
+    ['tools/benchmark', '--seeds', '3']
+    """
+    places = {place for place, word in enumerate(words) if word == "--work"}
+    return [word for place, word in enumerate(words) if not {place, place - 1} & places]
