@@ -100,6 +100,7 @@ class RunReport:
             "recipe": recipe,
             **{key: self.settings[key] for key in ("weights", "follows", "profiles")},
             "fine_tune": self.settings["further" if self._went_further else "fine_tune"],
+            "fine_tune_before": self.settings["fine_tune"] if self._went_further else None,
             "seconds": round(self.seconds, 2),
             "versions": dict(self.versions),
             "environment": dict(self.environment),

@@ -279,15 +279,19 @@ def command_of(record: Record) -> str:
             *([f"--profiles {shlex.quote(record['profiles'])}"] if record.get("profiles") else []),
             *map(target_option, (*looser, record["target"])),
             training_options(record),
-            _start(record),
+            *_start(record),
         )
     )
 
 
-def _start(record: Record) -> str:
-    """The option that says what pruning started from."""
+def _start(record: Record) -> list[str]:
+    """The option that says what pruning started from; none where looser targets were trained for longer."""
     fine_tune = record.get("fine_tune")
-    return f"--fine-tune-epochs {fine_tune['epochs']}" if fine_tune else "--from-scratch"
+    if not fine_tune:
+        return ["--from-scratch"]
+    if (record.get("fine_tune_before") or fine_tune)["epochs"] != fine_tune["epochs"]:
+        return []
+    return [f"--fine-tune-epochs {fine_tune['epochs']}"]
 
 
 def target_label(target: Record) -> str:

@@ -55,6 +55,13 @@ RECORD: dict[str, Any] = {
 }
 
 
+def test_the_epochs_are_asked_for_only_where_one_option_gives_them_to_every_target() -> None:
+    following = {**RECORD, "follows": {"kind": "speedup", "value": 1.5}}
+    for before, asked in ((None, True), ({"epochs": 3}, True), ({"epochs": 15}, False)):
+        assert ("--fine-tune-epochs 3" in command_of({**following, "fine_tune_before": before})) is asked
+        assert "--from-scratch" not in command_of({**following, "fine_tune_before": before})
+
+
 def test_the_granularity_is_said_whichever_it_is() -> None:
     assert "--granularity channel" in command_of(RECORD)
     assert "--granularity block" in command_of({**RECORD, "granularity": "block"})

@@ -205,7 +205,7 @@ def test_the_page_tells_all_that_a_reader_asks(pages: dict[str, Path]) -> None:
         for fact in ("were least worth their cost", "kept whole: network output", "Accuracy", "epoch"):
             assert fact in text
     assert "hwprune variants --model lenet5 --device" in pages["variants"].read_text()
-    assert "--fine-tune-epochs 1" in pages["variants"].read_text()
+    assert "--fine-tune-epochs" not in pages["variants"].read_text()  # those of the targets differ by default
 
 
 def test_enter_on_a_link_goes_to_its_section(tab: Tab) -> None:
