@@ -18,6 +18,7 @@ from torch import nn
 import hwprune
 from hwprune.cli import main
 from hwprune.device.library import find_profiles, shipped_folder
+from hwprune.pipeline import CORRECTIONS
 from hwprune.runtime.base import get_runtime
 from hwprune.runtime.timing import Timing
 from hwprune.workloads import load_dataset, make_model
@@ -51,7 +52,9 @@ def test_the_default_run_writes_every_file(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
     assert names == {"model.onnx", "slim", "report.json", "report.html", "history.csv", "run.json"}
     history = pd.read_csv(finished / "history.csv")
-    assert history["phase"].tolist() == ["dense", "dense", "prune", "prune"]
+    phases = history["phase"].tolist()
+    assert phases[:4] == ["dense", "dense", "prune", "prune"]
+    assert set(phases[4:]) <= set(CORRECTIONS)  # beside other work the finished network may be too slow
     assert {"loss", "accuracy", "groups_alive", "predicted_us"} <= set(history.columns)
 
 
