@@ -136,7 +136,7 @@ class StraightThroughPenalty(Penalty, Protocol):
     """A penalty whose zeros cover weights that are trained on and may come back until survivors are fixed."""
 
     @property
-    def decay(self) -> float:
+    def covered_decay(self) -> float:
         """What covered weights lose per step, as a multiple of the learning rate."""
         ...
 

@@ -59,6 +59,11 @@ class StraightThrough(HardThreshold):
         """What the command line calls it."""
         return "sr-ste"
 
+    @property
+    def covered_decay(self) -> float:
+        """What covered weights lose per step, as a multiple of the learning rate."""
+        return self.decay
+
 
 def nm_mask(weights: Tensor, n: int, m: int) -> Tensor:
     """Which weights are among the ``n`` largest magnitudes of their block of ``m``.

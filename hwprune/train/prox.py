@@ -77,7 +77,7 @@ class ProximalStep:
         self._pull = Pull(groups, penalty)
         self._hidden: HiddenWeights | None = None
         if isinstance(penalty, StraightThroughPenalty):
-            self._hidden = HiddenWeights(groups, penalty.decay)
+            self._hidden = HiddenWeights(groups, penalty.covered_decay)
         self._refresh_every = max(1, schedule.settle_step // REFRESHES)
         self._optimizers: list[torch.optim.Optimizer] = []
         self._hooks: list[RemovableHandle] = []

@@ -8,7 +8,14 @@ from torch.nn.functional import cross_entropy, linear
 from hwprune.errors import ArtifactError
 from hwprune.groups.base import Terms
 from hwprune.groups.block import BlockGroups
-from hwprune.penalties import StraightThrough, make_penalty, nm_mask, sr_ste_gradient
+from hwprune.penalties import (
+    StraightThrough,
+    StraightThroughPenalty,
+    make_penalty,
+    nm_mask,
+    penalty_names,
+    sr_ste_gradient,
+)
 from hwprune.train.prox import ProximalStep
 from hwprune.train.schedule import StrengthSchedule
 
@@ -121,3 +128,8 @@ def test_weights_of_another_network_behind_the_zeros_are_refused():
     state = proximal.state_dict()
     with pytest.raises(ArtifactError, match="behind the zeros"):
         proximal_of(model_of()).load_state_dict({**state, "hidden": [torch.zeros(6, 4)]})
+
+
+def test_no_other_penalty_hides_weights():
+    hiding = [name for name in penalty_names() if isinstance(make_penalty(name), StraightThroughPenalty)]
+    assert hiding == ["sr-ste"]
