@@ -33,7 +33,7 @@ class StraightThrough(HardThreshold):
     Source: Zhou et al. 2021 (see the module), equations 8 and 9.
 
     Attributes:
-        decay: The paper's ``lambda_w``, not negative.
+        covered_decay: The paper's ``lambda_w``, not negative.
 
     Raises:
         InputError: If a cost is not positive, or the budget or the decay is negative.
@@ -43,26 +43,24 @@ class StraightThrough(HardThreshold):
             [0., 1.]])
     """
 
-    decay: float = DECAY
+    covered_decay: float = DECAY
 
     def __post_init__(self) -> None:
         # super() without arguments does not find the class that slots put in this one's place.
         HardThreshold.__post_init__(self)
-        check_number("decay", self.decay, "StraightThrough")
-        if not 0 <= self.decay < float("inf"):
+        check_number("covered_decay", self.covered_decay, "StraightThrough")
+        if not 0 <= self.covered_decay < float("inf"):
             raise InputError(
-                "the decay is out of range", where="StraightThrough", expected="[0, inf)", got=self.decay
+                "covered_decay is out of range",
+                where="StraightThrough",
+                expected="[0, inf)",
+                got=self.covered_decay,
             )
 
     @property
     def name(self) -> str:
         """What the command line calls it."""
         return "sr-ste"
-
-    @property
-    def covered_decay(self) -> float:
-        """What covered weights lose per step, as a multiple of the learning rate."""
-        return self.decay
 
 
 def nm_mask(weights: Tensor, n: int, m: int) -> Tensor:

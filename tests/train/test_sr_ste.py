@@ -49,7 +49,7 @@ def batch(step):
 def proximal_of(model, penalty=None, schedule=AT_ONCE):
     groups = Standing(model)
     allowance = groups.allowance(lambda total: total // 2)
-    return ProximalStep(groups, penalty or StraightThrough(decay=DECAY), allowance, schedule)
+    return ProximalStep(groups, penalty or StraightThrough(covered_decay=DECAY), allowance, schedule)
 
 
 def train(model, optimizer, first, last):
