@@ -272,6 +272,7 @@ def _reproduction(record: Record) -> list[Markup]:
 def command_of(record: Record) -> str:
     """The command that the run can be repeated with, and the one whose network it started from."""
     looser = [record["follows"]] if record.get("follows") else []
+    fine_tune = record.get("fine_tune")
     return " ".join(
         (
             "hwprune prune",
@@ -279,19 +280,24 @@ def command_of(record: Record) -> str:
             *([f"--profiles {shlex.quote(record['profiles'])}"] if record.get("profiles") else []),
             *map(target_option, (*looser, record["target"])),
             training_options(record),
-            *_start(record),
+            *fine_tuning_options([record.get("fine_tune_before") or fine_tune, fine_tune]),
         )
     )
 
 
-def _start(record: Record) -> list[str]:
-    """The option that says what pruning started from; none where looser targets were trained for longer."""
-    fine_tune = record.get("fine_tune")
-    if not fine_tune:
-        return ["--from-scratch"]
-    if (record.get("fine_tune_before") or fine_tune)["epochs"] != fine_tune["epochs"]:
+def fine_tuning_options(recipes: Sequence[Record | None]) -> list[str]:
+    """The option that asks for these trainings from trained weights; none where they differ, as by default.
+
+    Args:
+        recipes: Of networks that one command makes; ``None`` for a start from scratch.
+
+    >>> fine_tuning_options([{"epochs": 10}, {"epochs": 2}]), fine_tuning_options([None])
+    ([], ['--from-scratch'])
+    """
+    epochs = {None if recipe is None else recipe["epochs"] for recipe in recipes}
+    if len(epochs) > 1:
         return []
-    return [f"--fine-tune-epochs {fine_tune['epochs']}"]
+    return ["--from-scratch"] if epochs == {None} else [f"--fine-tune-epochs {epochs.pop()}"]
 
 
 def target_label(target: Record) -> str:

@@ -22,6 +22,7 @@ from hwprune.report import RunFolder, network_rows, read_json, told_where_damage
 from hwprune.run_page import (
     NO_CHARTS,
     curves,
+    fine_tuning_options,
     pruned,
     staircases,
     target_label,
@@ -294,16 +295,8 @@ def _commands(entries: Sequence[Mapping[str, Any]]) -> list[Markup]:
         f"--data {shlex.quote(entries[0]['data'])}",
         *dict.fromkeys(target_option(entry["target"]) for entry in entries),
         training_options(asked),
-        *_fine_tuning([each["fine_tune"] for each in settings]),
+        *fine_tuning_options([each["fine_tune"] for each in settings]),
     ]
     if any(each["int8"] for each in settings):  # a runtime without 8 bits leaves it out
         words.append("--int8")
     return [code(" ".join(words))]
-
-
-def _fine_tuning(recipes: Sequence[Mapping[str, Any] | None]) -> list[str]:
-    """The option that asks for these trainings; none where those differ, as they do by default."""
-    epochs = {None if recipe is None else recipe["epochs"] for recipe in recipes}
-    if len(epochs) > 1:
-        return []
-    return ["--from-scratch"] if epochs == {None} else [f"--fine-tune-epochs {epochs.pop()}"]
