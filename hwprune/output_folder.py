@@ -264,43 +264,6 @@ def nothing_to_resume(path: Path) -> str:
     return f"nothing to resume in {path}: starting anew"
 
 
-def single_precision_file(run: Path) -> Path:
-    """The slim network of a finished run in single precision, whatever its device runs.
-
-    Raises:
-        ArtifactError: If there is no finished run, or the file is not as the run has left it.
-    """
-    for name in (SINGLE_FILE, MODEL_FILE):
-        if (run / REPORT_FILE).is_file() and (run / name).is_file():
-            _check_as_written(run, name)
-            return run / name
-    raise ArtifactError(
-        "no finished run is here",
-        where=run,
-        expected=f"a folder of hwprune prune with {REPORT_FILE} and {MODEL_FILE}",
-        hint="finish the run with: hwprune prune ... --resume",
-    )
-
-
-def _check_as_written(run: Path, name: str) -> None:
-    """Raises where a model is not the one that the report is of; older reports do not tell."""
-    try:
-        record = json.loads((run / REPORT_FILE).read_text(encoding="utf-8"))
-        wanted = record.get("files", {}).get(name)
-    except (OSError, ValueError, AttributeError) as error:
-        raise ArtifactError(
-            "the report of the run is damaged", where=run / REPORT_FILE, expected="a JSON object", got=error
-        ) from error
-    if wanted is not None and (found := sha256_of(run / name)) != wanted:
-        raise ArtifactError(
-            "the file is not the one that the run has written and verified",
-            where=run / name,
-            expected=f"SHA-256 {wanted}",
-            got=found,
-            hint="take it from a copy of the run, or make the run again",
-        )
-
-
 def _remove_results(path: Path) -> None:
     """Removes what an earlier run and its exports have left, and nothing else: it is none of the next run.
 

@@ -18,10 +18,9 @@ from hwprune.output_folder import (
     INT8_STEM,
     REPORT_FILE,
     SINGLE_FILE,
-    single_precision_file,
 )
 from hwprune.quantization import CALIBRATION_IMAGES, Scores, quantize_on, scores
-from hwprune.report import read_json, told_where_damaged
+from hwprune.report import read_json, single_precision_file, told_where_damaged
 from hwprune.runtime.base import get_runtime
 from hwprune.runtime.bench import THIS_MACHINE, Bench
 from hwprune.runtime.formats import convert

@@ -13,9 +13,9 @@ import pandas as pd
 
 from hwprune.compressor import Result
 from hwprune.errors import ArtifactError
-from hwprune.files import replacing, write_json, write_text
+from hwprune.files import replacing, sha256_of, write_json, write_text
 from hwprune.measured_on import measured_columns
-from hwprune.output_folder import HISTORY_FILE, PAGE_FILE, REPORT_FILE
+from hwprune.output_folder import HISTORY_FILE, MODEL_FILE, PAGE_FILE, REPORT_FILE, SINGLE_FILE
 from hwprune.run_page import CURVES, render_run
 
 _MAKE_IT_AGAIN = "make it again with the command that wrote it"
@@ -254,6 +254,39 @@ def told_where_damaged(path: Path) -> Iterator[None]:
         raise ArtifactError(
             "the file does not hold what it should", where=path, got=error, hint=_MAKE_IT_AGAIN
         ) from error
+
+
+def single_precision_file(run: Path) -> Path:
+    """The slim network of a finished run in single precision, whatever its device runs.
+
+    Raises:
+        ArtifactError: If there is no finished run, or the file is not as the run has left it.
+    """
+    for name in (SINGLE_FILE, MODEL_FILE):
+        if (run / REPORT_FILE).is_file() and (run / name).is_file():
+            _check_as_written(run, name)
+            return run / name
+    raise ArtifactError(
+        "no finished run is here",
+        where=run,
+        expected=f"a folder of hwprune prune with {REPORT_FILE} and {MODEL_FILE}",
+        hint="finish the run with: hwprune prune ... --resume",
+    )
+
+
+def _check_as_written(run: Path, name: str) -> None:
+    """Raises where a model is not the one that the report is of; older reports do not tell."""
+    record = read_json(run / REPORT_FILE, "hwprune prune, finished")
+    with told_where_damaged(run / REPORT_FILE):
+        wanted = record.get("files", {}).get(name)
+    if wanted is not None and (found := sha256_of(run / name)) != wanted:
+        raise ArtifactError(
+            "the file is not the one that the run has written and verified",
+            where=run / name,
+            expected=f"SHA-256 {wanted}",
+            got=found,
+            hint="take it from a copy of the run, or make the run again",
+        )
 
 
 def write_report(folder: Path, report: RunReport) -> None:

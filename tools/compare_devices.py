@@ -19,8 +19,8 @@ from bench_pages import machine_line, write_page
 
 from hwprune.device.library import load_profile
 from hwprune.device.profile import DeviceProfile
-from hwprune.output_folder import REPORT_FILE, single_precision_file
-from hwprune.report import read_json
+from hwprune.output_folder import REPORT_FILE
+from hwprune.report import read_json, single_precision_file
 from hwprune.runtime.environment import same_hardware
 from hwprune.runtime.timing import Timing, measure_alternately
 from hwprune.variants_page import VariantsFolder

@@ -24,9 +24,9 @@ from rich.console import Console
 from hwprune.cli.progress import Lines
 from hwprune.device.library import load_profile
 from hwprune.device.profile import DeviceProfile, RuntimeSpec
-from hwprune.output_folder import single_precision_file
 from hwprune.pipeline import compress
 from hwprune.quantization import CALIBRATION_IMAGES, accuracy_in_runtime, quantize_on
+from hwprune.report import single_precision_file
 from hwprune.runtime.base import REGISTRY, kinds_running
 from hwprune.runtime.environment import local_profile
 from hwprune.runtime.export import export

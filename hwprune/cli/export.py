@@ -9,9 +9,9 @@ from typing import Any
 import click
 
 from hwprune.cli.common import answer, json_option, told
-from hwprune.output_folder import single_precision_file
 from hwprune.quantization import CALIBRATION_IMAGES
 from hwprune.quantized_export import INT8_FORMATS, export_quantized
+from hwprune.report import single_precision_file
 from hwprune.runtime.formats import FORMATS, convert
 
 
