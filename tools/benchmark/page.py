@@ -172,4 +172,5 @@ def _portable(words: Sequence[str]) -> list[str]:
     ['tools/benchmark', '--seeds', '3']
     """
     places = {place for place, word in enumerate(words) if word == "--work"}
-    return [word for place, word in enumerate(words) if not {place, place - 1} & places]
+    kept = [word for place, word in enumerate(words) if not {place, place - 1} & places]
+    return [word for word in kept if not word.startswith("--work=")]

@@ -17,11 +17,10 @@ from typing import Any
 
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from quick_runs import QUICK, prune, told_in_one_message
 from torch import Tensor
 
 import hwprune
-from hwprune.cli import main
 from hwprune.errors import ArtifactError, HwpruneError, WorkloadError
 from hwprune.graph.coupling import find_axes
 from hwprune.output_folder import BEFORE, CHECKPOINTS, OutputFolder
@@ -33,7 +32,6 @@ from hwprune.workloads import Dataset, load_dataset, make_model
 from hwprune.workloads.batches import iterate_batches
 
 SETTINGS = {"model": "lenet5"}
-QUICK = ["--model", "lenet5", "--keep", "0.5", "--epochs", "2", "--train-images", "128", "--batch-size", "64"]
 #: A data set whose augmentation fails, or returns NaN, when the file named in the environment says so.
 OWN_DATA = """
 import os
@@ -62,18 +60,6 @@ from torch import nn
 def net():
     return nn.Sequential(nn.Flatten(), nn.Linear(64, {0}), nn.ReLU(), nn.Linear({0}, 10))
 """
-
-
-def prune(out: Path, *arguments: object) -> Result:
-    return CliRunner().invoke(main, ["prune", "--out", str(out), *QUICK, *map(str, arguments)])
-
-
-def told_in_one_message(result: Result) -> str:
-    assert result.exit_code == 1, result.output
-    assert result.exception is None or isinstance(result.exception, SystemExit)
-    errors = [line for line in result.stderr.splitlines() if line.startswith("Error:")]
-    assert len(errors) == 1, result.stderr
-    return errors[0]
 
 
 @contextmanager

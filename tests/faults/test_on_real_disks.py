@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from quick_runs import prune, told_in_one_message
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -28,7 +29,6 @@ from hwprune.files import TEMPORARY_FILES
 from hwprune.output_folder import CHECKPOINTS
 from hwprune.workloads import load_dataset
 
-QUICK = ["--model", "lenet5", "--keep", "0.5", "--epochs", "2", "--train-images", "128", "--batch-size", "64"]
 #: A data set whose augmentation makes a file system read-only when the training has come to its second epoch.
 OWN_DATA = """
 import subprocess
@@ -49,23 +49,11 @@ def data():
 """
 
 
-def prune(out: Path, *arguments: object) -> Result:
-    return CliRunner().invoke(main, ["prune", "--out", str(out), *QUICK, *map(str, arguments)])
-
-
-def told_in_one_message(result: Result) -> str:
-    assert result.exit_code == 1, result.output
-    assert result.exception is None or isinstance(result.exception, SystemExit)
-    (error,) = [line for line in result.stderr.splitlines() if line.startswith("Error:")]
-    assert "Traceback" not in result.output
-    return error
-
-
 def mount(*arguments: object) -> bool:
+    if shutil.which("mount") is None:
+        return False
     command = ["mount", *map(str, arguments)]
-    return (
-        not shutil.which("mount") or subprocess.run(command, capture_output=True, check=False).returncode == 0
-    )
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 @pytest.fixture
