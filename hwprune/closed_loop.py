@@ -36,7 +36,7 @@ SAFETY = 0.01
 #: The part of the fastest measured network that timing its operators one by one may have added to them.
 MOST_TAKEN_OFF = 0.25
 #: Turns of build, measure, correct.
-MAX_TURNS = 4
+MAX_TURNS = 6
 #: Limits that differ by a smaller part are one: nothing is looked for between them.
 FINEST = 0.003
 

@@ -192,8 +192,9 @@ def main(folder: Path, tell: Callable[[Mapping[str, Any]], None]) -> int:
         tell({"machine": {**machine(), "runtime_version": version}})
         for entry in plan["files"]:
             loading = entry["name"]
-            networks[loading] = load(folder / entry["file"], _feed(entry["inputs"]), plan["threads"])
-            networks[loading]()
+            path, feed = folder / entry["file"], _feed(entry["inputs"])
+            networks[loading] = [load(path, feed, plan["threads"]) for _ in range(plan["loadings"])]
+            networks[loading][0]()
     except ImportError as error:  # that a package is not found is one, too
         tell({"error": "package", "got": str(error)})
         return 3

@@ -26,7 +26,15 @@ from hwprune.runtime.board import LOADERS, PLAN_FILE
 from hwprune.runtime.environment import environment
 from hwprune.runtime.formats import convert
 from hwprune.runtime.onnx_values import read_values
-from hwprune.runtime.timing import Timing, as_run, batch_of, check_request, precision_of, timings_of
+from hwprune.runtime.timing import (
+    Timing,
+    as_run,
+    batch_of,
+    check_request,
+    loadings_for,
+    precision_of,
+    timings_of,
+)
 
 #: Runtimes whose own format is made here, because what converts to it is not on the other machine.
 CONVERTED = frozenset({"mnn", "mnn-sparse", "ncnn", "torch"})
@@ -103,7 +111,8 @@ def measure_on(
         as_run(paths, profile.runtime) as files,
         tempfile.TemporaryDirectory(prefix="hwprune-") as folder,
     ):
-        archive = _archive(files, profile, runs, Path(folder))
+        loadings = loadings_for(profile.runtime, [path.stat().st_size for path in files.values()])
+        archive = _archive(files, profile, runs, loadings, Path(folder))
         batches = {
             name: batch_of(read_values(path).inputs, profile.runtime.batch) for name, path in files.items()
         }
@@ -116,6 +125,7 @@ def measure_on(
         "date": environment()["date"],
         "runtime": profile.runtime.kind,
         "threads": profile.runtime.threads,
+        "loadings": loadings,
     }
     samples = {record["name"]: record["durations_us"] for record in told if "durations_us" in record}
     return timings_of(
@@ -123,7 +133,9 @@ def measure_on(
     )
 
 
-def _archive(paths: Mapping[str, Path], profile: DeviceProfile, runs: int | None, folder: Path) -> bytes:
+def _archive(
+    paths: Mapping[str, Path], profile: DeviceProfile, runs: int | None, loadings: int, folder: Path
+) -> bytes:
     """The script, the plan and the model files as one tar file."""
     spec = profile.runtime
     stream = io.BytesIO()
@@ -144,7 +156,13 @@ def _archive(paths: Mapping[str, Path], profile: DeviceProfile, runs: int | None
             for file, target in zip(files, sent, strict=True):
                 _add(archive, target, file.read_bytes())
             entries.append({"name": name, "file": sent[0], "inputs": inputs})
-        plan = {"runtime": spec.kind, "threads": spec.threads, "runs": runs, "files": entries}
+        plan = {
+            "runtime": spec.kind,
+            "threads": spec.threads,
+            "runs": runs,
+            "loadings": loadings,
+            "files": entries,
+        }
         _add(archive, PLAN_FILE, json.dumps(plan).encode())
     return stream.getvalue()
 

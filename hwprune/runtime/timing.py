@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,7 +20,7 @@ from hwprune.runtime.environment import environment, hardware_for
 from hwprune.runtime.half import is_half, to_half
 from hwprune.runtime.onnx_values import read_values
 from hwprune.runtime.quantize import is_quantized, quantize
-from hwprune.runtime.stopwatch import calm, sample
+from hwprune.runtime.stopwatch import Run, calm, loadings_of, sample
 from hwprune.runtime.undisturbed import undisturbed
 
 #: Files that tell whether they are quantised.
@@ -106,14 +106,20 @@ def measure_alternately(
     check_request(paths, runs)
     runtime = runtime_for(profile.runtime)
     with as_run(paths, profile.runtime) as files:
-        sessions = {name: runtime.open(path, profile.runtime) for name, path in files.items()}
+        loadings = loadings_for(profile.runtime, [path.stat().st_size for path in files.values()])
+        loaded = [
+            {name: runtime.open(path, profile.runtime) for name, path in files.items()}
+            for _ in range(loadings)
+        ]
+    sessions = loaded[0]
     feeds = {name: random_feed(session.inputs, profile.runtime.batch) for name, session in sessions.items()}
-    networks = {name: _once(session, feeds[name]) for name, session in sessions.items()}
+    networks = {name: [_once(each[name], feeds[name]) for each in loaded] for name in paths}
     facts = {
         **environment(),
         "runtime": profile.runtime.kind,
         "runtime_version": runtime.version(),
         "threads": profile.runtime.threads,
+        "loadings": loadings,
         **({"gpu": hardware_for(profile.runtime).model} if on_gpu(profile.runtime) else {}),
     }
     batches = {name: batch_of(session.inputs, profile.runtime.batch) for name, session in sessions.items()}
@@ -125,7 +131,19 @@ def measure_alternately(
     )
 
 
-def _once(session: Session, feed: Mapping[str, Array]) -> Callable[[], object]:
+def loadings_for(spec: RuntimeSpec, sizes: Sequence[int]) -> int:
+    """How often each file is loaded to be timed; once for a GPU, where building an engine may take minutes.
+
+    See :func:`~hwprune.runtime.stopwatch.loadings_of`.
+
+    Args:
+        spec: Says what is measured.
+        sizes: Of the files, in bytes.
+    """
+    return 1 if on_gpu(spec) else loadings_of(sizes)
+
+
+def _once(session: Session, feed: Mapping[str, Array]) -> Run:
     """What runs a network once; on a device with a clock of its own it tells how long that took."""
     return session.clocked(feed) if isinstance(session, ClockedSession) else partial(session.run, feed)
 

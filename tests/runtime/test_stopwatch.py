@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from hwprune.runtime import stopwatch
-from hwprune.runtime.stopwatch import BLOCK, LEAST_RUNS, calm, sample
+from hwprune.runtime.stopwatch import BLOCK, LEAST_RUNS, Run, calm, sample
 from hwprune.runtime.timing import timings_of
 
 #: What two networks take when nothing disturbs them, in microseconds.
@@ -39,7 +39,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def networks(clock: Clock, busy: Callable[[float], bool]) -> dict[str, Callable[[], object]]:
+def networks(clock: Clock, busy: Callable[[float], bool]) -> dict[str, list[Run]]:
     """Networks that take a percent more or less, and up to twice as long while the machine is busy."""
     generator = np.random.default_rng(0)
 
@@ -47,7 +47,7 @@ def networks(clock: Clock, busy: Callable[[float], bool]) -> dict[str, Callable[
         slowest = 2.0 if busy(clock.perf_counter()) else 1.01
         clock.microseconds += alone * generator.uniform(0.99, slowest)
 
-    return {name: partial(run, alone) for name, alone in ALONE.items()}
+    return {name: [partial(run, alone)] for name, alone in ALONE.items()}
 
 
 def test_a_calm_machine_is_asked_no_longer_than_the_median_needs(clock: Clock) -> None:
@@ -66,7 +66,7 @@ def test_what_a_network_takes_to_win_the_caches_back_does_not_count(clock: Clock
         last = name
         clock.microseconds += ALONE[name] * (1 + max(15 - run_since, 0) / 15)
 
-    samples = sample({name: partial(run, name) for name in ALONE}, None)
+    samples = sample({name: [partial(run, name)] for name in ALONE}, None)
     assert {name: set(values) for name, values in samples.items()} == {
         name: {alone} for name, alone in ALONE.items()
     }
@@ -79,7 +79,7 @@ def test_networks_that_take_long_are_not_run_for_long_before_they_count(clock: C
         runs[name] += 1
         clock.microseconds += 1e5
 
-    samples = sample({name: partial(run, name) for name in runs}, 2 * BLOCK)
+    samples = sample({name: [partial(run, name)] for name in runs}, 2 * BLOCK)
     assert {name: len(values) for name, values in samples.items()} == {"dense": 2 * BLOCK, "slim": 2 * BLOCK}
     assert runs == dict.fromkeys(runs, stopwatch.WARMUP_RUNS + 2 * (1 + BLOCK))
 
@@ -119,9 +119,37 @@ def test_of_a_busy_machine_what_was_disturbed_least_counts() -> None:
     }
 
 
+def test_every_loading_of_a_network_has_its_turn(clock: Clock) -> None:
+    """Where weights come to lie changes what a network takes: no loading counts more than the others."""
+
+    def run(alone: float) -> None:
+        clock.microseconds += alone
+
+    loadings = [103.0, 100.0, 101.0]
+    networks = {name: [partial(run, factor * alone) for factor in loadings] for name, alone in ALONE.items()}
+    for runs in (None, 12 * BLOCK):
+        samples = sample(networks, runs)
+        for name, alone in ALONE.items():
+            blocks = np.reshape(samples[name], (-1, BLOCK))
+            expected = np.resize(loadings, len(blocks)) * alone
+            assert np.array_equal(blocks, np.repeat(expected[:, None], BLOCK, axis=1))
+
+
+def test_a_single_network_of_several_loadings_wins_the_caches_back(clock: Clock) -> None:
+    last, run_since = -1, 0
+
+    def run(loading: int) -> None:
+        nonlocal last, run_since
+        run_since = run_since + 1 if loading == last else 0
+        last = loading
+        clock.microseconds += 100.0 * (1 + max(15 - run_since, 0) / 15)
+
+    assert set(sample({"network": [partial(run, 0), partial(run, 1)]}, 4 * BLOCK)["network"]) == {100.0}
+
+
 def test_a_network_with_a_clock_of_its_own_is_believed() -> None:
     ticks = itertools.count(1)
-    samples = sample({"there": lambda: float(next(ticks)), "here": lambda: [0.0]}, 3)
+    samples = sample({"there": [lambda: float(next(ticks))], "here": [lambda: [0.0]]}, 3)
     assert np.diff(samples["there"]).tolist() == [1.0, 1.0]
     assert samples["there"][0] > stopwatch.WARMUP_RUNS  # warmed up like any other
     assert len(samples["here"]) == 3
