@@ -395,7 +395,7 @@ def test_the_code_is_known_by_what_runs_depend_on(tools, monkeypatch, tmp_path):
     (tmp_path / "task.py").write_text("# another task\n")
     changed = revision.fingerprint()
     assert changed != before
-    monkeypatch.setattr(revision, "versions", lambda: {"torch": "0.1"})
+    monkeypatch.setattr(revision.code_fingerprint, "versions", lambda: {"torch": "0.1"})
     assert revision.fingerprint() not in (before, changed)
 
 

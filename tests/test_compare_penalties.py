@@ -19,6 +19,26 @@ def small_dataset():
     return Dataset("small", images, labels, images, labels, 4)
 
 
+def test_finished_runs_of_other_code_are_made_again(tool, monkeypatch, tmp_path):
+    trained = []
+
+    def train(run, _dataset):
+        trained.append(run)
+        return tool.Outcome(0.5, 7, 5, 10, 1.0)
+
+    monkeypatch.setattr(tool, "train", train)
+    monkeypatch.setattr(tool, "load_dataset", lambda _name: small_dataset())
+    arguments = ["--out", str(tmp_path / "page.md"), "--seeds", "1", "--images", "40"]
+    told = []
+    for code in ("old", "new", "new"):
+        monkeypatch.setattr(tool, "fingerprint", lambda _files, code=code: code)
+        told.append(CliRunner().invoke(tool.main, arguments, catch_exceptions=False).output)
+    planned = list(tool.planned(1, "", 0, 0, 0, 0.0))
+    assert len(trained) == 2 * len(planned)
+    of_other_code = f"{len(planned)} finished runs are of other code or versions and do not count"
+    assert [of_other_code in text for text in told] == [False, True, True]
+
+
 def test_finished_runs_are_not_repeated_and_all_are_in_the_table(tool, monkeypatch, tmp_path):
     trained = []
 

@@ -3,7 +3,8 @@
     python tools/compare_penalties.py --out docs/penalties.md
 
 Every penalty gets the same network, images, epochs, schedule and budget, and its own default strength; none
-is tuned for the task. Finished runs are kept as lines of JSON beside OUT, and not repeated.
+is tuned for the task. Finished runs are kept as lines of JSON beside OUT, and not repeated while code and
+versions stay what they are.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 import click
 import numpy as np
 import torch
+from code_fingerprint import fingerprint
 from compared_runs import Outcome, Row, Witness, finish_all, rows_of, table
 from torch import nn
 
@@ -203,7 +205,8 @@ def main(
     dataset = load_dataset("fashion-mnist").first(images)
     planned_runs = planned(seeds, model, images, epochs, batch_size, learning_rate)
     journal = out.with_name(f"{out.name}.jsonl")
-    finished = finish_all(planned_runs, lambda run: train(run, dataset), journal, Run)
+    made_by = fingerprint({"compare_penalties": Path(__file__)})
+    finished = finish_all(planned_runs, lambda run: train(run, dataset), journal, Run, made_by)
     write_text(out, as_markdown(finished))
 
 

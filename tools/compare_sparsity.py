@@ -14,6 +14,7 @@ from pathlib import Path
 
 import click
 from bench_pages import machine_line
+from code_fingerprint import fingerprint
 from compared_runs import Outcome, Row, finish_all, rows_of, table
 from sparsity_runs import DENSE, NETWORKS, PATTERNS, RANDOM, TRAINED, Network, Run, planned, train
 
@@ -109,7 +110,9 @@ def as_markdown(finished: dict[Run, Outcome]) -> str:
 def main(out: Path, seeds: int, networks: tuple[str, ...], starts: tuple[str, ...]) -> None:
     """Trains what is missing, then writes the page."""
     runs = planned(seeds, networks, starts)
-    finished = finish_all(runs, train, out.with_name(f"{out.name}.jsonl"), Run)
+    here = Path(__file__).parent
+    made_by = fingerprint({name: here / name for name in ("sparsity_runs.py", "lenet300.py")})
+    finished = finish_all(runs, train, out.with_name(f"{out.name}.jsonl"), Run, made_by)
     write_text(out, as_markdown(finished))
 
 

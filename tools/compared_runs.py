@@ -59,32 +59,40 @@ class Witness:
 
 
 def finish_all(
-    planned: Iterable[Run], train: Callable[[Run], Outcome], journal: Path, kind: type[Run]
+    planned: Iterable[Run], train: Callable[[Run], Outcome], journal: Path, kind: type[Run], made_by: str
 ) -> dict[Run, Outcome]:
     """The outcomes of all planned runs, in their order; those that ``journal`` does not tell of are trained.
+
+    So are those that it tells of by other code: a page never mixes the two.
 
     Args:
         planned: In the order in which they are made.
         train: Makes one run.
         journal: Lines of JSON, the fields of the run and of its outcome; each new run adds one.
         kind: Class of the runs.
+        made_by: By which code (:func:`code_fingerprint.fingerprint`).
     """
-    known = read_finished(journal, kind)
+    known = read_finished(journal, kind, made_by)
+    others = sum(line.get("made_by") != made_by for line in read_lines(journal))
+    if others:
+        print(f"{journal}: {others} finished runs are of other code or versions and do not count", flush=True)
     finished: dict[Run, Outcome] = {}
     for run in planned:
         if run not in known:
             known[run] = train(run)
-            add_line(journal, {**asdict(run), **asdict(known[run])})
+            add_line(journal, {**asdict(run), **asdict(known[run]), "made_by": made_by})
         finished[run] = known[run]
         print(f"{run}: {known[run]}", flush=True)
     return finished
 
 
-def read_finished(path: Path, kind: type[Run]) -> dict[Run, Outcome]:
-    """The runs that the lines of ``path`` tell of; none where it does not exist."""
+def read_finished(path: Path, kind: type[Run], made_by: str) -> dict[Run, Outcome]:
+    """The runs of some code that the lines of ``path`` tell of; none where it does not exist."""
     names = {field.name for field in fields(kind)}
     finished = {}
     for line in read_lines(path):
+        if line.pop("made_by", None) != made_by:
+            continue
         facts = {name: line.pop(name) for name in names}
         finished[kind(**facts)] = Outcome(**line)
     return finished
