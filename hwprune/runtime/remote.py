@@ -111,7 +111,7 @@ def measure_on(
         as_run(paths, profile.runtime) as files,
         tempfile.TemporaryDirectory(prefix="hwprune-") as folder,
     ):
-        loadings = loadings_for(profile.runtime, [path.stat().st_size for path in files.values()])
+        loadings = loadings_for(profile.runtime, files.values(), runs)
         archive = _archive(files, profile, runs, loadings, Path(folder))
         batches = {
             name: batch_of(read_values(path).inputs, profile.runtime.batch) for name, path in files.items()

@@ -35,7 +35,7 @@ LOADINGS, LOADED_BYTES = 5, 2**28
 Run = Callable[[], object]
 
 
-def loadings_of(sizes: Sequence[int]) -> int:
+def loadings_of(sizes: Sequence[int], runs: int | None) -> int:
     """How often each network is to be loaded: where its weights and maps come to lie changes what it takes.
 
     A network of 65 us differs by 2 % (one standard deviation) from one loading of its file to the next, as
@@ -43,11 +43,15 @@ def loadings_of(sizes: Sequence[int]) -> int:
 
     Args:
         sizes: Of the files, in bytes.
+        runs: Timed runs of each, as :func:`sample` is asked for; fewer turns need fewer loadings.
 
-    >>> loadings_of([2_800_000, 1_450_000]), loadings_of([60_000_000, 33_000_000]), loadings_of([2**30])
-    (5, 2, 1)
+    >>> loadings_of([2_800_000, 1_450_000], None), loadings_of([60_000_000, 33_000_000], None)
+    (5, 2)
+    >>> loadings_of([2**30], None), loadings_of([1_450_000], 2 * BLOCK)
+    (1, 2)
     """
-    return max(min(LOADINGS, LOADED_BYTES // max(sum(sizes), 1)), 1)
+    turns = LOADINGS if runs is None else math.ceil(runs / BLOCK)
+    return max(min(LOADINGS, turns, LOADED_BYTES // max(sum(sizes), 1)), 1)
 
 
 def sample(networks: Mapping[str, Sequence[Run]], runs: int | None) -> dict[str, list[float]]:

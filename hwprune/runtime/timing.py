@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -106,7 +106,7 @@ def measure_alternately(
     check_request(paths, runs)
     runtime = runtime_for(profile.runtime)
     with as_run(paths, profile.runtime) as files:
-        loadings = loadings_for(profile.runtime, [path.stat().st_size for path in files.values()])
+        loadings = loadings_for(profile.runtime, files.values(), runs)
         loaded = [
             {name: runtime.open(path, profile.runtime) for name, path in files.items()}
             for _ in range(loadings)
@@ -131,16 +131,17 @@ def measure_alternately(
     )
 
 
-def loadings_for(spec: RuntimeSpec, sizes: Sequence[int]) -> int:
+def loadings_for(spec: RuntimeSpec, files: Iterable[Path], runs: int | None) -> int:
     """How often each file is loaded to be timed; once for a GPU, where building an engine may take minutes.
 
     See :func:`~hwprune.runtime.stopwatch.loadings_of`.
 
     Args:
         spec: Says what is measured.
-        sizes: Of the files, in bytes.
+        files: That are run.
+        runs: Timed runs of each, where they were asked for.
     """
-    return 1 if on_gpu(spec) else loadings_of(sizes)
+    return 1 if on_gpu(spec) else loadings_of([file.stat().st_size for file in files], runs)
 
 
 def _once(session: Session, feed: Mapping[str, Array]) -> Run:

@@ -10,8 +10,12 @@ import torch
 from torch import nn
 
 import hwprune
+from hwprune.device.profile import RuntimeSpec
 from hwprune.runtime import bench
 from hwprune.runtime.bench import DENSE, Exports
+from hwprune.runtime.onnxruntime import OnnxRuntime, OnnxRuntimeSession
+from hwprune.runtime.stopwatch import BLOCK, LOADINGS
+from hwprune.runtime.timing import measure_alternately
 
 IMAGES = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -39,3 +43,22 @@ def test_the_dense_network_is_exported_once(monkeypatch: pytest.MonkeyPatch) -> 
     exports = Exports()
     assert contents(4)[DENSE] != first[DENSE]  # other weights
     assert len(written) == 5
+
+
+@pytest.mark.parametrize(("runs", "loadings"), [(None, LOADINGS), (2 * BLOCK, 2), (1, 1)])
+def test_files_are_loaded_as_often_as_the_record_says(
+    monkeypatch: pytest.MonkeyPatch, runs: int | None, loadings: int
+) -> None:
+    opened: list[Path] = []
+    open_file = OnnxRuntime.open
+
+    def noted(self: OnnxRuntime, path: Path, spec: RuntimeSpec) -> OnnxRuntimeSession:
+        opened.append(path)
+        return open_file(self, path, spec)
+
+    monkeypatch.setattr(OnnxRuntime, "open", noted)
+    profile = hwprune.load_profile("any-cpu-ort")
+    with Exports().files({DENSE: nn.Conv2d(1, 8, 3), "slim": nn.Conv2d(1, 4, 3)}, IMAGES, profile) as paths:
+        timings = measure_alternately(paths, profile, runs)
+    assert sorted(opened) == sorted(loadings * list(paths.values()))
+    assert {timing.environment["loadings"] for timing in timings.values()} == {loadings}

@@ -29,7 +29,7 @@ from hwprune.device.profile import DeviceProfile
 from hwprune.errors import HostError, HwpruneError, InputError
 from hwprune.operators import Operator
 from hwprune.runtime import board, processor, remote, stopwatch
-from hwprune.runtime.base import REGISTRY, get_runtime
+from hwprune.runtime.base import REGISTRY, get_runtime, on_gpu
 from hwprune.runtime.board import LOADERS
 from hwprune.runtime.onnx_values import read_values
 from hwprune.runtime.operator_models import make_operator_model
@@ -150,6 +150,7 @@ def test_files_are_timed_there_and_nothing_is_left(server: Server, files: dict[s
     assert timings["wide"].p10_us > 3 * timings["narrow"].p10_us > 0
     facts = timings["wide"].environment
     assert (facts["host"], facts["runtime"]) == (server.host.name, kind)
+    assert facts["loadings"] == (1 if on_gpu(device(kind).runtime) else 2)  # 30 runs are two turns
     assert facts["runtime_version"] == get_runtime(kind).version()
     assert server.left("python") == []
 
