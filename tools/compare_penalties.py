@@ -205,7 +205,8 @@ def main(
     dataset = load_dataset("fashion-mnist").first(images)
     planned_runs = planned(seeds, model, images, epochs, batch_size, learning_rate)
     journal = out.with_name(f"{out.name}.jsonl")
-    made_by = fingerprint({"compare_penalties": Path(__file__)})
+    here = Path(__file__).parent
+    made_by = fingerprint({name: here / name for name in (Path(__file__).name, "compared_runs.py")})
     finished = finish_all(planned_runs, lambda run: train(run, dataset), journal, Run, made_by)
     write_text(out, as_markdown(finished))
 

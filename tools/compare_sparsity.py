@@ -3,7 +3,7 @@
     python tools/compare_sparsity.py --out docs/sparsity.md
 
 Every method gets the same network, images and epochs in all, and its own default strength. Finished runs are
-kept as lines of JSON beside OUT, and not repeated.
+kept as lines of JSON beside OUT, and not repeated while code and versions stay what they are.
 """
 
 from __future__ import annotations
@@ -111,7 +111,9 @@ def main(out: Path, seeds: int, networks: tuple[str, ...], starts: tuple[str, ..
     """Trains what is missing, then writes the page."""
     runs = planned(seeds, networks, starts)
     here = Path(__file__).parent
-    made_by = fingerprint({name: here / name for name in ("sparsity_runs.py", "lenet300.py")})
+    made_by = fingerprint(
+        {name: here / name for name in ("sparsity_runs.py", "lenet300.py", "compared_runs.py")}
+    )
     finished = finish_all(runs, train, out.with_name(f"{out.name}.jsonl"), Run, made_by)
     write_text(out, as_markdown(finished))
 
