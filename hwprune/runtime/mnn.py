@@ -88,12 +88,16 @@ class MnnSession:
             outputs.append(np.array(host.getNumpyData()).reshape(tensor.getShape()))
         return outputs
 
-    def record(self) -> list[tuple[str, str, float]]:
-        """Runs the model once on what was fed: name, type and microseconds of every kernel, in order.
+    def record(self, feed: Mapping[str, Array]) -> list[tuple[str, str, float]]:
+        """Runs the model once: name, type and microseconds of every kernel, in order.
+
+        The inputs are copied in before every run: MNN uses their memory for later values, and what is left
+        there may be denormal, which kernels take ten times as long for.
 
         Raises:
             RuntimeUnavailableError: If MNN cannot.
         """
+        self.feed(feed)
         kernels: list[tuple[str, str, float]] = []
         started = 0
 
@@ -191,15 +195,14 @@ class Mnn:
             path = Path(folder) / "operators.onnx"
             path.write_bytes(model)
             session = self.open(path, spec)
-        session.feed(feed)
         start = time.perf_counter()
         for _ in range(effort.warmup_runs):
-            kernels = session.record()
+            kernels = session.record(feed)
         runs = effort.runs((time.perf_counter() - start) / effort.warmup_runs)
         names = branch_names([kernel[:2] for kernel in kernels])
         samples: Samples = {name: [] for name in names if name is not None}
         for _ in range(runs):
-            for name, (_, _, duration) in zip(names, session.record(), strict=True):
+            for name, (_, _, duration) in zip(names, session.record(feed), strict=True):
                 if name is not None:
                     samples[name].append(duration)
         return samples
