@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from torch import Tensor, nn
 
 from hwprune.closed_loop import DeviceLoop
+from hwprune.device.correction import Correction, mib
 from hwprune.device.predict import table_of
 from hwprune.device.profile import DeviceProfile
 from hwprune.errors import InputError
@@ -29,6 +30,14 @@ from hwprune.surgery.verify import verify
 from hwprune.width_scope import WidthScope
 
 
+class _Left(NamedTuple):
+    """A network without some branches: the sum of its rows, how many they are, and its weights in MiB."""
+
+    sum_us: float
+    operators: int
+    mib: float
+
+
 @dataclass(frozen=True, eq=False)
 class BranchPredictor:
     """The latency of a network without any of its branches, without building it.
@@ -40,25 +49,23 @@ class BranchPredictor:
         recording: The dense network.
         branches: Those that may leave.
         profile: The device.
-        factor: Multiplies the sum of rows; the profile's calibration by default.
-        overhead_us: Added to it; the profile's overhead by default.
+        correction: From sums of rows to latencies; the profile's calibration and overhead by default.
     """
 
     recording: Recording
     branches: tuple[Branch, ...]
     profile: DeviceProfile
-    factor: float | None = None
-    overhead_us: float | None = None
-    _sums: dict[tuple[bool, ...], tuple[float, int]] = field(default_factory=dict)
+    correction: Correction | None = None
+    _found: dict[tuple[bool, ...], _Left] = field(default_factory=dict)
 
     @property
     def operators(self) -> tuple[Operator, ...]:
         """Fused operators of the dense network."""
         return operators_of(self.recording)
 
-    def with_calibration(self, factor: float, overhead_us: float) -> Self:
-        """The same prediction with another factor and overhead."""
-        return replace(self, factor=factor, overhead_us=overhead_us)
+    def corrected(self, correction: Correction) -> Self:
+        """The same prediction with another correction."""
+        return replace(self, correction=correction)
 
     def latency_us(self, widths: Widths) -> FloatArray:
         """Predicted latency of networks.
@@ -72,23 +79,34 @@ class BranchPredictor:
         Raises:
             MissingRowError: If an operator is not covered by the table.
         """
-        kept = np.asarray(widths) > 0
         latency = self.profile.latency
-        factor = latency.calibration if self.factor is None else self.factor
-        overhead = latency.overhead_us if self.overhead_us is None else self.overhead_us
-        sums = [self._sum(tuple(row)) for row in kept.reshape(-1, len(self.branches)).tolist()]
-        totals = [overhead + factor * us + latency.per_operator_us * count for us, count in sums]
-        return np.array(totals, dtype=np.float64).reshape(kept.shape[:-1])
+        correction = self.correction or latency.correction
+        left = self._left(widths)
+        totals = [
+            float(correction.latency_us(np.array(each.sum_us), np.array(each.mib)))
+            + latency.per_operator_us * each.operators
+            for each in left
+        ]
+        return np.array(totals, dtype=np.float64).reshape(np.shape(widths)[:-1])
 
-    def _sum(self, kept: tuple[bool, ...]) -> tuple[float, int]:
-        """Sum of the rows of one network, in microseconds, and how many operators it runs."""
-        if kept not in self._sums:
+    def weights_mib(self, widths: Widths) -> FloatArray:
+        """What all weights take in single precision: widths ``(..., branches)`` to MiB ``(...)``."""
+        return np.array([each.mib for each in self._left(widths)]).reshape(np.shape(widths)[:-1])
+
+    def _left(self, widths: Widths) -> list[_Left]:
+        """What is left of each network, of widths ``(..., branches)``."""
+        kept = np.asarray(widths).reshape(-1, len(self.branches)) > 0
+        return [self._without(tuple(row)) for row in kept.tolist()]
+
+    def _without(self, kept: tuple[bool, ...]) -> _Left:
+        if kept not in self._found:
             table = table_of(self.profile)
             gone = [branch for branch, stays in zip(self.branches, kept, strict=True) if not stays]
             operators = operators_of(without_branches(self.recording, gone))
             rows = [table.latency_us(each, self.profile.steps_for(each)) for each in operators]
-            self._sums[kept] = sum(rows), len(rows)
-        return self._sums[kept]
+            weights = sum(each.weights for each in operators)
+            self._found[kept] = _Left(sum(rows), len(rows), float(mib(np.array(weights))))
+        return self._found[kept]
 
 
 class BranchScope(WidthScope[BranchGroups]):

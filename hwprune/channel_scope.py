@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hwprune.channel_widths import predictor_of
-from hwprune.closed_loop import DeviceLoop, Predictor
+from hwprune.closed_loop import DeviceLoop
 from hwprune.graph.axes import BoolArray
 from hwprune.graph.coupling import find_axes
 from hwprune.graph.record import ExampleInputs
@@ -19,6 +19,7 @@ from hwprune.groups.channel import ChannelGroups
 from hwprune.groups.costs import Widths
 from hwprune.groups.order import ranking
 from hwprune.groups.widths import Ranking
+from hwprune.network_calibration import Predictor
 from hwprune.operators import Operator
 from hwprune.plan import Plan, Staircase, axis_aligns, make_plan, pin
 from hwprune.processes import from_first
@@ -29,6 +30,9 @@ from hwprune.surgery.rebuild import rebuild
 from hwprune.surgery.verify import verify
 from hwprune.train.elimination import eliminate
 from hwprune.width_scope import WidthScope
+
+#: Parts of all channels at which networks are measured besides the half of them, where that is not enough.
+FURTHER_PARTS = (0.9, 0.8, 0.7, 0.6)
 
 
 class ChannelScope(WidthScope[ChannelGroups]):
@@ -170,6 +174,14 @@ class ChannelScope(WidthScope[ChannelGroups]):
         return whole
 
     def _calibration_sample(self) -> list[Widths]:
-        """Dense, and halfway between dense and the narrowest network in every axis."""
-        halves = np.ceil(self.groups.widths / 2 / self._aligns).astype(np.int64) * self._aligns
-        return [self.groups.widths, np.minimum(halves, self.groups.widths)]
+        """Dense, and half of the channels of every axis."""
+        return [self.groups.widths, self._part_of_all(0.5)]
+
+    def _further_sample(self) -> list[Widths]:
+        """Between those two, where the weights may come to fit into a cache."""
+        return [self._part_of_all(part) for part in FURTHER_PARTS]
+
+    def _part_of_all(self, part: float) -> Widths:
+        """Widths with so much of every axis, in whole groups."""
+        steps = np.ceil(self.groups.widths * part / self._aligns).astype(np.int64)
+        return np.asarray(np.minimum(steps * self._aligns, self.groups.widths))

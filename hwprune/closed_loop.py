@@ -1,15 +1,16 @@
-"""Measures networks of chosen widths on the device and brings the prediction in line with it.
+"""Measures networks of chosen widths on the device and corrects the budget until the target is met.
 
-A sum of single operators misses what a runtime does between them. Before training, the dense network and a
-narrower one are measured and the prediction is fitted to both; when the support settles, the survivors
-are measured and the budget corrected until the measured target is met.
+A sum of single operators misses what a runtime does between them: the prediction is fitted to the network at
+hand before training (:mod:`hwprune.network_calibration`), and what is left over is corrected when the support
+settles.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, Self
+from typing import Protocol
 
 import numpy as np
 from torch import nn
@@ -18,7 +19,7 @@ from hwprune.device.profile import DeviceProfile
 from hwprune.errors import TargetError
 from hwprune.graph.axes import BoolArray
 from hwprune.graph.record import ExampleInputs
-from hwprune.groups.costs import MARGIN, FloatArray, LatencyBudget, Widths
+from hwprune.groups.costs import MARGIN, LatencyBudget, Widths
 from hwprune.kept_measurements import Loop, forget, measured_once
 from hwprune.operators import Operator
 from hwprune.runtime.bench import THIS_MACHINE, Bench, Exports
@@ -33,12 +34,12 @@ MOST_WASTE = 0.14
 #: The part of the target that must be free in a measurement, so that the final one does not miss it: ratios
 #: of medians of networks timed alternately for seconds come out alike within 0.7 % (one standard deviation).
 SAFETY = 0.01
-#: The part of the fastest measured network that timing its operators one by one may have added to them.
-MOST_TAKEN_OFF = 0.25
 #: Turns of build, measure, correct.
 MAX_TURNS = 6
 #: Limits that differ by a smaller part are one: nothing is looked for between them.
 FINEST = 0.003
+#: The part of what is allowed that is aimed at between two measured networks: amid what ends the loop.
+AIM = 1 - (WASTE_TOLERANCE + SAFETY) / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,23 +103,6 @@ class Axis(Protocol):
         ...
 
 
-class Predictor(Protocol):
-    """Predicts the latency of versions of one network."""
-
-    @property
-    def operators(self) -> Sequence[Operator]:
-        """Fused operators of the dense network."""
-        ...
-
-    def latency_us(self, widths: Widths, /) -> FloatArray:
-        """Predicted latency of networks, widths ``(..., axes)`` to microseconds ``(...)``."""
-        ...
-
-    def with_calibration(self, factor: float, overhead_us: float) -> Self:
-        """The same prediction with another factor and overhead."""
-        ...
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class DeviceLoop:
     """Builds networks of given widths and times them on the device.
@@ -161,42 +145,13 @@ class DeviceLoop:
         }
 
 
-def calibrate(loop: Loop, predictor: Predictor, sample: Sequence[Widths]) -> tuple[float, float]:
-    """Fits the prediction's factor and overhead to measured networks of the model at hand.
-
-    The measurements are kept, so that equal runs see equal predictions.
-
-    Args:
-        loop: Measures.
-        predictor: Uncalibrated prediction.
-        sample: Widths to measure, two or more, the dense ones first.
-
-    Returns:
-        The factor, and the overhead in microseconds: negative where timing single operators adds to them.
-    """
-    raw = predictor.with_calibration(1.0, 0.0)
-    predicted = np.array([float(raw.latency_us(widths)) for widths in sample])
-    names = ["dense", *(f"narrower{i}" for i in range(1, len(sample)))]
-    networks = {name: loop.kept(widths) for name, widths in zip(names, sample, strict=True)}
-    timings = measured_once(loop, raw.operators, networks).timings
-    measured = np.array([timings[name].undisturbed_us for name in names])
-    if float(np.ptp(predicted)) < 0.05 * float(predicted.max()):
-        return float(measured.mean() / predicted.mean()), 0.0
-    # Relative errors count, not absolute ones: weigh every network by its latency.
-    design = np.stack([predicted, np.ones_like(predicted)], axis=1) / measured[:, None]
-    factor, overhead = np.linalg.lstsq(design, np.ones_like(measured), rcond=None)[0]
-    # Too little in common, or narrow networks would take no time at all: a plain ratio is the safer one.
-    if not 0.5 <= factor <= 2.0 or overhead < -MOST_TAKEN_OFF * float(measured.min()):
-        factor, overhead = float(np.mean(measured / predicted)), 0.0
-    return float(factor), float(overhead)
-
-
 def settle_on_device(
     loop: Loop,
     operators: Sequence[Operator],
     budget: LatencyBudget,
     allowed_us: Callable[[float], float],
     choose: Callable[[LatencyBudget], Widths],
+    dense: Widths,
 ) -> tuple[Widths, float, tuple[Turn, ...]]:
     """Chooses widths, measures them, corrects the budget and goes on until the measured target is met.
 
@@ -208,10 +163,12 @@ def settle_on_device(
         budget: The predicted latency aimed at first.
         allowed_us: From the dense network's measured latency to the one allowed.
         choose: Widths for a budget.
+        dense: Widths of the dense network, in the sense of ``budget``.
 
     Returns:
         The widths, the limit they were chosen with, and every turn taken.
     """
+    dense_predicted_us = float(budget.used(dense))
     tried: list[_Tried] = []
     while len(tried) < MAX_TURNS:
         found = _untried(budget, choose, tried)
@@ -220,12 +177,12 @@ def settle_on_device(
         limit, widths = found
         made = measured_once(loop, operators, {"dense": {}, "slim": loop.kept(widths)})
         measured, allowed = decisive(made.timings, allowed_us)
-        predicted, dense = float(budget.used(widths)), made.timings["dense"].undisturbed_us
-        turn = Turn(limit, predicted, measured, allowed, dense, made.key, made.reused)
+        predicted, dense_us = float(budget.used(widths)), made.timings["dense"].undisturbed_us
+        turn = Turn(limit, predicted, measured, allowed, dense_us, made.key, made.reused)
         tried.append(_Tried(turn, widths))
         if 1 - WASTE_TOLERANCE <= turn.part <= 1 - SAFETY:
             break
-        budget = replace(budget, limit=turn.corrected_us)
+        budget = replace(budget, limit=_next_limit([each.turn for each in tried], dense_predicted_us))
     best = _best(tried)
     return best.widths, best.turn.limit_us, tuple(each.turn for each in tried)
 
@@ -270,6 +227,35 @@ class _Tried:
 
     turn: Turn
     widths: Widths
+
+
+def _next_limit(turns: Sequence[Turn], dense_predicted_us: float) -> float:
+    """The predicted latency at which the target is expected, in microseconds, after one turn or more.
+
+    Between the slowest network that is safe and the next one that is not, the dense one at last, on the
+    power law through the two: where a prediction is off by another factor for narrow networks than for wide
+    ones, a correction by the factor of one of them passes the target by. Where none is safe, by the error of
+    the last one.
+
+    >>> safe, slow = Turn(30.0, 30.0, 24.0, 32.0, 64.0), Turn(39.0, 39.0, 40.0, 32.0, 64.0)
+    >>> round(_next_limit([safe], 60.0), 2), round(_next_limit([slow, safe], 60.0), 2)
+    (35.98, 34.24)
+    """
+    last = turns[-1]
+    fast = max((turn for turn in turns if turn.safe), key=lambda turn: turn.predicted_us, default=None)
+    if fast is None:
+        return last.corrected_us
+    points = [(turn.predicted_us, turn.part) for turn in turns if not turn.safe]
+    slow = [
+        point
+        for point in (*points, (dense_predicted_us, last.dense_us / last.allowed_us))
+        if point[0] > fast.predicted_us and point[1] > AIM
+    ]
+    if not slow or fast.part >= AIM:
+        return last.corrected_us
+    predicted_us, part = min(slow)
+    power = math.log(predicted_us / fast.predicted_us) / math.log(part / fast.part)
+    return fast.predicted_us * math.exp(power * math.log(AIM / fast.part))
 
 
 def _untried(

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from hwprune.branch_scope import all_operators, pin_branches
 from hwprune.channel_scope import ChannelScope
 from hwprune.channel_widths import predictor_of
-from hwprune.closed_loop import Predictor
 from hwprune.depth_widths import DepthPredictor, NarrowerRecordings, axes_within
 from hwprune.graph.axes import BoolArray
 from hwprune.graph.branches import Branch, find_branches
 from hwprune.graph.coupling import find_axes
 from hwprune.groups.channel import ChannelGroups, Tail
+from hwprune.network_calibration import Predictor
 from hwprune.operators import Operator
 from hwprune.plan import Plan, PlanRow, axis_aligns, pin, producing_modules
 from hwprune.processes import from_first

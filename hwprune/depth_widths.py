@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self
 
 import numpy as np
 from torch import nn
 
+from hwprune.device.correction import Correction
 from hwprune.device.predict import WidthPredictor
 from hwprune.device.profile import DeviceProfile
 from hwprune.errors import GraphError
@@ -126,8 +127,7 @@ class DepthPredictor:
         axes_of: Per branch, indices of its axes.
         dense_widths: Shape ``(axes,)``.
         profile: The device.
-        factor: Multiplies the sum of rows; the profile's calibration by default.
-        overhead_us: Added to it; the profile's overhead by default.
+        correction: From sums of rows to latencies; the profile's calibration and overhead by default.
     """
 
     recordings: NarrowerRecordings
@@ -135,8 +135,7 @@ class DepthPredictor:
     axes_of: tuple[tuple[int, ...], ...]
     dense_widths: Widths
     profile: DeviceProfile
-    factor: float | None = None
-    overhead_us: float | None = None
+    correction: Correction | None = None
     _losses: dict[_Known, _Losses] = field(default_factory=dict)
     _predictors: dict[tuple[bool, ...], WidthPredictor] = field(default_factory=dict)
 
@@ -145,9 +144,9 @@ class DepthPredictor:
         """Fused operators of the dense network."""
         return operators_of(self.recordings.dense)
 
-    def with_calibration(self, factor: float, overhead_us: float) -> Self:
-        """The same prediction with another factor and overhead."""
-        return replace(self, factor=factor, overhead_us=overhead_us, _predictors={})
+    def corrected(self, correction: Correction) -> Self:
+        """The same prediction with another correction."""
+        return replace(self, correction=correction, _predictors={})
 
     def latency_us(self, widths: Widths) -> FloatArray:
         """Predicted latency of networks.
@@ -161,13 +160,23 @@ class DepthPredictor:
         Raises:
             MissingRowError: If an operator at these widths is not covered by the table.
         """
+        return self._per_pattern(widths, WidthPredictor.latency_us)
+
+    def weights_mib(self, widths: Widths) -> FloatArray:
+        """What all weights take in single precision: widths ``(..., axes)`` to MiB ``(...)``."""
+        return self._per_pattern(widths, WidthPredictor.weights_mib)
+
+    def _per_pattern(
+        self, widths: Widths, asked: Callable[[WidthPredictor, Widths], FloatArray]
+    ) -> FloatArray:
+        """Asks one predictor per set of branches that are gone: widths ``(..., axes)`` to ``(...)``."""
         flat = np.asarray(widths, dtype=np.int64).reshape(-1, self.dense_widths.size)
         gone = np.stack([(flat[:, list(axes)] == 0).any(axis=1) for axes in self.axes_of], axis=1)
         total = np.empty(len(flat))
         patterns, of_network = np.unique(gone, axis=0, return_inverse=True)
         for index, pattern in enumerate(patterns):
             networks = of_network.reshape(-1) == index
-            total[networks] = self._without(tuple(pattern.tolist())).latency_us(flat[networks])
+            total[networks] = asked(self._without(tuple(pattern.tolist())), flat[networks])
         return total.reshape(np.shape(widths)[:-1])
 
     def _without(self, gone: tuple[bool, ...]) -> WidthPredictor:
@@ -177,7 +186,7 @@ class DepthPredictor:
             operators = operators_of(_without(self.recordings.dense, branches))
             in_loss, out_loss = self._losses_of(_numbered(operators), branches)
             self._predictors[gone] = WidthPredictor(
-                operators, in_loss, out_loss, self.dense_widths, self.profile, self.factor, self.overhead_us
+                operators, in_loss, out_loss, self.dense_widths, self.profile, self.correction
             )
         return self._predictors[gone]
 

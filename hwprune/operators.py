@@ -117,6 +117,14 @@ class Operator:
         return sizes[0], sizes[1]
 
     @property
+    def weights(self) -> int:
+        """How many weights of it are not zero."""
+        if not (self.matrix or self.depthwise):
+            return 0
+        products = int(self.density * self.in_channels * self.out_channels) // self.groups
+        return products * self.kernel_h * self.kernel_w
+
+    @property
     def depthwise(self) -> bool:
         """Whether every channel is convolved by itself."""
         return self.groups > 1 and self.groups == self.in_channels

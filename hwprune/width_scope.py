@@ -10,14 +10,7 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 from torch import Tensor
 
-from hwprune.closed_loop import (
-    SAFETY,
-    DeviceLoop,
-    Predictor,
-    Turn,
-    calibrate,
-    settle_on_device,
-)
+from hwprune.closed_loop import SAFETY, DeviceLoop, Turn, settle_on_device
 from hwprune.device.profile import DeviceProfile
 from hwprune.errors import InputError, TargetError
 from hwprune.groups.costs import (
@@ -37,6 +30,7 @@ from hwprune.groups.costs import (
 from hwprune.groups.least_loss import fit
 from hwprune.groups.widths import WidthAllowance, WidthGroups
 from hwprune.kept_measurements import Measurement, Versions, forget, kept, measured_once, recalled
+from hwprune.network_calibration import Predictor, calibrate
 from hwprune.operators import Operator
 from hwprune.processes import from_first
 from hwprune.runtime.timing import Timing
@@ -99,8 +93,9 @@ class WidthScope(Generic[Kind]):
         if self._priced and request.measure:
             self._loop = loop
             request.notify("measuring the dense network and a smaller one")
-            self._predictor = predictor.with_calibration(
-                *from_first(lambda: calibrate(loop, predictor, sample))
+            further = self._further_sample()
+            self._predictor = predictor.corrected(
+                from_first(lambda: calibrate(loop, predictor, sample, further))
             )
         self.allowance = WidthAllowance(self.groups, self._budget(), self._settle)
 
@@ -124,6 +119,10 @@ class WidthScope(Generic[Kind]):
     @abstractmethod
     def _calibration_sample(self) -> Sequence[Widths]:
         """Widths to measure before training, the dense ones first."""
+
+    def _further_sample(self) -> Sequence[Widths]:
+        """More widths to measure where those say that factor and overhead are not all; none by default."""
+        return []
 
     def known(self, alive: Tensor) -> Turn | None:
         """What an earlier run found of a finished network of these widths.
@@ -265,7 +264,7 @@ class WidthScope(Generic[Kind]):
 
         loop, operators = self._loop, self._predictor.operators
         widths, allowance.limit, turns = from_first(
-            lambda: settle_on_device(loop, operators, budget, target.allowed_us, choose)
+            lambda: settle_on_device(loop, operators, budget, target.allowed_us, choose, self.groups.widths)
         )
         allowance.record = [asdict(turn) for turn in turns]
         return widths

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hwprune.closed_loop import Turn, calibrate, settle_on_device
+from hwprune.closed_loop import Turn, settle_on_device
 from hwprune.device.densities import DensityPredictor
 from hwprune.device.profile import DeviceProfile
 from hwprune.graph.axes import BoolArray
@@ -19,6 +19,7 @@ from hwprune.groups.costs import LatencyBudget, Widths, limit_within_reach
 from hwprune.groups.densities import DensityAllowance, Ladder, fit_counts
 from hwprune.groups.flat import Layer
 from hwprune.groups.weight import WeightGroups
+from hwprune.network_calibration import calibrate
 from hwprune.operators import Operator
 from hwprune.processes import from_first
 from hwprune.runtime.bench import THIS_MACHINE, Bench, Exports
@@ -125,7 +126,7 @@ class ZerosOnDevice:
         if measure:
             sparse = np.ceil(SPARSE_SAMPLE * sizes).astype(np.int64)
             fitted = from_first(lambda: calibrate(loop, self._predictor, [sizes, sparse]))
-            self._predictor = self._predictor.with_calibration(*fitted)
+            self._predictor = self._predictor.corrected(fitted)
         dense_us = self.dense_us
         least = self._predictor.least_counts()
         least_us = float(self._predictor.latency_us(least))
@@ -159,6 +160,7 @@ class ZerosOnDevice:
                 allowance.budget,
                 self._allowed_us,
                 lambda budget: fit_counts(budget, ladders),
+                self._sizes,
             )
         )
         allowance.record = [asdict(turn) for turn in turns]

@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
+from hwprune.device.correction import Correction
 from hwprune.device.predict import table_of
 from hwprune.device.profile import DeviceProfile
 from hwprune.device.steps import FloatArray, IntArray
@@ -23,20 +24,22 @@ class DensityPredictor:
         layers: Per operator, the position of the layer whose weights it has; -1 for none that is pruned.
         sizes: Shape ``(layers,)``: weights of every layer.
         profile: The device, whose table has rows at several densities.
-        factor: Multiplies the sum of rows; the profile's calibration by default.
-        overhead_us: Added to it; the profile's overhead by default.
+        correction: From sums of rows to latencies; the profile's calibration and overhead by default.
     """
 
     operators: Sequence[Operator]
     layers: Sequence[int]
     sizes: IntArray
     profile: DeviceProfile
-    factor: float | None = None
-    overhead_us: float | None = None
+    correction: Correction | None = None
 
-    def with_calibration(self, factor: float, overhead_us: float) -> DensityPredictor:
-        """The same prediction with another factor and overhead."""
-        return replace(self, factor=factor, overhead_us=overhead_us)
+    def corrected(self, correction: Correction) -> DensityPredictor:
+        """The same prediction with another correction."""
+        return replace(self, correction=correction)
+
+    def weights_mib(self, counts: IntArray) -> FloatArray:
+        """Zeros of shape ``(...)``: kernels that skip weights keep them in a form of their own."""
+        return np.zeros(np.shape(counts)[:-1])
 
     def latency_us(self, counts: IntArray) -> FloatArray:
         """Predicted latency of networks.
@@ -55,9 +58,9 @@ class DensityPredictor:
         for layer, (known, prices) in self._curves:
             total += np.interp(density[..., layer], known, prices)
         latency = self.profile.latency
-        factor = latency.calibration if self.factor is None else self.factor
-        overhead = latency.overhead_us if self.overhead_us is None else self.overhead_us
-        return overhead + factor * total + latency.per_operator_us * len(self.operators)
+        correction = self.correction or latency.correction
+        total = correction.latency_us(total, self.weights_mib(counts))
+        return total + latency.per_operator_us * len(self.operators)
 
     def least_counts(self) -> IntArray:
         """Shape ``(layers,)``: fewer weights save nothing more; all, of layers that save nothing."""

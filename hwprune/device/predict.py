@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hwprune.device.commands import with_placeholders_told
+from hwprune.device.correction import Correction, mib
 from hwprune.device.profile import DeviceProfile
 from hwprune.device.table import LatencyTable, Surface
 from hwprune.errors import ProfileError
@@ -18,6 +19,7 @@ from hwprune.operators import Operator
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
 
 #: Operators times networks that are priced in one go, so that intermediate arrays stay in the caches.
 _CHUNK = 1 << 15
@@ -170,8 +172,7 @@ class WidthPredictor:
         out_loss: Shape ``(operators, axes)``: likewise for output channels.
         dense_widths: Shape ``(axes,)``.
         profile: The device.
-        factor: Multiplies the sum of rows; the profile's calibration by default.
-        overhead_us: Added to it; the profile's overhead by default.
+        correction: From sums of rows to latencies; the profile's calibration and overhead by default.
     """
 
     operators: Sequence[Operator]
@@ -179,12 +180,11 @@ class WidthPredictor:
     out_loss: IntArray
     dense_widths: IntArray
     profile: DeviceProfile
-    factor: float | None = None
-    overhead_us: float | None = None
+    correction: Correction | None = None
 
-    def with_calibration(self, factor: float, overhead_us: float) -> Self:
-        """The same prediction with another factor and overhead."""
-        return replace(self, factor=factor, overhead_us=overhead_us)
+    def corrected(self, correction: Correction) -> Self:
+        """The same prediction with another correction."""
+        return replace(self, correction=correction)
 
     def latency_us(self, widths: IntArray) -> FloatArray:
         """Predicted latency of networks.
@@ -200,13 +200,14 @@ class WidthPredictor:
         """
         flat = np.asarray(widths, dtype=np.int64).reshape(-1, self.dense_widths.size)
         chunk = max(1, _CHUNK // max(len(self.operators), 1))
-        parts = [self._sums(flat[start : start + chunk]) for start in range(0, flat.shape[0], chunk)]
+        parts = [self._chunk_us(flat[start : start + chunk]) for start in range(0, flat.shape[0], chunk)]
         total = np.concatenate(parts) if parts else np.zeros(0)
-        latency = self.profile.latency
-        factor = latency.calibration if self.factor is None else self.factor
-        overhead = latency.overhead_us if self.overhead_us is None else self.overhead_us
-        total = overhead + factor * total + latency.per_operator_us * len(self.operators)
         return total.reshape(np.shape(widths)[:-1])
+
+    def weights_mib(self, widths: IntArray) -> FloatArray:
+        """What all weights take in single precision: widths ``(..., axes)`` to MiB ``(...)``."""
+        flat = np.asarray(widths, dtype=np.int64).reshape(-1, self.dense_widths.size)
+        return self._mib(*self._channels(flat)).reshape(np.shape(widths)[:-1])
 
     @cached_property
     def _stack(self) -> _Stack:
@@ -222,14 +223,44 @@ class WidthPredictor:
         outputs = np.array([operator.out_channels for operator in self.operators], dtype=np.float64)
         return inputs, self.in_loss.T.astype(np.float64), outputs, self.out_loss.T.astype(np.float64)
 
-    def _sums(self, widths: IntArray) -> FloatArray:
-        """Sum of rows per network, in microseconds."""
-        if not self.operators:
-            return np.zeros(widths.shape[0])
+    @cached_property
+    def _weights_per_product(self) -> FloatArray:
+        """Shape ``(operators,)``: per input times output channel, or per channel of a depthwise one."""
+        products = [
+            each.out_channels * (1 if each.depthwise else each.in_channels) for each in self.operators
+        ]
+        return np.array([each.weights for each in self.operators]) / np.maximum(products, 1)
+
+    @cached_property
+    def _depthwise(self) -> BoolArray:
+        return np.array([operator.depthwise for operator in self.operators], dtype=np.bool_)
+
+    def _chunk_us(self, widths: IntArray) -> FloatArray:
+        """Latency per network, in microseconds: widths ``(networks, axes)`` to ``(networks,)``."""
+        latency = self.profile.latency
+        correction = self.correction or latency.correction
+        inputs, outputs = self._channels(widths)
+        weights = self._mib(inputs, outputs) if correction.spilled_us else np.zeros(len(widths))
+        sums = self._sums(inputs, outputs)
+        return correction.latency_us(sums, weights) + latency.per_operator_us * len(self.operators)
+
+    def _mib(self, inputs: IntArray, outputs: IntArray) -> FloatArray:
+        """What all weights take: channels ``(networks, operators)`` to MiB ``(networks,)``."""
+        products = outputs * np.where(self._depthwise, 1, inputs)
+        return mib(products @ self._weights_per_product)
+
+    def _channels(self, widths: IntArray) -> tuple[IntArray, IntArray]:
+        """Input and output channels of every operator, ``(networks, operators)`` each."""
         lost = (self.dense_widths - widths).astype(np.float64)
         dense_in, in_loss, dense_out, out_loss = self._losses
         inputs = (dense_in - lost @ in_loss).astype(np.int64)
         outputs = (dense_out - lost @ out_loss).astype(np.int64)
+        return inputs, outputs
+
+    def _sums(self, inputs: IntArray, outputs: IntArray) -> FloatArray:
+        """Sum of rows per network, in microseconds."""
+        if not self.operators:
+            return np.zeros(inputs.shape[0])
         latencies = self._stack.latencies_us(inputs, outputs)
         sums = latencies.sum(axis=1)
         if np.isnan(sums).any():

@@ -18,6 +18,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from hwprune.device.commands import PLACEHOLDER
+from hwprune.device.correction import Correction
 from hwprune.device.kinds import KINDS
 from hwprune.device.runtimes import PROVIDERS, REGISTRY
 from hwprune.device.steps import Steps
@@ -151,6 +152,11 @@ class LatencySpec(_Section):
     overhead_us: float = Field(default=0.0, ge=0)
     per_operator_us: float = Field(default=0.0, ge=0)
     calibration: float = Field(default=1.0, gt=0)
+
+    @property
+    def correction(self) -> Correction:
+        """From sums of rows to latencies of networks."""
+        return Correction(self.calibration, self.overhead_us)
 
 
 class Provenance(_Section):

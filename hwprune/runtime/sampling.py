@@ -126,10 +126,7 @@ def bytes_of(operator: Operator) -> int:
 
 def weight_bytes(operator: Operator) -> int:
     """Bytes of its weights that are not zero, in single precision."""
-    if not (operator.matrix or operator.depthwise):
-        return 0
-    products = int(operator.density * operator.in_channels * operator.out_channels) // operator.groups
-    return 4 * products * operator.kernel_h * operator.kernel_w
+    return 4 * operator.weights
 
 
 def map_bytes(operator: Operator) -> int:
