@@ -22,6 +22,7 @@ from hwprune.branch_scope import BranchScope
 from hwprune.channel_scope import ChannelScope
 from hwprune.closed_loop import Turn
 from hwprune.depth_scope import DepthScope
+from hwprune.device.correction import Correction
 from hwprune.device.profile import DeviceProfile, check_profile
 from hwprune.errors import InputError, VerificationError
 from hwprune.graph.axes import BoolArray, ChannelAxis
@@ -74,12 +75,14 @@ class Report:
     Attributes:
         groups: ``total``, ``kept`` and ``budget`` (groups, or microseconds predicted).
         predicted_us: Predicted latency of ``dense`` and ``slim``; ``None`` where an operator has no price.
+        correction: From sums of the table's rows to these; ``None`` where an operator has no price.
         turns: Turns of the closed loop on the device.
         max_abs_difference: Slim against masked, in PyTorch.
     """
 
     groups: dict[str, float]
     predicted_us: dict[str, float | None]
+    correction: Correction | None
     turns: tuple[Turn, ...]
     max_abs_difference: float
 
@@ -352,6 +355,7 @@ class Compressor:
                 "budget": self.proximal.allowance.limit,
             },
             predicted_us={"dense": self.dense_predicted_us, "slim": self.predicted_us},
+            correction=self._scope.correction,
             turns=self._scope.turns,
             max_abs_difference=finished.max_abs_difference,
         )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from hwprune.closed_loop import Turn
+from hwprune.device.correction import Correction
 from hwprune.device.profile import DeviceProfile
 from hwprune.errors import TargetError
 from hwprune.graph.record import ExampleInputs
@@ -63,6 +64,13 @@ class MaskScope:
     def turns(self) -> tuple[Turn, ...]:
         """Turns of the closed loop on the device; none for a number of groups."""
         return self._zeros.turns if self._zeros else ()
+
+    @property
+    def correction(self) -> Correction | None:
+        """From sums of rows to predictions; ``None`` where nothing prices the network."""
+        if self._zeros:
+            return self._zeros.correction
+        return None if self.dense_predicted_us is None else self.profile.latency.correction
 
     def predicted_us(self, alive: Tensor) -> float | None:
         """In microseconds; the dense network's, where zeros are not priced."""

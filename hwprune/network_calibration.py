@@ -35,6 +35,11 @@ class Predictor(Protocol):
         """Fused operators of the dense network."""
         ...
 
+    @property
+    def correction(self) -> Correction | None:
+        """From sums of rows to latencies; ``None`` for the profile's."""
+        ...
+
     def latency_us(self, widths: Widths, /) -> FloatArray:
         """Predicted latency of networks, widths ``(..., axes)`` to microseconds ``(...)``."""
         ...

@@ -113,6 +113,7 @@ class RunReport:
                 name: None if us is None else us / self.networks[name]["latency_us"]["median"] - 1
                 for name, us in report.predicted_us.items()
             },
+            "correction": None if report.correction is None else report.correction.as_record(),
             "groups": report.groups,
             "layers": self.result.plan.as_records(),
             "turns": [asdict(turn) for turn in report.turns],

@@ -78,7 +78,7 @@ def render_run(record: Record, history: Sequence[Record]) -> str:
             "Dense against slim, measured",
             [table(("", "dense", "slim", "slim / dense"), comparison_rows(record)), *_trade(record)],
         ),
-        ("Predicted (an estimate) against measured", [_predictions(record)]),
+        ("Predicted (an estimate) against measured", [_predictions(record), *_correction(record)]),
         ("Turns on the device", _turns(record)),
         ("What was pruned, and why", pruned(record)),
         ("What each layer's width costs", staircases(record, record["model"])),
@@ -109,6 +109,25 @@ def _predictions(record: Record) -> Markup:
         for name in ("dense", "slim")
     ]
     return table(("", "predicted (us)", "measured (us)", "error"), rows)
+
+
+def _correction(record: Record) -> list[Markup]:
+    """What the sums of rows were corrected by."""
+    correction = record.get("correction")
+    if correction is None:
+        return []
+    spilled = (
+        f", and {correction['spilled_us']:.1f} us for each MiB of weights (at four bytes each) beyond "
+        f"{correction['held_mib']:.2f}, which no longer stay in a cache"
+        if correction["spilled_us"]
+        else ""
+    )
+    return [
+        paragraph(
+            f"A prediction is {correction['factor']:.3f} times the sum of the rows, and "
+            f"{correction['overhead_us']:.1f} us{spilled}."
+        )
+    ]
 
 
 def _number(value: float | None, form: str) -> str:

@@ -9,6 +9,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from hwprune.closed_loop import Turn
+from hwprune.device.correction import Correction
 from hwprune.device.predict import predict_operators
 from hwprune.device.profile import DeviceProfile
 from hwprune.graph.axes import BoolArray, ChannelAxis
@@ -162,6 +163,11 @@ class Scope(Protocol):
     @property
     def turns(self) -> tuple[Turn, ...]:
         """Turns of the closed loop on the device so far."""
+        ...
+
+    @property
+    def correction(self) -> Correction | None:
+        """From sums of rows to predictions; ``None`` where nothing prices the network."""
         ...
 
     @property

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from hwprune.closed_loop import Turn
+from hwprune.device.correction import Correction
 from hwprune.errors import TargetError, VerificationError
 from hwprune.graph.axes import BoolArray, ChannelAxis
 from hwprune.graph.coupling import find_axes
@@ -67,6 +68,11 @@ class ShapeScope:
         self.profile = request.localized(operators)
         self.dense_predicted_us = request.dense_us(operators, self.profile)
         self._saved_us = 0.0
+
+    @property
+    def correction(self) -> Correction | None:
+        """From sums of rows to predictions; ``None`` where nothing prices the network."""
+        return None if self.dense_predicted_us is None else self.profile.latency.correction
 
     def predicted_us(self, alive: Tensor) -> float | None:
         """The dense network's, less what its layers were measured to save by their forms.

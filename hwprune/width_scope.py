@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from hwprune.closed_loop import SAFETY, DeviceLoop, Turn, settle_on_device
+from hwprune.device.correction import Correction
 from hwprune.device.profile import DeviceProfile
 from hwprune.errors import InputError, TargetError
 from hwprune.groups.costs import (
@@ -103,6 +104,11 @@ class WidthScope(Generic[Kind]):
     def turns(self) -> tuple[Turn, ...]:
         """Turns of the closed loop on the device."""
         return tuple(Turn(**turn) for turn in self.allowance.record)
+
+    @property
+    def correction(self) -> Correction | None:
+        """From sums of rows to predictions; ``None`` where nothing prices the network."""
+        return (self._predictor.correction or self.profile.latency.correction) if self._priced else None
 
     @property
     def dense_predicted_us(self) -> float | None:

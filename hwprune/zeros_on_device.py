@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hwprune.closed_loop import Turn, settle_on_device
+from hwprune.device.correction import Correction
 from hwprune.device.densities import DensityPredictor
 from hwprune.device.profile import DeviceProfile
 from hwprune.graph.axes import BoolArray
@@ -140,6 +141,11 @@ class ZerosOnDevice:
     def dense_us(self) -> float:
         """Predicted latency of the dense network, in microseconds."""
         return float(self._predictor.latency_us(self._sizes))
+
+    @property
+    def correction(self) -> Correction:
+        """From sums of rows to predictions."""
+        return self._predictor.correction or self._loop.profile.latency.correction
 
     @property
     def turns(self) -> tuple[Turn, ...]:

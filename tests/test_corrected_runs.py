@@ -110,6 +110,8 @@ def test_a_network_that_misses_when_it_is_finished_loses_more_and_meets_its_targ
     assert met["measured_us"] == pytest.approx(report["slim"]["latency_us"]["median"], abs=0.01)
     assert met["measured_us"] <= met["allowed_us"]
     assert report["groups"]["budget"] == met["limit_us"]
+    assert report["correction"].keys() == {"factor", "overhead_us", "held_mib", "spilled_us"}
+    assert report["correction"]["factor"] > 0
     assert bench.finished == 2 + 1  # a miss is looked at twice
     assert phases(tmp_path / "run") == ["dense", "prune", "correct1"]
     assert "1 epochs dense and 1 pruned, and 1 more" in (tmp_path / "run" / "report.html").read_text()

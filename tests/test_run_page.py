@@ -73,6 +73,15 @@ def test_the_page_says_for_how_long_either_network_was_trained() -> None:
     assert "0 epochs dense and 3 pruned" in render_run({**RECORD, "weights": "w.pt"}, [])
 
 
+def test_what_sums_of_rows_were_corrected_by_is_told() -> None:
+    fitted = {"factor": 0.826, "overhead_us": 8.8, "held_mib": None, "spilled_us": 0.0}
+    page = render_run({**RECORD, "correction": fitted}, [])
+    assert "0.826 times the sum of the rows, and 8.8 us." in page
+    page = render_run({**RECORD, "correction": {**fitted, "held_mib": 1.19, "spilled_us": 47.4}}, [])
+    assert "and 47.4 us for each MiB of weights (at four bytes each) beyond 1.19, which" in page
+    assert "the sum of the rows" not in render_run({**RECORD, "correction": None}, [])
+
+
 def test_a_network_much_faster_than_asked_for_is_told_beside_the_turns() -> None:
     assert "as was asked for" not in render_run(RECORD, [])
     wasteful = {"limit_us": 1.0, "predicted_us": 1.0, "measured_us": 1.0, "allowed_us": 2.0}

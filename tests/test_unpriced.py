@@ -118,5 +118,6 @@ def test_a_run_tells_honestly_that_nothing_was_predicted(tmp_path: Path) -> None
     assert "no latency is predicted" in result.output
     record = json.loads((out / "report.json").read_text())
     assert record["predicted_us"] == record["prediction_error"] == {"dense": None, "slim": None}
+    assert record["correction"] is None
     assert pd.read_csv(out / "history.csv")["predicted_us"].isna().all()
     assert CliRunner().invoke(main, ["report", str(out)]).exit_code == 0

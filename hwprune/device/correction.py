@@ -44,6 +44,15 @@ class Correction:
         spilled = self.spilled_us * np.maximum(weights_mib - self.held_mib, 0.0) if self.spilled_us else 0.0
         return np.asarray(self.overhead_us + self.factor * sums + spilled)
 
+    def as_record(self) -> dict[str, float | None]:
+        """As JSON has it: ``held_mib`` is ``None`` where nothing spills."""
+        return {
+            "factor": self.factor,
+            "overhead_us": self.overhead_us,
+            "held_mib": self.held_mib if self.spilled_us else None,
+            "spilled_us": self.spilled_us,
+        }
+
 
 def mib(weights: FloatArray) -> FloatArray:
     """What so many weights take in single precision, in MiB.
