@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -29,6 +30,9 @@ from hwprune.runtime.staircase import PROBES, find_steps
 MEASURED_AS = 6
 #: Intervals between widths are split for so long; then what is left of them is taken for straight.
 SPLITTING_SECONDS = 45.0
+#: Rows of all networks that go through less than two to the power of this many bytes are kept together: they
+#: fit into any second cache.
+LEAST_POWER = 18
 #: Seconds between two lines about the rows.
 ROWS_INTERVAL = 15.0
 
@@ -70,7 +74,8 @@ def localize(
     missing = _missing(operators, local, table)
     if not missing:
         return local
-    cache = cache_folder(local) / "latency.csv"
+    size = row_working_set([op for op in operators if op.density == 1], local)
+    cache = kept_rows_file(local, size)
     table = table.merged(_cached_rows(cache))
     deadline = time.monotonic() + SPLITTING_SECONDS
     # Measured for the widest operator of every configuration, so that a narrow one off its lattice (the
@@ -81,7 +86,6 @@ def localize(
                 f"measuring rows for {len(missing)} operators on this machine; they are kept for next time"
             )
         )
-        size = row_working_set([op for op in operators if op.density == 1], local)
         fresh = _measured(missing, local, size, deadline=deadline, notify=notify)
         if not {row.operator for row in fresh} - table.operators:
             break  # nothing new to learn; the prediction will name what is missing
@@ -229,6 +233,20 @@ def cache_folder(profile: DeviceProfile) -> Path:
     key = json.dumps([spec.model_dump(mode="json"), *machine, MEASURED_AS])
     digest = hashlib.sha256(key.encode()).hexdigest()[:16]
     return user_cache_path("hwprune") / "rows" / digest
+
+
+def kept_rows_file(profile: DeviceProfile, working_set: int) -> Path:
+    """Where rows are kept that were measured among about so many bytes.
+
+    A kernel whose weights leave the caches between two runs takes up to three times as long: rows of a small
+    network and of a large one do not belong into one staircase.
+
+    Args:
+        profile: Of this machine.
+        working_set: Bytes; see :func:`~hwprune.runtime.rows.row_working_set`.
+    """
+    power = max(round(math.log2(max(working_set, 1))), LEAST_POWER)
+    return cache_folder(profile) / f"latency-{1 << power}.csv"
 
 
 def _cached_rows(path: Path) -> tuple[Row, ...]:

@@ -90,6 +90,23 @@ def test_rows_that_travelled_to_the_machine_they_were_measured_on_count(measured
     assert kept.table == profile.table
 
 
+def test_rows_among_few_bytes_are_not_taken_for_those_among_many(measured: list[Operator]) -> None:
+    """What stays in a cache in a small network does not in a large one."""
+    profile = load_profile("any-cpu-ort")
+    pool, sum_of_8_mib = Operator("max_pool", 4, 4, 4, 4, 2, 2), Operator("add", 64, 64, 128, 128)
+    for network, expected in (
+        ([pool], [pool]),
+        ([sum_of_8_mib, pool], [sum_of_8_mib, pool]),
+        ([pool], []),
+        ([pool, sum_of_8_mib], []),
+    ):
+        measured.clear()
+        here = local.localize(profile, network, notify=lambda line: None)
+        assert measured == expected
+        assert here.table is not None
+        assert all(here.table.covers(operator) for operator in network)
+
+
 @pytest.mark.parametrize(("found", "kept"), [(Steps(16), 16), (Steps(4), 4), (Steps(), 8)])
 def test_where_no_step_shows_that_of_the_profile_stays(found: Steps, kept: int) -> None:
     """Steps drown in the noise of a busy machine; prices of single channels would be those of no kernel."""
