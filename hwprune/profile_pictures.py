@@ -27,7 +27,7 @@ def staircases(rows: Iterable[Row]) -> dict[str, str]:
     """
     families: dict[str, dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
     for row in _at_full_input(rows):
-        families[_family(row.operator)][_curve(row.operator)].append(row)
+        families[_family(row.operator)][_curve(row)].append(row)
     return {
         family: charts.line_chart(
             [_line(label, curve) for label, curve in chosen],
@@ -58,7 +58,7 @@ def _at_full_input(rows: Iterable[Row]) -> list[Row]:
     """Rows at the widest input that was measured of their curve; all rows of operators without a matrix."""
     by_curve: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
-        by_curve[_family(row.operator), _curve(row.operator)].append(row)
+        by_curve[_family(row.operator), _curve(row)].append(row)
     kept = []
     for curve in by_curve.values():
         widest = max(row.operator.in_channels for row in curve)
@@ -73,9 +73,11 @@ def _family(operator: Operator) -> str:
     return kind if kernel == (1, 1) else f"{kind}-{kernel[0]}x{kernel[1]}"
 
 
-def _curve(operator: Operator) -> str:
+def _curve(row: Row) -> str:
+    operator = row.operator
     stride = f", stride {along_axes(operator.strides)}" if operator.strides != (1, 1) else ""
-    return f"{operator.height}x{operator.width}{stride}"
+    among = f", among {row.among / (1 << 20):g} MiB" if row.among else ""
+    return f"{operator.height}x{operator.width}{stride}{among}"
 
 
 def _longest(curves: Mapping[str, list[Row]]) -> list[tuple[str, list[Row]]]:

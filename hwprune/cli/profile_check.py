@@ -207,9 +207,10 @@ def covered_by(networks: dict[str, Network], profile: DeviceProfile, *, required
     Raises:
         MissingRowError: If there are none, or one is missing where all are required.
     """
-    table, absent, covered = table_of(profile), dict[str, list[Operator]](), {}
+    absent, covered = dict[str, list[Operator]](), {}
     for name, network in networks.items():
         operators = trace_operators(network.model, network.example)
+        table = table_of(profile.for_network(operators, pruned=True))
         absent[name] = [op for op in operators if not table.covers_narrower(op, profile.steps_for(op))]
         if not absent[name]:
             covered[name] = network
@@ -229,15 +230,13 @@ def covered_by(networks: dict[str, Network], profile: DeviceProfile, *, required
 
 def _with_any_width(networks: dict[str, Network], profile: DeviceProfile) -> dict[str, Network]:
     """The networks that the table prices at every width that is drawn, on a step or off it."""
-    table = table_of(profile)
-    return {
-        name: network
-        for name, network in networks.items()
-        if all(
-            table.covers_unaligned(operator, profile.steps_for(operator), LEAST_WIDTH)
-            for operator in trace_operators(network.model, network.example)
-        )
-    }
+    priced = {}
+    for name, network in networks.items():
+        operators = trace_operators(network.model, network.example)
+        table = table_of(profile.for_network(operators, pruned=True))
+        if all(table.covers_unaligned(each, profile.steps_for(each), LEAST_WIDTH) for each in operators):
+            priced[name] = network
+    return priced
 
 
 def check_here(profile: DeviceProfile) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from hwprune.device.rows import Row
 from hwprune.device.table import LatencyTable
 from hwprune.errors import ProfileError
+from hwprune.operators import Operator
 
 
 def compare_tables(first: LatencyTable, second: LatencyTable) -> dict[str, Any]:
@@ -41,7 +44,8 @@ def compare_tables(first: LatencyTable, second: LatencyTable) -> dict[str, Any]:
             expected=f"{wanted}, as in {first.origin}",
             got=got,
         )
-    common = [row.operator for row in first if row.operator in second.operators]
+    keys = _keys_of(first, second)
+    common = [key for key in keys(first) if key in keys(second)]
     if not common:
         raise ProfileError(
             "the tables have no row in common",
@@ -51,9 +55,9 @@ def compare_tables(first: LatencyTable, second: LatencyTable) -> dict[str, Any]:
         )
     counted = "median" if first.of_medians or second.of_medians else "undisturbed"
     before, after = (
-        {row.operator: getattr(row, f"{counted}_us") for row in table} for table in (first, second)
+        {key: getattr(row, f"{counted}_us") for key, row in keys(table).items()} for table in (first, second)
     )
-    differences = np.array([after[operator] / before[operator] - 1 for operator in common])
+    differences = np.array([after[key] / before[key] - 1 for key in common])
     sizes = np.abs(differences)
     return {
         "rows": len(common),
@@ -65,3 +69,11 @@ def compare_tables(first: LatencyTable, second: LatencyTable) -> dict[str, Any]:
         "worst": round(float(sizes.max()), 4),
         "bias": round(float(np.median(differences)), 4),
     }
+
+
+def _keys_of(
+    first: LatencyTable, second: LatencyTable
+) -> Callable[[LatencyTable], dict[tuple[Operator, int], Row]]:
+    """From a table to its rows by what they measure: among how many bytes, too, where both noted it."""
+    noted = all(row.among for table in (first, second) for row in table)
+    return lambda table: {(row.operator, row.among if noted else 0): row for row in table}

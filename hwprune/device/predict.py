@@ -78,6 +78,7 @@ def predict_operators(operators: Sequence[Operator], profile: DeviceProfile) -> 
         MissingRowError: If an operator is not in the table.
         ProfileError: If the profile has no table.
     """
+    profile = profile.for_network(operators, pruned=False)
     table, latency = table_of(profile), profile.latency
     layers = tuple(
         LayerLatency(
@@ -210,8 +211,12 @@ class WidthPredictor:
         return self._mib(*self._channels(flat)).reshape(np.shape(widths)[:-1])
 
     @cached_property
+    def _table(self) -> LatencyTable:
+        return table_of(self.profile.for_network(self.operators, pruned=True))
+
+    @cached_property
     def _stack(self) -> _Stack:
-        table = table_of(self.profile)
+        table = self._table
         return _Stack.of(
             [table.surface(operator, self.profile.steps_for(operator)) for operator in self.operators]
         )
@@ -266,7 +271,7 @@ class WidthPredictor:
         if np.isnan(sums).any():
             network, row = np.argwhere(np.isnan(latencies))[0]
             operator = self.operators[row]
-            raise table_of(self.profile).missing(
+            raise self._table.missing(
                 operator,
                 int(inputs[network, row]),
                 int(outputs[network, row]),

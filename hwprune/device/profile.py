@@ -23,6 +23,7 @@ from hwprune.device.kinds import KINDS
 from hwprune.device.runtimes import PROVIDERS, REGISTRY
 from hwprune.device.steps import Steps
 from hwprune.device.table import LatencyTable
+from hwprune.device.working_set import PRUNED_PART, working_set
 from hwprune.errors import InputError, ProfileError
 from hwprune.operators import Operator
 
@@ -241,6 +242,22 @@ class DeviceProfile(_Section):
                 got=f"batch {got[0]}, {got[1]}",
             )
         return table
+
+    def for_network(self, operators: Sequence[Operator], *, pruned: bool) -> DeviceProfile:
+        """The profile with, of rows that were measured among several numbers of bytes, those for a network.
+
+        Args:
+            operators: Of the network.
+            pruned: Whether it is to be pruned, and versions with fewer of its weights are to be priced.
+        """
+        table = self.table
+        if table is None:
+            return self
+        whole = [operator for operator in operators if operator.density == 1] or operators
+        size = working_set(whole, PRUNED_PART if pruned and not self.prices_zeros else 1.0)
+        wanted = [(operator, self.steps_for(operator)) for operator in operators]
+        chosen = table.for_network(wanted, size)
+        return self if chosen is table else self.model_copy(update={"rows": chosen})
 
     def wanted_for(self, network: str) -> DeviceProfile:
         """The profile, naming a network in the command that measures what the table lacks.

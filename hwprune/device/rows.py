@@ -23,6 +23,8 @@ class Row:
         runs: Number of timed runs.
         undisturbed_us: Microseconds while nothing else disturbs the machine: what predictions count
             (:func:`hwprune.runtime.undisturbed.undisturbed_runs`); the median where it is not given.
+        among: About how many bytes a network goes through between two of its runs, which decides what stays
+            in which cache (:func:`~hwprune.device.working_set.size_class`); 0 where it was not noted.
     """
 
     operator: Operator
@@ -31,6 +33,7 @@ class Row:
     p90_us: float = -1.0
     runs: int = 1
     undisturbed_us: float = -1.0
+    among: int = 0
 
     def __post_init__(self) -> None:
         for name in ("p10_us", "p90_us", "undisturbed_us"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -15,6 +15,7 @@ from hwprune.device.commands import BUILD_COMMAND, with_placeholders_told
 from hwprune.device.kinds import configuration, describe
 from hwprune.device.rows import Row
 from hwprune.device.steps import Bracket, FloatArray, IntArray, Steps, bracket
+from hwprune.device.working_set import nearest, size_class
 from hwprune.errors import MissingRowError
 from hwprune.operators import Operator
 
@@ -56,7 +57,7 @@ class LatencyTable:
     extrapolated: what is not measured raises.
 
     Attributes:
-        rows: The rows, no two of the same operator.
+        rows: The rows, no two of the same operator measured among as many bytes.
         batch: Images per run that they were measured with.
         precision: Precision that they were measured in.
         origin: Where they come from, for messages.
@@ -134,10 +135,52 @@ class LatencyTable:
         return bool(self.rows) and all(row.undisturbed_us == row.median_us for row in self.rows)
 
     def merged(self, rows: Iterable[Row]) -> LatencyTable:
-        """A table with ``rows`` added; where both have an operator the new row counts."""
-        merged = {row.operator: row for row in self.rows}
-        merged.update((row.operator, row) for row in rows)
+        """A table with ``rows`` added; where both have an operator among as many bytes the new row counts."""
+        merged = {(row.operator, row.among): row for row in self.rows}
+        merged.update(((row.operator, row.among), row) for row in rows)
         return replace(self, rows=tuple(merged.values()))
+
+    @cached_property
+    def _parts(self) -> dict[int, LatencyTable]:
+        """The rows by how many bytes they were measured among."""
+        parts: dict[int, list[Row]] = {}
+        for row in self.rows:
+            parts.setdefault(row.among, []).append(row)
+        return {among: replace(self, rows=tuple(rows)) for among, rows in parts.items()}
+
+    def among(self, working_set: int) -> LatencyTable:
+        """The rows that were measured among about so many bytes, and those of which that was not noted.
+
+        Args:
+            working_set: Bytes.
+        """
+        parts = [self._parts.get(size) for size in (0, size_class(working_set))]
+        rows = {row.operator: row for part in parts if part is not None for row in part.rows}
+        return replace(self, rows=tuple(rows.values()))
+
+    def for_network(self, wanted: Iterable[tuple[Operator, Steps]], working_set: int) -> LatencyTable:
+        """A table of no two rows of one operator: those for a network that goes through so many bytes.
+
+        Of every configuration the rows that were measured among the next number of bytes count, of those that
+        cover what is wanted of it; where none do, all of them.
+
+        Args:
+            wanted: Operators, and the staircases of the device.
+            working_set: Bytes.
+        """
+        if len(self._parts) < 2:
+            return self
+        parts = [self._parts[size] for size in nearest(self._parts, working_set)]
+        needed: dict[Operator, list[tuple[Operator, Steps]]] = {}
+        for operator, steps in wanted:
+            needed.setdefault(configuration(operator), []).append((operator, steps))
+        rows: dict[Operator, Row] = {}
+        for key in self._by_configuration:
+            having = [part for part in parts if key in part._by_configuration]
+            covering = _covering(having, needed[key]) if key in needed else having[0]
+            for part in reversed(having) if covering is None else [covering]:
+                rows.update((row.operator, row) for row in part._by_configuration[key])
+        return replace(self, rows=tuple(rows.values()))
 
     def surface(self, template: Operator, steps: Steps) -> Surface:
         """Everything known about one configuration.
@@ -308,6 +351,15 @@ class LatencyTable:
             got=got,
             hint=f"measure what the network needs with: {with_placeholders_told(self.command)}",
         )
+
+
+def _covering(parts: Sequence[LatencyTable], wanted: Sequence[tuple[Operator, Steps]]) -> LatencyTable | None:
+    """The first table that prices all operators at every smaller width, else the first that prices them."""
+    for covers in (LatencyTable.covers_narrower, LatencyTable.covers):
+        for part in parts:
+            if all(covers(part, operator, steps) for operator, steps in wanted):
+                return part
+    return None
 
 
 def _in_groups(operator: Operator) -> Operator:

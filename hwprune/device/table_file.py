@@ -39,6 +39,7 @@ COLUMNS: dict[str, bool] = {
     "stride_w": False,
     "padding_w": False,
     "dilation_w": False,
+    "among_kib": False,
 }
 #: Columns of sizes along the columns of a map, for tables in which some differ from those along its rows.
 _ALONG_COLUMNS = ("stride_w", "padding_w", "dilation_w")
@@ -68,7 +69,8 @@ def read(path: Path) -> Content:
     A file without the column ``padding`` means the padding that keeps the map's size at stride 1, one
     without ``fused`` means that nothing is fused besides an activation, one without ``density`` that no
     weight is zero, one without ``stride_w``, ``padding_w`` and ``dilation_w`` that the columns of a map are
-    treated as its rows; of a map of a single row the padding is then that of the columns.
+    treated as its rows; of a map of a single row the padding is then that of the columns. One without
+    ``among_kib``, or a row with 0 there, does not say among how many bytes it was measured.
 
     Raises:
         ProfileError: If it is missing or malformed; the message names file, line and column.
@@ -77,22 +79,22 @@ def read(path: Path) -> Content:
     if not lines:
         raise ProfileError("the latency table has no rows", where=path, expected="at least one row")
     batch, precision = lines[0].integer("batch", 1), lines[0].cells["precision"]
-    seen: dict[Operator, int] = {}
+    seen: dict[tuple[Operator, int], int] = {}
     rows = []
     for line in lines:
         row = _row(line)
-        if row.operator in seen:
+        if (row.operator, row.among) in seen:
             raise ProfileError(
                 "two rows measure the same operator",
                 where=f"{path}, line {line.number}",
                 expected=f"one row for {describe(row.operator)}",
-                got=f"another one in line {seen[row.operator]}",
+                got=f"another one in line {seen[row.operator, row.among]}",
                 hint="remove one of them",
             )
         for column, value in (("batch", str(batch)), ("precision", precision)):
             if line.cells[column] != value:
                 raise line.error("the rows of a table differ in how they were measured", column, value)
-        seen[row.operator] = line.number
+        seen[row.operator, row.among] = line.number
         rows.append(row)
     return Content(tuple(rows), batch, precision)
 
@@ -101,12 +103,18 @@ def write(path: Path, content: Content, header: Mapping[str, object]) -> None:
     """Writes rows sorted by configuration, with ``# name: value`` lines on top, atomically.
 
     Densities have a column only where there are others than 1, and sizes along the columns of a map only
-    where some cannot be told from those along its rows.
+    where some cannot be told from those along its rows; bytes that rows were measured among where that was
+    noted of any.
     """
     lines = [f"# {name}: {' '.join(str(value).split())}" for name, value in header.items()]
     sparse = any(row.operator.density != 1 for row in content.rows)
     oblong = any(_oblong(row.operator) for row in content.rows)
-    left_out = {*(() if sparse else ("density",)), *(() if oblong else _ALONG_COLUMNS)}
+    noted = any(row.among for row in content.rows)
+    left_out = {
+        *(() if sparse else ("density",)),
+        *(() if oblong else _ALONG_COLUMNS),
+        *(() if noted else ("among_kib",)),
+    }
     lines.append(",".join(name for name in COLUMNS if name not in left_out))
     for row in sorted(content.rows, key=_order):
         operator = row.operator
@@ -116,7 +124,7 @@ def write(path: Path, content: Content, header: Mapping[str, object]) -> None:
             operator.out_channels, operator.height, operator.width, content.batch, content.precision,
             *(f"{value:.{DECIMALS}f}" for value in (row.median_us, row.p10_us, row.p90_us)), row.runs,
             f"{row.undisturbed_us:.{DECIMALS}f}", *([f"{operator.density:g}"] if sparse else []),
-            *(_along_columns(operator) if oblong else ()),
+            *(_along_columns(operator) if oblong else ()), *([row.among >> 10] if noted else []),
         ]  # fmt: skip
         lines.append(",".join(map(str, cells)))
     write_text(path, "\n".join(lines) + "\n")
@@ -137,7 +145,7 @@ def _order(row: Row) -> tuple[object, ...]:
     return (
         operator.kind, operator.kernel_h, operator.kernel_w, operator.strides, operator.paddings,
         operator.dilations, operator.groups, operator.fused, operator.height, operator.width,
-        operator.in_channels, operator.out_channels, -operator.density,
+        operator.in_channels, operator.out_channels, -operator.density, row.among,
     )  # fmt: skip
 
 
@@ -277,7 +285,8 @@ def _row(line: _Line) -> Row:
     if high < median:
         raise line.error("the ninetieth percentile lies below the median", "p90_us", f"at least {median}")
     alone = line.microseconds("undisturbed_us") if "undisturbed_us" in line.cells else median
-    return Row(operator, median, low, high, line.integer("runs", 1), alone)
+    among = line.integer("among_kib", 0) << 10 if "among_kib" in line.cells else 0
+    return Row(operator, median, low, high, line.integer("runs", 1), alone, among)
 
 
 def _both_axes(line: _Line, column: str, least: int) -> tuple[int, int]:

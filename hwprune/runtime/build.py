@@ -11,6 +11,7 @@ from hwprune.device.library import read_profile
 from hwprune.device.profile import PROFILE_FILE, DeviceProfile, LatencySpec, Provenance, RuntimeSpec
 from hwprune.device.profile_text import to_toml
 from hwprune.device.table import LatencyTable
+from hwprune.device.working_set import working_set
 from hwprune.errors import InputError, ProfileError
 from hwprune.files import write_text
 from hwprune.folder_lock import alone_in
@@ -28,7 +29,6 @@ from hwprune.runtime.rows import (
     measure_with_zeros,
     row_working_set,
     with_zeros,
-    working_set,
 )
 from hwprune.runtime.sampling import Progress
 from hwprune.runtime.staircase import PROBES
@@ -189,12 +189,14 @@ def _told(spec: Mapping[str, object]) -> str:
 
 def _uncovered(profile: DeviceProfile, networks: Mapping[str, Sequence[Operator]]) -> list[Operator]:
     """The operators of networks that the profile does not price at every narrower width."""
-    table = profile.table
+    if profile.table is None:
+        return [operator for operators in networks.values() for operator in operators]
     return [
         operator
         for operators in networks.values()
+        for table in [profile.table.among(row_working_set(operators, profile))]
         for operator in operators
-        if table is None or not table.covers_narrower(operator, profile.steps_for(operator))
+        if not table.covers_narrower(operator, profile.steps_for(operator))
     ]
 
 
@@ -252,15 +254,16 @@ def _measure_table(
             fresh = measure_rows(
                 missing, profile, working_set=size, unaligned=True, time_operators=bench.rows
             )
-            if not {row.operator for row in fresh} - table.operators:
+            if not {row.operator for row in fresh} - table.among(size).operators:
                 break  # nothing new to learn; a prediction will name what is missing
-            # What networks share keeps the row of the first, measured among the first one's bytes.
+            # What networks of one size share keeps the row of the first.
             table = replace(table, rows=()).merged([*fresh, *table.rows])
         if profile.prices_zeros:
-            sparse = [operator for operator in with_zeros(operators) if not table.covers(operator)]
+            size = working_set(operators)
+            known = table.among(size)
+            sparse = [operator for operator in with_zeros(operators) if not known.covers(operator)]
             if sparse:
                 notify(f"{name}: measuring {len(sparse)} operators with weights of zero")
-            size = working_set(operators)
             table = table.merged(
                 measure_with_zeros(sparse, profile, working_set=size, time_operators=bench.rows)
             )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
+from hwprune.device.predict import table_of
 from hwprune.device.profile import DeviceProfile, Provenance, Rule, RuntimeSpec
 from hwprune.device.rows import Row
 from hwprune.device.steps import Steps
@@ -27,12 +27,9 @@ from hwprune.runtime.sampling import telling_rows
 from hwprune.runtime.staircase import PROBES, find_steps
 
 #: How rows and steps are measured: those that were measured in another way are not used.
-MEASURED_AS = 6
+MEASURED_AS = 7
 #: Intervals between widths are split for so long; then what is left of them is taken for straight.
 SPLITTING_SECONDS = 45.0
-#: Rows of all networks that go through less than two to the power of this many bytes are kept together: they
-#: fit into any second cache.
-LEAST_POWER = 18
 #: Seconds between two lines about the rows.
 ROWS_INTERVAL = 15.0
 
@@ -63,7 +60,8 @@ def localize(
     shipped = profile.table  # read, and so checked, even where it was measured on another machine
     same, difference = same_hardware(profile)
     if same and shipped is not None:
-        local, table = profile, shipped
+        local = profile.for_network(operators, pruned=True)
+        table = table_of(local)
     else:
         why = "has no measured table" if shipped is None else "was measured on another machine"
         notify(Weighty(f"profile {profile.name} {why}{f' ({difference})' if difference else ''}"))
@@ -75,8 +73,8 @@ def localize(
     if not missing:
         return local
     size = row_working_set([op for op in operators if op.density == 1], local)
-    cache = kept_rows_file(local, size)
-    table = table.merged(_cached_rows(cache))
+    cache = cache_folder(local) / "latency.csv"
+    table = table.merged(LatencyTable(_cached_rows(cache)).among(size))
     deadline = time.monotonic() + SPLITTING_SECONDS
     # Measured for the widest operator of every configuration, so that a narrow one off its lattice (the
     # first layer's single channel) can be missing still: it is the widest of the next pass.
@@ -93,7 +91,7 @@ def localize(
         cache.parent.mkdir(parents=True, exist_ok=True)
         kept = LatencyTable((), table.batch, table.precision).merged([*_cached_rows(cache), *fresh])
         kept.write(cache, environment())
-    return local.model_copy(update={"rows": table})
+    return local.model_copy(update={"rows": table}).for_network(operators, pruned=True)
 
 
 def without_foreign_rows(profile: DeviceProfile) -> DeviceProfile:
@@ -233,20 +231,6 @@ def cache_folder(profile: DeviceProfile) -> Path:
     key = json.dumps([spec.model_dump(mode="json"), *machine, MEASURED_AS])
     digest = hashlib.sha256(key.encode()).hexdigest()[:16]
     return user_cache_path("hwprune") / "rows" / digest
-
-
-def kept_rows_file(profile: DeviceProfile, working_set: int) -> Path:
-    """Where rows are kept that were measured among about so many bytes.
-
-    A kernel whose weights leave the caches between two runs takes up to three times as long: rows of a small
-    network and of a large one do not belong into one staircase.
-
-    Args:
-        profile: Of this machine.
-        working_set: Bytes; see :func:`~hwprune.runtime.rows.row_working_set`.
-    """
-    power = max(round(math.log2(max(working_set, 1))), LEAST_POWER)
-    return cache_folder(profile) / f"latency-{1 << power}.csv"
 
 
 def _cached_rows(path: Path) -> tuple[Row, ...]:

@@ -16,7 +16,7 @@ from hwprune.files import TEMPORARY_FILES, write_text
 from hwprune.operators import Operator
 
 #: Marks the file as ours.
-MARK = "hwprune profile build, undisturbed, at one pace, among the weights of a pruned network"
+MARK = "hwprune profile build, undisturbed, at one pace, among noted bytes of a pruned network"
 #: Seconds between two writes: what a killed build loses at most.
 INTERVAL = 5.0
 
@@ -130,9 +130,9 @@ class PartialBuild:
     @classmethod
     def _from_record(cls, path: Path, record: Mapping[str, Any]) -> PartialBuild:
         rows = {}
-        for size, *operator, median, p10, p90, runs, alone in record["rows"]:
+        for size, *operator, median, p10, p90, runs, alone, among in record["rows"]:
             measured = Operator(*operator)
-            rows[size, measured] = Row(measured, median, p10, p90, runs, alone)
+            rows[size, measured] = Row(measured, median, p10, p90, runs, alone, among)
         steps = {Operator(*probe): Steps(**found) for *probe, found in record["steps"]}
         networks = dict(record["networks"])
         return cls(

@@ -12,15 +12,13 @@ from hwprune.device.kinds import KINDS, configuration, with_channels
 from hwprune.device.profile import DeviceProfile
 from hwprune.device.rows import Row
 from hwprune.device.steps import Steps
+from hwprune.device.working_set import PRUNED_PART, size_class, working_set
 from hwprune.errors import MissingRowError
 from hwprune.operators import Operator
 from hwprune.runtime.knots import Curve, bisect, curves
 from hwprune.runtime.operator_models import check_known, is_known
-from hwprune.runtime.sampling import Progress, TimeOperators, map_bytes, measure_operators, weight_bytes
+from hwprune.runtime.sampling import Progress, TimeOperators, measure_operators
 
-#: The part of a network's weights among which its rows are measured: about what half of its latency leaves.
-#: Those of the dense network would be in slower caches than those of the networks that are priced.
-PRUNED_PART = 0.4
 #: Gaps between the widths at which another kernel is measured.
 OTHER_KERNEL_GAPS = 3
 #: Widths of a side that are crossed with those of the other where there is no time for more, for every place
@@ -64,7 +62,8 @@ def measure_with_zeros(
         alike = [replace(operator, name="") for operator in operators if operator.density == density]
         size = round(working_set * density)
         rows += time_operators(list(dict.fromkeys(alike)), profile.runtime, working_set=size)
-    return tuple(rows)
+    # Of all densities of a network, whose weights of zero take no memory.
+    return tuple(replace(row, among=size_class(working_set)) for row in rows)
 
 
 def check_measurable(operators: Iterable[Operator], runtime: str) -> None:
@@ -147,20 +146,6 @@ def measure_rows(
             [operator for template in search.widest for operator in search.other_kernel(template, found)]
         )
     return tuple(search.rows.values())
-
-
-def working_set(operators: Sequence[Operator], part: float = 1.0) -> int:
-    """Bytes that a network goes through between two runs of one of its kernels, for one image.
-
-    Weights are read once a run. The memory of maps is used again by those that come after, so that the
-    largest ones tell how much of it there is.
-
-    Args:
-        operators: Of the network.
-        part: Of its weights.
-    """
-    weights = sum(map(weight_bytes, operators))
-    return round(part * weights) + max(map(map_bytes, operators), default=0)
 
 
 def row_working_set(operators: Sequence[Operator], profile: DeviceProfile) -> int:

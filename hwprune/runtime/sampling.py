@@ -13,6 +13,7 @@ import numpy.typing as npt
 from hwprune.device.kinds import describe
 from hwprune.device.profile import RuntimeSpec
 from hwprune.device.rows import DECIMALS, Row
+from hwprune.device.working_set import map_bytes, size_class, weight_bytes
 from hwprune.errors import RuntimeUnavailableError
 from hwprune.operators import Operator
 from hwprune.runtime.base import Effort, Runtime, runtime_for
@@ -97,7 +98,8 @@ def measure_operators(
     for chunk in files(operators, working_set):
         # A small network stays in the caches, and its rows are not to be driven out of them.
         filling = _filling(min(working_set, MOST_BYTES) - sum(map(bytes_of, chunk)))
-        rows += _measure_chunk(chunk, filling, spec, effort)
+        measured = _measure_chunk(chunk, filling, spec, effort)
+        rows += [replace(row, among=size_class(working_set)) for row in measured]
         if progress is not None:
             progress(len(rows), len(operators))
     return tuple(rows)
@@ -122,16 +124,6 @@ def files(operators: Iterable[Operator], working_set: int) -> Iterator[list[Oper
 def bytes_of(operator: Operator) -> int:
     """Bytes that it goes through in a file of operators, each with maps of its own, for one image."""
     return weight_bytes(operator) + 2 * map_bytes(operator)
-
-
-def weight_bytes(operator: Operator) -> int:
-    """Bytes of its weights that are not zero, in single precision."""
-    return 4 * operator.weights
-
-
-def map_bytes(operator: Operator) -> int:
-    """Bytes of the maps that it reads and writes, in single precision, for one image."""
-    return 4 * (operator.in_channels + operator.out_channels) * operator.height * operator.width
 
 
 def _filling(missing_bytes: int) -> list[Operator]:

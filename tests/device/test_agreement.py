@@ -36,6 +36,16 @@ def test_rows_in_common_are_compared() -> None:
     assert found["p95"] == pytest.approx(0.19)
 
 
+def test_rows_among_as_many_bytes_are_compared_where_both_tables_noted_it() -> None:
+    small, large = (
+        replace(row, among=size) for size in (1 << 20, 1 << 24) for row in table(10.0, undisturbed=0.8)
+    )
+    slower = [replace(row, undisturbed_us=2 * row.undisturbed_us) for row in (small, large)]
+    mixed, other = LatencyTable((small, large)), LatencyTable((slower[1],))
+    assert (compare_tables(mixed, other)["rows"], compare_tables(mixed, other)["worst"]) == (1, 1.0)
+    assert compare_tables(LatencyTable((small,)), table(5.0, undisturbed=0.8))["worst"] == 0.5
+
+
 def test_medians_are_compared_where_a_table_has_nothing_else() -> None:
     exact, rough = table(10.0, undisturbed=0.8), table(10.0)
     assert compare_tables(exact, rough)["compared"] == "median"

@@ -217,3 +217,50 @@ def test_what_is_left_of_groups_is_covered_and_has_no_rows_of_its_own() -> None:
     assert table.latency_us(left, Steps(8)) == 8 + 16
     assert not table.covers_narrower(left, Steps(8))
     assert not table.covers_unaligned(left, Steps(8), 0.25)
+
+
+def noted(inputs: int, outputs: int, latency: float, mib: int) -> Row:
+    return replace(row(inputs, outputs, latency), among=mib << 20)
+
+
+def test_rows_of_one_operator_among_other_bytes_are_read_as_they_were_written(tmp_path: Path) -> None:
+    rows = (noted(8, 8, 3.0, 1), noted(8, 8, 9.0, 16), row(8, 8, 4.0), row(8, 16, 5.0))
+    path = tmp_path / "latency.csv"
+    LatencyTable(rows).write(path, {})
+    assert path.read_text().splitlines()[0].endswith(",among_kib")
+    assert set(LatencyTable.read(path).rows) == set(rows)
+    twice = path.read_text() + path.read_text().splitlines()[-1] + "\n"
+    path.write_text(twice)
+    with pytest.raises(ProfileError, match="two rows measure the same operator"):
+        LatencyTable.read(path)
+
+
+def test_a_network_is_priced_by_rows_among_about_as_many_bytes() -> None:
+    """One of 1 MiB, one of 16 MiB that is wider, and widths that only the second one had measured."""
+    small = [noted(i, o, 1.0, 1) for i in (8, 16) for o in (8, 16)]
+    large = [noted(i, o, 3.0, 16) for i in (8, 12, 16, 32) for o in (8, 12, 16, 32)]
+    mixed, steps = LatencyTable((*small, *large)), Steps()
+    narrow = [(CONV, steps)]
+    wide = [*narrow, (replace(CONV, in_channels=32, out_channels=32), steps)]
+    halfway = replace(CONV, in_channels=12, out_channels=12)
+    assert mixed.for_network(narrow, 1_500_000).latency_us(halfway) == 1.0
+    assert mixed.for_network(narrow, 20_000_000).latency_us(halfway) == 3.0
+    assert mixed.for_network(wide, 1_500_000).latency_us(halfway) == 3.0  # one price for all of them
+    assert mixed.among(1_000_000).rows == tuple(small)
+    assert not mixed.among(4_000_000).rows
+
+
+def test_where_no_size_has_all_rows_those_of_all_sizes_count() -> None:
+    first, second = noted(16, 16, 1.0, 1), noted(32, 16, 3.0, 16)
+    wanted = [(CONV, Steps()), (replace(CONV, in_channels=32), Steps())]
+    chosen = LatencyTable((first, second)).for_network(wanted, 1 << 20)
+    assert [chosen.latency_us(operator) for operator, _ in wanted] == [1.0, 3.0]
+
+
+def test_rows_without_a_note_are_of_any_size() -> None:
+    plain = table()
+    assert plain.for_network([(CONV, Steps())], 1 << 20) is plain
+    assert set(plain.among(1 << 24).rows) == set(plain.rows)
+    topped = plain.merged([noted(32, 32, 99.0, 1)])
+    assert len(topped) == len(plain) + 1
+    assert topped.among(1 << 20).latency_us(replace(CONV, in_channels=32, out_channels=32)) == 99.0

@@ -15,6 +15,7 @@ from hwprune.device.library import load_profile
 from hwprune.device.profile import DeviceProfile
 from hwprune.device.rows import Row
 from hwprune.device.steps import Steps
+from hwprune.device.working_set import size_class
 from hwprune.notes import log_note
 from hwprune.operators import Operator
 from hwprune.runtime import local, sampling
@@ -33,10 +34,12 @@ def measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Operator]:
     """Operators that were measured, at no cost; nothing is cached."""
     asked: list[Operator] = []
 
-    def measure(operators: Sequence[Operator], *_arguments: object, **_options: object) -> tuple[Row, ...]:
+    def measure(
+        operators: Sequence[Operator], *_arguments: object, working_set: int, **_options: object
+    ) -> tuple[Row, ...]:
         asked.extend(operators)
         steps = [each for operator in operators for each in _narrower(operator)]
-        return tuple(Row(replace(each, name=""), HERE_US) for each in steps)
+        return tuple(Row(replace(each, name=""), HERE_US, among=size_class(working_set)) for each in steps)
 
     monkeypatch.setattr(local, "measure_rows", measure)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
