@@ -18,6 +18,7 @@ from hwprune.cli.profile_networks import (
     make_networks,
     networks_option,
     passes_option,
+    priced,
 )
 from hwprune.cli.progress import observing
 from hwprune.device.library import is_name
@@ -122,7 +123,8 @@ def build(
     _draw_staircases(built, out, console)
     console.print(
         f"{out}/: {len(table_of(built))} rows, calibration {built.latency.calibration:g}, "
-        f"overhead {built.latency.overhead_us:g} us, noise {built.provenance.noise:.1%}\n"
+        f"overhead {built.latency.overhead_us:g} us{priced(built.latency)}, "
+        f"noise {built.provenance.noise:.1%}\n"
         f"next: {check_command(str(out), networks)}",
         markup=False,
         soft_wrap=True,

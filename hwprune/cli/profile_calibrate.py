@@ -19,6 +19,7 @@ from hwprune.cli.profile_networks import (
     make_networks,
     networks_option,
     passes_option,
+    priced,
 )
 from hwprune.device.library import read_profile
 from hwprune.device.predict import table_of
@@ -64,6 +65,6 @@ def calibrate(folder: Path, networks: Sequence[str], allow_busy: bool, passes: i
     before, after = profile.latency, written.latency
     notify(
         f"{written.name}: calibration {before.calibration:g} -> {after.calibration:g}, "
-        f"overhead {before.overhead_us:g} -> {after.overhead_us:g} us\n"
+        f"overhead {before.overhead_us:g} -> {after.overhead_us:g} us{priced(after)}\n"
         f"next: {check_command(str(folder), networks)}"
     )

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import click
 import torch
 
+from hwprune.device.profile import LatencySpec
 from hwprune.errors import InputError
 from hwprune.sampled_networks import Network
 from hwprune.workloads import image_size_of, make_model
@@ -58,6 +59,13 @@ def make_networks(specs: Sequence[str]) -> dict[str, Network]:
         )
         networks[f"{name}:{as_text(shape)}"] = Network(model, torch.zeros(2, *shape))
     return networks
+
+
+def priced(latency: LatencySpec) -> str:
+    """What weights that leave a cache cost, as the end of a line; nothing where they have no price."""
+    if latency.held_mib is None:
+        return ""
+    return f", {latency.spilled_us:g} us for each MiB of weights beyond {latency.held_mib:g}"
 
 
 def check_command(profile: str, networks: Sequence[str], *options: str) -> str:

@@ -41,8 +41,13 @@ class Correction:
         >>> correction.latency_us(np.array([50.0, 100.0]), np.array([1.0, 2.2]))
         array([ 60., 145.])
         """
-        spilled = self.spilled_us * np.maximum(weights_mib - self.held_mib, 0.0) if self.spilled_us else 0.0
-        return np.asarray(self.overhead_us + self.factor * sums + spilled)
+        return np.asarray(self.overhead_us + self.factor * sums + self.spilling_us(weights_mib))
+
+    def spilling_us(self, weights_mib: FloatArray) -> FloatArray:
+        """What the weights that leave the cache cost, in microseconds; arguments as above."""
+        if not self.spilled_us:
+            return np.zeros(np.shape(weights_mib))
+        return np.asarray(self.spilled_us * np.maximum(weights_mib - self.held_mib, 0.0))
 
     def as_record(self) -> dict[str, float | None]:
         """As JSON has it: ``held_mib`` is ``None`` where nothing spills."""

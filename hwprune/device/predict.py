@@ -92,8 +92,9 @@ def predict_operators(operators: Sequence[Operator], profile: DeviceProfile) -> 
         )
         for operator in operators
     )
-    total = latency.overhead_us + sum(layer.latency_us for layer in layers)
-    return Prediction(total, layers, latency.overhead_us)
+    weights = np.array(sum(operator.weights for operator in operators))
+    overhead_us = latency.overhead_us + float(latency.correction.spilling_us(mib(weights)))
+    return Prediction(overhead_us + sum(layer.latency_us for layer in layers), layers, overhead_us)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -211,8 +212,13 @@ class WidthPredictor:
         return self._mib(*self._channels(flat)).reshape(np.shape(widths)[:-1])
 
     @cached_property
+    def _chosen(self) -> DeviceProfile:
+        """The profile for this network."""
+        return self.profile.for_network(self.operators, pruned=True)
+
+    @property
     def _table(self) -> LatencyTable:
-        return table_of(self.profile.for_network(self.operators, pruned=True))
+        return table_of(self._chosen)
 
     @cached_property
     def _stack(self) -> _Stack:
@@ -242,7 +248,7 @@ class WidthPredictor:
 
     def _chunk_us(self, widths: IntArray) -> FloatArray:
         """Latency per network, in microseconds: widths ``(networks, axes)`` to ``(networks,)``."""
-        latency = self.profile.latency
+        latency = self._chosen.latency
         correction = self.correction or latency.correction
         inputs, outputs = self._channels(widths)
         weights = self._mib(inputs, outputs) if correction.spilled_us else np.zeros(len(widths))

@@ -147,17 +147,37 @@ class Rule(_Section):
 
 
 class LatencySpec(_Section):
-    """The table and how its rows add up to a network."""
+    """The table and how its rows add up to a network.
+
+    Attributes:
+        table: File of the rows, beside the profile's.
+        overhead_us: Added to the sum of rows.
+        per_operator_us: Added for every operator.
+        calibration: Multiplies the sum of rows.
+        held_mib: Weights that stay in a cache from one run to the next, in MiB at single precision.
+        spilled_us: What each MiB beyond costs a network whose rows were measured among no more than that.
+    """
 
     table: str | None = None
     overhead_us: float = Field(default=0.0, ge=0)
     per_operator_us: float = Field(default=0.0, ge=0)
     calibration: float = Field(default=1.0, gt=0)
+    held_mib: float | None = Field(default=None, gt=0)
+    spilled_us: float | None = Field(default=None, gt=0)
+
+    @field_validator("spilled_us")
+    @classmethod
+    def _beyond_something(cls, spilled_us: float | None, info: ValidationInfo) -> float | None:
+        if spilled_us is not None and info.data.get("held_mib") is None:
+            raise ValueError("nothing where held_mib is not given: it says beyond which weights that is paid")
+        return spilled_us
 
     @property
     def correction(self) -> Correction:
         """From sums of rows to latencies of networks."""
-        return Correction(self.calibration, self.overhead_us)
+        if self.held_mib is None or self.spilled_us is None:
+            return Correction(self.calibration, self.overhead_us)
+        return Correction(self.calibration, self.overhead_us, self.held_mib, self.spilled_us)
 
 
 class Provenance(_Section):
@@ -246,6 +266,8 @@ class DeviceProfile(_Section):
     def for_network(self, operators: Sequence[Operator], *, pruned: bool) -> DeviceProfile:
         """The profile with, of rows that were measured among several numbers of bytes, those for a network.
 
+        Rows that were measured among more weights than a cache holds need no price for those that leave it.
+
         Args:
             operators: Of the network.
             pruned: Whether it is to be pruned, and versions with fewer of its weights are to be priced.
@@ -257,7 +279,12 @@ class DeviceProfile(_Section):
         size = working_set(whole, PRUNED_PART if pruned and not self.prices_zeros else 1.0)
         wanted = [(operator, self.steps_for(operator)) for operator in operators]
         chosen = table.for_network(wanted, size)
-        return self if chosen is table else self.model_copy(update={"rows": chosen})
+        latency = self.latency
+        if latency.held_mib is not None and chosen.bytes_among(operators) > latency.held_mib * (1 << 20):
+            latency = latency.model_copy(update={"held_mib": None, "spilled_us": None})
+        if chosen is table and latency is self.latency:
+            return self
+        return self.model_copy(update={"rows": chosen, "latency": latency})
 
     def wanted_for(self, network: str) -> DeviceProfile:
         """The profile, naming a network in the command that measures what the table lacks.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -181,6 +182,16 @@ class LatencyTable:
             for part in reversed(having) if covering is None else [covering]:
                 rows.update((row.operator, row) for row in part._by_configuration[key])
         return replace(self, rows=tuple(rows.values()))
+
+    def bytes_among(self, operators: Iterable[Operator]) -> int:
+        """About how many bytes most rows of operators with weights were measured among; 0 where not noted.
+
+        Args:
+            operators: Of a network that the table was chosen for.
+        """
+        keys = {configuration(operator) for operator in operators if operator.weighted}
+        among = Counter(row.among for key in keys for row in self._by_configuration.get(key, ()))
+        return max(among, key=lambda size: among[size], default=0)
 
     def surface(self, template: Operator, steps: Steps) -> Surface:
         """Everything known about one configuration.

@@ -18,7 +18,7 @@ from hwprune.folder_lock import alone_in
 from hwprune.graph.trace import trace_operators
 from hwprune.operators import Operator
 from hwprune.runtime.base import check_batch, get_runtime, runtime_for
-from hwprune.runtime.calibration import Networks, calibrate
+from hwprune.runtime.calibration import Networks, as_spec, calibrate
 from hwprune.runtime.environment import environment, same_hardware, versions
 from hwprune.runtime.local import for_this_machine
 from hwprune.runtime.partial import PartialBuild, partial_file
@@ -214,8 +214,8 @@ def _from_nothing(
     local = local.model_copy(update={"rows": table, "name": request.out.absolute().name})
     fitted_to = request.samples(local)
     notify(f"{len(table)} rows; fitting the calibration to {len(fitted_to)} networks")
-    factor, overhead = calibrate(local, fitted_to, bench, request.passes)
-    latency = LatencySpec(table=TABLE_FILE, calibration=factor, overhead_us=overhead)
+    fitted = calibrate(local, fitted_to, bench, request.passes)
+    latency = LatencySpec(table=TABLE_FILE).model_copy(update=as_spec(fitted))
     return local.model_copy(update={"latency": latency})
 
 

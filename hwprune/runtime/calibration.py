@@ -5,13 +5,16 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor, nn
 
+from hwprune.device.correction import Correction, FloatArray
 from hwprune.device.predict import predict_operators, table_of
 from hwprune.device.profile import PROFILE_FILE, DeviceProfile, LatencySpec
 from hwprune.device.profile_text import to_toml
+from hwprune.device.working_set import weight_bytes
 from hwprune.errors import ProfileError
 from hwprune.files import write_text
 from hwprune.graph.trace import trace_operators
@@ -23,6 +26,12 @@ Networks = Mapping[str, tuple[nn.Module, Tensor]]
 
 #: Less than that of the sum of rows is no calibration, but networks that all take the same.
 _LEAST_FACTOR = 0.01
+#: A price for weights that leave a cache has to leave no more than this part of the error, to take so much
+#: away, and to be seen in so many networks: it is a third number fitted to few of them.
+_WORTH_A_PRICE, _LEAST_GAIN, _LEAST_SPILLING = 0.9, 1e-3, 4
+#: Sizes of caches that are tried, from those of the smallest second cache to those of the largest, in MiB.
+_HELD_MIB = np.geomspace(0.125, 8.0, 61)
+_MIB = 1 << 20
 #: Fits by weighted squares until they are those of the absolute values, and the error that counts as none.
 _FITS, _EXACT = 50, 1e-6
 
@@ -68,7 +77,7 @@ def recalibrate(
         watch.begin(profile.provenance.reference_us)
         bench = Workbench(PartialBuild(Path(kept) / "networks.json", {}), watch)
         notify(f"fitting the calibration to {len(networks)} networks")
-        factor, overhead = calibrate(profile, networks, bench, passes)
+        fitted = calibrate(profile, networks, bench, passes)
         watch.finish("with the same command")
     provenance = profile.provenance.model_copy(
         update={
@@ -76,18 +85,25 @@ def recalibrate(
             "busy": profile.provenance.busy or watch.busy,
         }
     )
-    latency = profile.latency.model_copy(
-        update={"calibration": factor, "overhead_us": overhead, "per_operator_us": 0.0}
-    )
+    latency = profile.latency.model_copy(update={**as_spec(fitted), "per_operator_us": 0.0})
     written = profile.model_copy(update={"latency": latency, "provenance": provenance})
     write_text(profile.folder / PROFILE_FILE, to_toml(written))
     return written
 
 
-def calibrate(
-    profile: DeviceProfile, networks: Networks, bench: Workbench, passes: int
-) -> tuple[float, float]:
-    """Factor and overhead that fit whole networks best; see :func:`fit_calibration`.
+def as_spec(fitted: Correction) -> dict[str, float | None]:
+    """A correction as a profile has it."""
+    spilling = fitted.spilled_us > 0
+    return {
+        "calibration": fitted.factor,
+        "overhead_us": fitted.overhead_us,
+        "held_mib": fitted.held_mib if spilling else None,
+        "spilled_us": fitted.spilled_us if spilling else None,
+    }
+
+
+def calibrate(profile: DeviceProfile, networks: Networks, bench: Workbench, passes: int) -> Correction:
+    """The correction that fits whole networks best; see :func:`fit_calibration`.
 
     Args:
         profile: Whose rows are added up.
@@ -105,37 +121,74 @@ def calibrate(
             bench.network_us(model, example, traced[name], profile)
             for name, (model, example) in networks.items()
         ]
-    return fit_calibration(predicted, measured)
+    weights = [
+        Weights(
+            sum(map(weight_bytes, operators)) / _MIB,
+            table_of(raw.for_network(operators, pruned=False)).bytes_among(operators) / _MIB,
+        )
+        for operators in traced.values()
+    ]
+    return fit_calibration(predicted, measured, weights)
 
 
-def fit_calibration(predicted: Sequence[float], measured: Sequence[float]) -> tuple[float, float]:
+class Weights(NamedTuple):
+    """The weights of a network, and the bytes that its rows were measured among (0: not noted), in MiB."""
+
+    mib: float
+    among_mib: float
+
+
+def fit_calibration(
+    predicted: Sequence[float], measured: Sequence[float], weights: Sequence[Weights] = ()
+) -> Correction:
     """The factor and the overhead, in microseconds and not negative, with the least relative errors.
 
     ``min_{f, o} sum_i |f p_i + o - m_i| / m_i``: absolute values, which a few networks that were disturbed
-    do not move. Found by iteratively reweighted least squares.
+    do not move. Found by iteratively reweighted least squares. Where weights are given, a price for those
+    that a cache does not hold is fitted, too, for many sizes of it, and kept where it takes a good part of
+    the error away.
 
     Args:
         predicted: Sums of rows, in microseconds.
         measured: What the networks take.
+        weights: Of the networks.
 
-    >>> fit_calibration([100.0, 200.0], [115.0, 225.0])
-    (1.1, 5.0)
-    >>> fit_calibration([100.0, 200.0, 300.0, 400.0], [115.0, 225.0, 335.0, 900.0])
-    (1.1, 5.0)
-    >>> fit_calibration([100.0, 200.0], [95.0, 205.0])
-    (0.9875, 0.0)
-    >>> fit_calibration([10.0, 10.4], [12.0, 11.0])
-    (1.1288, 0.0)
+    >>> fit_calibration([100.0, 200.0], [115.0, 225.0]).overhead_us
+    5.0
+    >>> fit_calibration([100.0, 200.0, 300.0, 400.0], [115.0, 225.0, 335.0, 900.0]).factor
+    1.1
+    >>> fit_calibration([100.0, 200.0], [95.0, 205.0]).factor
+    0.9875
+    >>> fit_calibration([10.0, 10.4], [12.0, 11.0]).factor
+    1.1288
     """
     sums, true = np.array(predicted), np.array(measured)
-    design = np.stack([sums, np.ones_like(sums)], axis=1) / true[:, None]
-    weights = np.ones_like(true)
-    for _ in range(_FITS):
-        found = np.linalg.lstsq(design * weights[:, None], weights, rcond=None)[0]
-        weights = 1 / np.sqrt(np.maximum(np.abs(design @ found - 1), _EXACT))
-    factor, overhead = map(float, found)
+    (factor, overhead), error = _least_absolute([sums, np.ones_like(sums)], true)
     if overhead < 0 or factor < _LEAST_FACTOR or len(true) < 2:
         # The median is not moved by the few smallest networks, where an overhead would matter, nor by noise
         # between networks that are too much alike to tell a factor from an overhead.
         factor, overhead = float(np.median(true / sums)), 0.0
-    return round(factor, 4), round(overhead, 2)
+        error = float(np.abs(factor * sums / true - 1).mean())
+    best = Correction(round(factor, 4), round(overhead, 2))
+    most = min(error * _WORTH_A_PRICE, error - _LEAST_GAIN)
+    for held_mib in _HELD_MIB if weights else ():
+        spilled = np.array(
+            [max(each.mib - held_mib, 0.0) if each.among_mib <= held_mib else 0.0 for each in weights]
+        )
+        if np.count_nonzero(spilled) < _LEAST_SPILLING:
+            continue
+        (factor, overhead, price), error = _least_absolute([sums, np.ones_like(sums), spilled], true)
+        if error < most and overhead >= 0 and factor >= _LEAST_FACTOR and price > 0:
+            rounded = round(factor, 4), round(overhead, 2), round(float(held_mib), 2), round(price, 2)
+            best, most = Correction(*rounded), error
+    return best
+
+
+def _least_absolute(terms: Sequence[FloatArray], true: FloatArray) -> tuple[tuple[float, ...], float]:
+    """The factors of terms that come closest to true values, and the mean of the relative errors."""
+    design = np.stack(terms, axis=1) / true[:, None]
+    weights = np.ones_like(true)
+    for _ in range(_FITS):
+        found = np.linalg.lstsq(design * weights[:, None], weights, rcond=None)[0]
+        weights = 1 / np.sqrt(np.maximum(np.abs(design @ found - 1), _EXACT))
+    return tuple(map(float, found)), float(np.abs(design @ found - 1).mean())

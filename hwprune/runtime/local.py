@@ -177,7 +177,12 @@ def for_this_machine(
             "runtime": profile.runtime.model_copy(update={"version": version}),
             "provenance": Provenance(source="measured", date=str(environment()["date"]), host=hardware.model),
             "latency": profile.latency.model_copy(
-                update={"table": None, "calibration": 1.0, "overhead_us": 0.0, "per_operator_us": 0.0}
+                update={
+                    **dict.fromkeys(("table", "held_mib", "spilled_us")),
+                    "calibration": 1.0,
+                    "overhead_us": 0.0,
+                    "per_operator_us": 0.0,
+                }
             ),
             "rows": None,  # those that travelled with the profile are another machine's as well
         }

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 import hwprune
+from hwprune.device.correction import Correction
+from hwprune.device.predict import predict_operators
 from hwprune.device.profile import RuntimeSpec
 from hwprune.device.rows import Row
 from hwprune.device.steps import Steps
@@ -20,7 +22,7 @@ from hwprune.operators import Operator
 from hwprune.runtime import rows as row_search
 from hwprune.runtime import sampling
 from hwprune.runtime.base import Effort
-from hwprune.runtime.calibration import fit_calibration
+from hwprune.runtime.calibration import Weights, fit_calibration
 from hwprune.runtime.knots import Curve, bisect, curves, lattice
 from hwprune.runtime.operator_models import OperatorModel
 from hwprune.runtime.sampling import measure_operators
@@ -115,9 +117,37 @@ def test_there_is_a_curve_for_every_place_of_the_period() -> None:
 
 
 def test_a_calibration_without_overhead_is_a_ratio() -> None:
-    assert fit_calibration([10.0, 20.0, 40.0], [12.0, 24.0, 48.0]) == (1.2, 0.0)
-    factor, overhead = fit_calibration([10.0, 20.0, 40.0], [17.0, 27.0, 47.0])
-    assert (factor, overhead) == (1.0, 7.0)
+    assert fit_calibration([10.0, 20.0, 40.0], [12.0, 24.0, 48.0]) == Correction(1.2, 0.0)
+    assert fit_calibration([10.0, 20.0, 40.0], [17.0, 27.0, 47.0]) == Correction(1.0, 7.0)
+
+
+def test_a_calibration_prices_weights_that_leave_a_cache() -> None:
+    """Of twelve networks of 0.4 to 2.6 MiB that were measured among 1 MiB, and as many of 8 without need."""
+    small = [Weights(0.2 * number, 1.0) for number in range(2, 14)]
+    large = [Weights(8.0, 4.0)] * 12
+    sums = [40.0 + 3 * (5 * number % 12) for number in range(24)]
+    spilled = [*(40.0 * max(each.mib - 1.2, 0.0) for each in small), *[0.0] * 12]
+    took = [1.1 * each + 5.0 + more for each, more in zip(sums, spilled, strict=True)]
+    found = fit_calibration(sums, took, [*small, *large])
+    assert (found.factor, found.overhead_us) == pytest.approx((1.1, 5.0), rel=0.05)
+    assert (found.held_mib, found.spilled_us) == pytest.approx((1.2, 40.0), rel=0.05)
+    none = fit_calibration(sums, [1.1 * each + 5.0 for each in sums], [*small, *large])
+    assert none == Correction(1.1, 5.0)
+
+
+def test_a_price_of_what_leaves_a_cache_is_paid_by_networks_with_rows_among_less() -> None:
+    profile = hwprune.load_profile("any-cpu-ort")
+    wide = Operator("linear", 1024, 512)  # 2 MiB of weights
+    latency = profile.latency.model_copy(update={"held_mib": 1.5, "spilled_us": 40.0})
+
+    def priced_us(among: int) -> float:
+        rows = LatencyTable((Row(wide, 10.0, among=among),))
+        return predict_operators(
+            [wide], profile.model_copy(update={"rows": rows, "latency": latency})
+        ).total_us
+
+    assert priced_us(1 << 20) == priced_us(0) == 10.0 + 0.5 * 40.0
+    assert priced_us(1 << 22) == 10.0
 
 
 def test_the_steps_of_grouped_convolutions_keep_them_divisible() -> None:
