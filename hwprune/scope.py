@@ -68,7 +68,7 @@ class Request:
             operators: Fused operators of the dense network.
         """
         if self.counts and not self.measure:
-            return without_foreign_rows(self.profile)
+            return without_foreign_rows(self.profile).for_network(operators, pruned=True)
         if self.counts:
             operators = [each for each in operators if is_known(each, self.profile.runtime.kind)]
         return from_first(lambda: self.bench.localize(self.profile, operators, notify=self.notify))
