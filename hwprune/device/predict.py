@@ -13,7 +13,8 @@ import numpy.typing as npt
 from hwprune.device.commands import with_placeholders_told
 from hwprune.device.correction import Correction, mib
 from hwprune.device.profile import DeviceProfile
-from hwprune.device.table import LatencyTable, Surface
+from hwprune.device.surface import Surface
+from hwprune.device.table import LatencyTable
 from hwprune.errors import ProfileError
 from hwprune.operators import Operator
 
