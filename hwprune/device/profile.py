@@ -263,20 +263,35 @@ class DeviceProfile(_Section):
             )
         return table
 
+    def row_working_set(self, operators: Sequence[Operator]) -> int:
+        """Bytes among which the rows of a network that is to be pruned are measured.
+
+        Where zeros have prices, networks keep their widths, and all of their weights count.
+
+        Args:
+            operators: Of the dense network; copies with weights of zero do not count.
+        """
+        dense = (operator for operator in operators if operator.density == 1)
+        return working_set(dense, 1.0 if self.prices_zeros else PRUNED_PART)
+
     def for_network(self, operators: Sequence[Operator], *, pruned: bool) -> DeviceProfile:
         """The profile with, of rows that were measured among several numbers of bytes, those for a network.
 
         Rows that were measured among more weights than a cache holds need no price for those that leave it.
 
         Args:
-            operators: Of the network.
+            operators: Of the network, with copies at other densities at most where it is to be pruned.
             pruned: Whether it is to be pruned, and versions with fewer of its weights are to be priced.
         """
         table = self.table
         if table is None:
             return self
-        whole = [operator for operator in operators if operator.density == 1] or operators
-        size = working_set(whole, PRUNED_PART if pruned and not self.prices_zeros else 1.0)
+        # Zeros leave the rows of a network among its dense weights, whichever rows those are.
+        size = (
+            self.row_working_set(operators)
+            if pruned
+            else working_set(replace(operator, density=1.0) for operator in operators)
+        )
         wanted = [(operator, self.steps_for(operator)) for operator in operators]
         chosen = table.for_network(wanted, size)
         latency = self.latency

@@ -11,7 +11,6 @@ from hwprune.device.library import read_profile
 from hwprune.device.profile import PROFILE_FILE, DeviceProfile, LatencySpec, Provenance, RuntimeSpec
 from hwprune.device.profile_text import to_toml
 from hwprune.device.table import LatencyTable
-from hwprune.device.working_set import working_set
 from hwprune.errors import InputError, ProfileError
 from hwprune.files import write_text
 from hwprune.folder_lock import alone_in
@@ -27,7 +26,6 @@ from hwprune.runtime.rows import (
     check_measurable,
     measure_rows,
     measure_with_zeros,
-    row_working_set,
     with_zeros,
 )
 from hwprune.runtime.sampling import Progress
@@ -194,7 +192,7 @@ def _uncovered(profile: DeviceProfile, networks: Mapping[str, Sequence[Operator]
     return [
         operator
         for operators in networks.values()
-        for table in [profile.table.among(row_working_set(operators, profile))]
+        for table in [profile.table.among(profile.row_working_set(operators))]
         for operator in operators
         if not table.covers_narrower(operator, profile.steps_for(operator))
     ]
@@ -245,12 +243,12 @@ def _measure_table(
     """The profile's rows and those that networks and everything narrower need besides, network by network."""
     table = profile.table or LatencyTable((), profile.runtime.batch, profile.runtime.precision)
     for place, (name, operators) in enumerate(networks.items(), start=1):
+        size = profile.row_working_set(operators)
         while missing := _uncovered(profile.model_copy(update={"rows": table}), {name: operators}):
             notify(
                 f"{name} (network {place} of {len(networks)}): measuring rows for {len(missing)} of "
                 f"{len(operators)} operators"
             )
-            size = row_working_set(operators, profile)
             fresh = measure_rows(
                 missing, profile, working_set=size, unaligned=True, time_operators=bench.rows
             )
@@ -259,7 +257,6 @@ def _measure_table(
             # What networks of one size share keeps the row of the first.
             table = replace(table, rows=()).merged([*fresh, *table.rows])
         if profile.prices_zeros:
-            size = working_set(operators)
             known = table.among(size)
             sparse = [operator for operator in with_zeros(operators) if not known.covers(operator)]
             if sparse:

@@ -22,7 +22,7 @@ from hwprune.notes import Weighty
 from hwprune.operators import Operator
 from hwprune.runtime.base import runtime_for
 from hwprune.runtime.environment import environment, hardware_for, same_hardware
-from hwprune.runtime.rows import measure_rows, measure_with_zeros, row_working_set
+from hwprune.runtime.rows import measure_rows, measure_with_zeros
 from hwprune.runtime.sampling import telling_rows
 from hwprune.runtime.staircase import PROBES, find_steps
 
@@ -72,7 +72,7 @@ def localize(
     missing = _missing(operators, local, table)
     if not missing:
         return local
-    size = row_working_set([op for op in operators if op.density == 1], local)
+    size = local.row_working_set(operators)
     cache = cache_folder(local) / "latency.csv"
     table = table.merged(LatencyTable(_cached_rows(cache)).among(size))
     deadline = time.monotonic() + SPLITTING_SECONDS

@@ -12,7 +12,7 @@ from hwprune.device.kinds import KINDS, configuration, with_channels
 from hwprune.device.profile import DeviceProfile
 from hwprune.device.rows import Row
 from hwprune.device.steps import Steps
-from hwprune.device.working_set import PRUNED_PART, size_class, working_set
+from hwprune.device.working_set import size_class
 from hwprune.errors import MissingRowError
 from hwprune.operators import Operator
 from hwprune.runtime.knots import Curve, bisect, curves
@@ -146,16 +146,6 @@ def measure_rows(
             [operator for template in search.widest for operator in search.other_kernel(template, found)]
         )
     return tuple(search.rows.values())
-
-
-def row_working_set(operators: Sequence[Operator], profile: DeviceProfile) -> int:
-    """Bytes among which the rows of a network are measured.
-
-    Args:
-        operators: Of the dense network.
-        profile: Where zeros have prices, networks keep their widths, and all of their weights count.
-    """
-    return working_set(operators, 1.0 if profile.prices_zeros else PRUNED_PART)
 
 
 _Key = tuple[Operator, str, int]

@@ -150,6 +150,17 @@ def test_a_price_of_what_leaves_a_cache_is_paid_by_networks_with_rows_among_less
     assert priced_us(1 << 22) == 10.0
 
 
+def test_a_network_with_zeros_is_priced_among_the_weights_that_it_has_without() -> None:
+    wide = Operator("linear", 2048, 1024)  # 8 MiB of weights, of which a tenth is left
+    rows = [
+        Row(replace(wide, density=density), us * density, among=among)
+        for among, us in ((1 << 20, 100.0), (1 << 23, 300.0))
+        for density in (1.0, 0.1)
+    ]
+    profile = hwprune.load_profile("any-cpu-ort").model_copy(update={"rows": LatencyTable(tuple(rows))})
+    assert predict_operators([replace(wide, density=0.1)], profile).total_us == pytest.approx(30.0)
+
+
 def test_the_steps_of_grouped_convolutions_keep_them_divisible() -> None:
     import hwprune
 
