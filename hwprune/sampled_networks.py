@@ -20,6 +20,10 @@ from hwprune.surgery.rebuild import rebuild
 
 #: Narrowest width drawn, as a fraction of the dense one.
 LEAST_WIDTH = 0.2
+#: Networks that a calibration is fitted to, of any width and of wide ones, and the seeds of the widths; those
+#: of a check differ. Of the default networks few weigh more than caches hold unless they are wide.
+_CALIBRATION_NETWORKS, _WIDE_NETWORKS, _LEAST_WIDE_WIDTH = 24, 12, 0.7
+_CALIBRATION_SEED, _WIDE_SEED = 1_000_003, 1_000_004
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -56,15 +60,16 @@ class Narrower:
             network.model, prove(network.model, axes, network.example, aligns).axes, aligns
         )
 
-    def random(self, generator: np.random.Generator) -> Network:
+    def random(self, generator: np.random.Generator, least_width: float = LEAST_WIDTH) -> Network:
         """A narrower network with every axis at a random whole number of groups.
 
         Args:
             generator: Draws the widths.
+            least_width: The narrowest width, as a fraction of the dense one.
         """
         groups = self._groups
         steps: Widths = np.array(groups.aligns)
-        least = np.maximum(np.ceil(LEAST_WIDTH * groups.widths / steps).astype(np.int64), 1)
+        least = np.maximum(np.ceil(least_width * groups.widths / steps).astype(np.int64), 1)
         most = np.ceil(groups.widths / steps).astype(np.int64)
         widths = np.minimum(generator.integers(least, most + 1) * steps, groups.widths)
         kept = {
@@ -88,6 +93,7 @@ def at_random_widths(
     seed: int,
     *,
     aligned: bool = True,
+    least_width: float = LEAST_WIDTH,
 ) -> Iterator[tuple[str, Network]]:
     """Narrower versions of networks, taking turns, at random widths.
 
@@ -97,6 +103,7 @@ def at_random_widths(
         count: How many to make in all.
         seed: Seed of the widths.
         aligned: Whether the widths are those that the profile's rules allow, or any.
+        least_width: The narrowest width, as a fraction of the dense one.
 
     Yields:
         A name that says which network it is, and the network. One that nothing can be pruned of comes once,
@@ -114,4 +121,16 @@ def at_random_widths(
     for index in range(count - whole if makers else 0):
         turn, place = divmod(index, len(makers))
         name = list(makers)[place]
-        yield f"{name} #{turn + 1}", makers[name].random(generator)
+        yield f"{name} #{turn + 1}", makers[name].random(generator, least_width)
+
+
+def for_calibration(networks: Mapping[str, Network], profile: DeviceProfile) -> dict[str, Network]:
+    """Networks to fit a profile's calibration to: as a check draws them, and wide ones besides.
+
+    Args:
+        networks: Name to dense network.
+        profile: Says how many channels leave together.
+    """
+    drawn = dict(at_random_widths(networks, profile, _CALIBRATION_NETWORKS, _CALIBRATION_SEED))
+    wide = at_random_widths(networks, profile, _WIDE_NETWORKS, _WIDE_SEED, least_width=_LEAST_WIDE_WIDTH)
+    return drawn | {name if name in networks else f"{name} wide": network for name, network in wide}

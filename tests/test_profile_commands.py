@@ -28,7 +28,7 @@ from hwprune.graph.trace import trace_operators
 from hwprune.profile_check import UNALIGNED, NetworkError, by_widths, compare_networks
 from hwprune.runtime import steady
 from hwprune.runtime.build import BuildRequest
-from hwprune.sampled_networks import Network, at_random_widths
+from hwprune.sampled_networks import Network, at_random_widths, for_calibration
 
 
 def run(*arguments: object) -> Result:
@@ -147,6 +147,19 @@ def test_unaligned_widths_are_drawn_off_the_steps() -> None:
     assert any(width % 16 for width in widths(aligned=False))
     again = at_random_widths(networks, profile, 6, 0, aligned=False)
     assert [network.model[0].out_channels for _, network in again] == widths(aligned=False)
+
+
+def test_a_calibration_sees_wide_networks_besides_those_that_a_check_may_draw() -> None:
+    profile = hwprune.load_profile("any-cpu-ort")
+    whole = Network(nn.Sequential(nn.Conv2d(1, 10, 3)), torch.zeros(2, 1, 12, 12))
+    networks = {"small": Network(small_network(1), torch.zeros(2, 1, 12, 12)), "whole": whole}
+    drawn = for_calibration(networks, profile)
+    wide = [network for name, network in drawn.items() if name.endswith(" wide")]
+    assert drawn["whole"] is whole
+    assert len(wide) > 5
+    assert len(drawn) > 2 * len(wide)
+    assert all(network.model[0].out_channels >= 0.7 * 16 for network in wide)
+    assert any(network.model[0].out_channels < 0.7 * 16 for network in drawn.values())
 
 
 def test_a_network_that_is_not_covered_is_told(built: tuple[Path, str]) -> None:

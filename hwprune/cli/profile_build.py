@@ -38,7 +38,7 @@ from hwprune.profile_pictures import staircases
 from hwprune.runtime.base import REGISTRY, SKIPPING_ZEROS
 from hwprune.runtime.build import TABLE_FILE, BuildRequest, build_profile
 from hwprune.runtime.environment import environment, hardware_for
-from hwprune.sampled_networks import at_random_widths
+from hwprune.sampled_networks import for_calibration
 
 #: Operators whose channels are pruned; their steps are found by measuring.
 _RULES = (
@@ -47,8 +47,6 @@ _RULES = (
     Rule(op="conv_transpose", granularity="channel"),
     Rule(op="linear", granularity="channel"),
 )
-#: Networks that the calibration is fitted to, and the seed of their widths; those of a check differ.
-CALIBRATION_NETWORKS, CALIBRATION_SEED = 24, 1_000_003
 #: Operators whose weights of zero a runtime may skip.
 _ZERO_RULES = (Rule(op="conv", granularity="weight"), Rule(op="linear", granularity="weight"))
 
@@ -108,8 +106,7 @@ def build(
         _template(spec),
         {name: (network.model, network.example) for name, network in named.items()},
         lambda local: {
-            name: (network.model, network.example)
-            for name, network in at_random_widths(named, local, CALIBRATION_NETWORKS, CALIBRATION_SEED)
+            name: (network.model, network.example) for name, network in for_calibration(named, local).items()
         },
         out,
         command=" ".join(["hwprune", *without_folders(sys.argv[1:])]),

@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 
 from hwprune.cli.common import told
-from hwprune.cli.profile_build import CALIBRATION_NETWORKS, CALIBRATION_SEED, without_folders
+from hwprune.cli.profile_build import without_folders
 from hwprune.cli.profile_check import check_here, covered_by
 from hwprune.cli.profile_networks import (
     DEFAULT_NETWORKS,
@@ -25,7 +25,7 @@ from hwprune.device.library import read_profile
 from hwprune.device.predict import table_of
 from hwprune.errors import ProfileError
 from hwprune.runtime.calibration import recalibrate
-from hwprune.sampled_networks import at_random_widths
+from hwprune.sampled_networks import for_calibration
 
 
 @click.command("calibrate")
@@ -48,7 +48,7 @@ def calibrate(folder: Path, networks: Sequence[str], allow_busy: bool, passes: i
         raise ProfileError("the profile cannot be written", where=folder, expected="a folder to write into")
     check_here(profile)
     covered = covered_by(make_networks(networks or DEFAULT_NETWORKS), profile, required=bool(networks))
-    drawn = at_random_widths(covered, profile, CALIBRATION_NETWORKS, CALIBRATION_SEED)
+    drawn = for_calibration(covered, profile)
     console = Console(highlight=False, emoji=False)
 
     def notify(line: str) -> None:
@@ -56,7 +56,7 @@ def calibrate(folder: Path, networks: Sequence[str], allow_busy: bool, passes: i
 
     written = recalibrate(
         profile,
-        {name: (network.model, network.example) for name, network in drawn},
+        {name: (network.model, network.example) for name, network in drawn.items()},
         " ".join(["hwprune", *without_folders(sys.argv[1:])]),
         notify,
         passes=passes,
