@@ -27,7 +27,7 @@ from hwprune.runtime.sampling import telling_rows
 from hwprune.runtime.staircase import PROBES, find_steps
 
 #: How rows and steps are measured: those that were measured in another way are not used.
-MEASURED_AS = 7
+MEASURED_AS = 8
 #: Intervals between widths are split for so long; then what is left of them is taken for straight.
 SPLITTING_SECONDS = 45.0
 #: Seconds between two lines about the rows.

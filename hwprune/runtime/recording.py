@@ -2,7 +2,8 @@
 
 A profiler's own work falls into the durations that it tells: 3 to 5 us per kernel in ONNX Runtime, depending
 on what else the machine does in the same minute and on how much the caches hold. It is therefore measured in
-the very runs that it is taken off from.
+the very runs that it is taken off from. What an idle kernel takes where nothing is recorded is no part of it:
+:mod:`hwprune.runtime.idle`.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from hwprune.errors import RuntimeUnavailableError
 from hwprune.operators import Operator
 from hwprune.runtime.base import Effort, Runtime, runtime_for
 from hwprune.runtime.half import half
+from hwprune.runtime.idle import idle_us
 from hwprune.runtime.interrupts import finishing
 from hwprune.runtime.operator_models import check_known, make_operator_model
 from hwprune.runtime.quantized_operators import quantized, without_edges
@@ -150,7 +151,7 @@ def _measure_chunk(
             )
     undisturbed = _undisturbed(kernels)
     idle = set(range(len(laid))) - set(positions)
-    cost = float(np.median([us for position in idle for us in undisturbed[position]])) if idle else 0.0
+    cost = _recording_us([us for position in idle for us in undisturbed[position]], spec) if idle else 0.0
     # What runs as several kernels costs their sum.
     return [
         _row(
@@ -160,6 +161,11 @@ def _measure_chunk(
         )
         for position, operator in zip(positions, operators, strict=True)
     ]
+
+
+def _recording_us(recorded: Sequence[float], spec: RuntimeSpec) -> float:
+    """What recording one kernel takes: idle kernels as recorded, without what they take in a network."""
+    return max(float(np.median(recorded)) - idle_us(spec), 0.0)
 
 
 def _undisturbed(

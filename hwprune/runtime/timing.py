@@ -113,7 +113,7 @@ def measure_alternately(
         ]
     sessions = loaded[0]
     feeds = {name: random_feed(session.inputs, profile.runtime.batch) for name, session in sessions.items()}
-    networks = {name: [_once(each[name], feeds[name]) for each in loaded] for name in paths}
+    networks = {name: [once(each[name], feeds[name]) for each in loaded] for name in paths}
     facts = {
         **environment(),
         "runtime": profile.runtime.kind,
@@ -144,7 +144,7 @@ def loadings_for(spec: RuntimeSpec, files: Iterable[Path], runs: int | None) -> 
     return 1 if on_gpu(spec) else loadings_of([file.stat().st_size for file in files], runs)
 
 
-def _once(session: Session, feed: Mapping[str, Array]) -> Run:
+def once(session: Session, feed: Mapping[str, Array]) -> Run:
     """What runs a network once; on a device with a clock of its own it tells how long that took."""
     return session.clocked(feed) if isinstance(session, ClockedSession) else partial(session.run, feed)
 

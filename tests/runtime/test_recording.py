@@ -51,8 +51,9 @@ class Profiler:
         return samples
 
 
-def rows_of(profiler: Profiler, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+def rows_of(profiler: Profiler, monkeypatch: pytest.MonkeyPatch, idle: float = 0.0) -> list[float]:
     monkeypatch.setattr(sampling, "runtime_for", lambda _spec: profiler)
+    monkeypatch.setattr(sampling, "idle_us", lambda _spec: idle)
     rows = measure_operators(OPERATORS, SPEC, effort=QUICK, working_set=0)
     assert [row.operator for row in rows] == OPERATORS
     return [row.undisturbed_us for row in rows]
@@ -68,6 +69,19 @@ def test_rows_are_free_of_what_recording_costs_in_their_own_file(
     assert profiler.files == 2
 
 
+def test_what_an_idle_kernel_takes_in_a_network_is_no_recording(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = rows_of(Profiler(counts_recording=True, cost_us=4.0), monkeypatch, idle=1.5)
+    # Two kernels in the last operator, of which the one takes half of what an idle one does.
+    assert rows == pytest.approx([1.0 + 1.5, 2.0 + 1.5, 3.0 + 1.5 + LEAST])
+
+
+def test_recording_takes_nothing_where_idle_kernels_took_less_among_others_than_by_themselves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = rows_of(Profiler(counts_recording=True, cost_us=1.0), monkeypatch, idle=50.0)
+    assert rows == pytest.approx([2.0, 3.0, 4.0 + 0.5])
+
+
 def test_what_a_runtime_tells_that_records_for_nothing_is_taken_as_it_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -79,6 +93,7 @@ def test_a_kernel_that_takes_no_longer_than_recording_it_takes_next_to_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(sampling, "runtime_for", lambda _spec: Profiler(counts_recording=True, cost_us=1.0))
+    monkeypatch.setattr(sampling, "idle_us", lambda _spec: 0.0)
     operator = replace(OPERATORS[0], in_channels=4, out_channels=4)
     (row,) = measure_operators([operator], SPEC, effort=QUICK, working_set=0)
     assert row.undisturbed_us == LEAST
