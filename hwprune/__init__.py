@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hwprune.api import load, predict, preview, save, width_predictor
-    from hwprune.compressor import Compressor, Report, Result
+    from hwprune.compressor import Compressor
     from hwprune.device.library import load_profile
     from hwprune.device.profile import DeviceProfile
     from hwprune.errors import HwpruneError
+    from hwprune.result import Report, Result
     from hwprune.runtime.export import export
     from hwprune.runtime.timing import Timing, measure
     from hwprune.targets import Groups, Keep, LatencyUs, Speedup
@@ -21,10 +22,11 @@ else:
     #: Imported when it is first asked for: torch takes seconds, in which the command line must answer Ctrl-C.
     _MODULES = {
         "api": ("load", "predict", "preview", "save", "width_predictor"),
-        "compressor": ("Compressor", "Report", "Result"),
+        "compressor": ("Compressor",),
         "device.library": ("load_profile",),
         "device.profile": ("DeviceProfile",),
         "errors": ("HwpruneError",),
+        "result": ("Report", "Result"),
         "runtime.export": ("export",),
         "runtime.timing": ("Timing", "measure"),
         "targets": ("Groups", "Keep", "LatencyUs", "Speedup"),

@@ -11,17 +11,18 @@ from torch import Tensor, nn
 from hwprune.branch_scope import BranchScope
 from hwprune.channel_scope import ChannelScope
 from hwprune.channel_widths import ChannelWidths, channel_widths
-from hwprune.compressor import CHANNEL, Result
 from hwprune.depth_scope import DepthScope
 from hwprune.device.commands import NAMELESS
 from hwprune.device.predict import Prediction, predict_operators, table_of
 from hwprune.device.profile import DeviceProfile, check_profile
 from hwprune.errors import InputError
+from hwprune.granularities import CHANNEL
 from hwprune.graph.record import ExampleInputs
 from hwprune.graph.trace import trace_operators, with_densities
 from hwprune.notes import log_note
 from hwprune.operators import Operator
 from hwprune.plan import Plan
+from hwprune.result import Result
 from hwprune.runtime.base import is_here
 from hwprune.runtime.environment import versions
 from hwprune.runtime.local import localize

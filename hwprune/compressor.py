@@ -12,37 +12,28 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
 
-from hwprune.branch_scope import BranchScope
 from hwprune.channel_scope import ChannelScope
 from hwprune.closed_loop import Turn
-from hwprune.depth_scope import DepthScope
-from hwprune.device.correction import Correction
 from hwprune.device.profile import DeviceProfile, check_profile
 from hwprune.errors import InputError, VerificationError
-from hwprune.graph.axes import BoolArray, ChannelAxis
+from hwprune.granularities import CHANNEL, PRICED_BY_WIDTH, SHRINKING, make_scope
 from hwprune.graph.record import ExampleInputs
 from hwprune.graph.twin import copy_of
-from hwprune.groups import MASKED, SINGLE_WEIGHTS, MakeMasked
+from hwprune.groups import SINGLE_WEIGHTS, MakeMasked
 from hwprune.groups.base import GroupSet
 from hwprune.groups.shards import is_sharded, whole
-from hwprune.mask_scope import MaskScope
 from hwprune.notes import log_note
 from hwprune.penalties import make_penalty
-from hwprune.plan import Plan
 from hwprune.processes import distributed
+from hwprune.result import Report, Result
 from hwprune.runtime.bench import THIS_MACHINE, Bench
 from hwprune.runtime.patience import Patience
 from hwprune.runtime.timing import Timing
-from hwprune.scope import Request, Scope
-from hwprune.shape_scope import ShapeScope
-from hwprune.surgery.artifact import save_slim
-from hwprune.surgery.forms import Form
+from hwprune.scope import Request
 from hwprune.surgery.random_inputs import with_random_inputs
 from hwprune.targets import Target, describe
 from hwprune.train.averages import averaged_state
@@ -52,71 +43,6 @@ from hwprune.train.prox import ProximalStep
 from hwprune.train.reconstruction import Reconstruction
 from hwprune.train.schedule import BY_NORM, StrengthSchedule, check_steps
 from hwprune.width_scope import WidthScope
-
-CHANNEL = "channel"
-#: Granularities that make the network smaller, each in its way; all others stay masks.
-SHRINKING: dict[str, Callable[[Request], Scope]] = {
-    CHANNEL: ChannelScope,
-    "channel+branch": DepthScope,
-    "branch": BranchScope,
-    "shape": ShapeScope,
-}
-
-#: Those of them whose networks become faster by the width of their axes.
-PRICED_BY_WIDTH = tuple(
-    name for name, scope in SHRINKING.items() if isinstance(scope, type) and issubclass(scope, WidthScope)
-)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Report:
-    """What the compression came to, before anything is exported.
-
-    Attributes:
-        groups: ``total``, ``kept`` and ``budget`` (groups, or microseconds predicted).
-        predicted_us: Predicted latency of ``dense`` and ``slim``; ``None`` where an operator has no price.
-        correction: From sums of the table's rows to these; ``None`` where an operator has no price.
-        turns: Turns of the closed loop on the device.
-        max_abs_difference: Slim against masked, in PyTorch.
-    """
-
-    groups: dict[str, float]
-    predicted_us: dict[str, float | None]
-    correction: Correction | None
-    turns: tuple[Turn, ...]
-    max_abs_difference: float
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Result:
-    """A finished compression.
-
-    Attributes:
-        model: The slim network; a masked copy where the granularity does not narrow it.
-        plan: What went, what stayed and why.
-        report: Numbers.
-        axes: The channel axes that could shrink.
-        kept: Axis name to the mask of its kept channels.
-        forms: Convolutions that became smaller layers, after the cuts.
-        biases: Dotted names of layers whose bias holds the constants of dead channels.
-    """
-
-    model: nn.Module
-    plan: Plan
-    report: Report
-    axes: tuple[ChannelAxis, ...]
-    kept: dict[str, BoolArray]
-    forms: tuple[Form, ...] = ()
-    biases: tuple[str, ...] = ()
-
-    def save(self, folder: Path, versions: Mapping[str, str]) -> None:
-        """Writes the slim network as JSON and safetensors; see :func:`hwprune.save`.
-
-        Args:
-            folder: Made where it is missing.
-            versions: Package versions to note.
-        """
-        save_slim(folder, self.model, self.axes, self.kept, versions, forms=self.forms, biases=self.biases)
 
 
 class Compressor:
@@ -192,7 +118,7 @@ class Compressor:
             self.patience,
             bench,
         )
-        self._scope, self._notify = _make_scope(granularity, request), notify
+        self._scope, self._notify = make_scope(granularity, request), notify
         self._by_norm = penalty in BY_NORM
         self._shrinks = isinstance(granularity, str) and granularity in SHRINKING
         self.proximal = ProximalStep(
@@ -436,20 +362,3 @@ class Compressor:
     def predicted_us(self) -> float | None:
         """Predicted latency of what lives at present, in microseconds; ``None`` where nothing prices it."""
         return self._scope.predicted_us(self.proximal.alive)
-
-
-def granularity_names() -> tuple[str, ...]:
-    """What can be pruned: those of :data:`SHRINKING` make the network smaller, all others stay masks."""
-    return tuple(dict.fromkeys((*SHRINKING, *MASKED)))
-
-
-def _make_scope(granularity: str | MakeMasked, request: Request) -> Scope:
-    if not isinstance(granularity, str):
-        return MaskScope(request, granularity)
-    if granularity in SHRINKING:
-        return SHRINKING[granularity](request)
-    if granularity not in MASKED:
-        raise InputError(
-            "unknown granularity", expected=f"one of {', '.join(granularity_names())}", got=granularity
-        )
-    return MaskScope(request, MASKED[granularity])

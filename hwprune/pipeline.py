@@ -18,16 +18,18 @@ import torch
 from torch import nn
 
 from hwprune.closed_loop import Turn, forget_disturbed
-from hwprune.compressor import SHRINKING, Compressor, Result
+from hwprune.compressor import Compressor
 from hwprune.delivery import as_deployed, describe_network, verify_exported
 from hwprune.device.profile import DeviceProfile
 from hwprune.errors import TargetError
 from hwprune.folder_lock import alone_in
+from hwprune.granularities import SHRINKING
 from hwprune.graph.twin import copy_of
 from hwprune.output_folder import OutputFolder, is_marked, nothing_to_resume
 from hwprune.phases import Observer, for_device, run_phase
 from hwprune.processes import from_first, in_all, on_first
 from hwprune.report import RunReport, write_report
+from hwprune.result import Result
 from hwprune.runtime.bench import THIS_MACHINE, Bench
 from hwprune.runtime.environment import versions
 from hwprune.runtime.export import export

@@ -11,11 +11,11 @@ from typing import Any
 
 import pandas as pd
 
-from hwprune.compressor import Result
 from hwprune.errors import ArtifactError
 from hwprune.files import replacing, sha256_of, write_json, write_text
 from hwprune.measured_on import measured_columns
 from hwprune.output_folder import HISTORY_FILE, MODEL_FILE, PAGE_FILE, REPORT_FILE, SINGLE_FILE
+from hwprune.result import Result
 from hwprune.run_page import CURVES, render_run
 
 _MAKE_IT_AGAIN = "make it again with the command that wrote it"

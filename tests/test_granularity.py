@@ -9,8 +9,8 @@ import trained_on_noise
 from torch import nn
 
 import hwprune
-from hwprune.compressor import granularity_names
 from hwprune.errors import ArtifactError, InputError, TrainingError
+from hwprune.granularities import granularity_names
 from hwprune.groups import MASKED
 from hwprune.groups.block import BlockGroups
 

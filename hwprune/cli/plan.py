@@ -12,10 +12,10 @@ from hwprune.api import PREVIEWED, preview
 from hwprune.cli.common import answer, json_option, profiles_option, told
 from hwprune.cli.profile_networks import CLASSES, as_text, name_and_shape
 from hwprune.cli.progress import Lines
-from hwprune.compressor import CHANNEL
 from hwprune.device.library import load_profile
 from hwprune.errors import InputError, MissingPackageError
 from hwprune.files import write_text
+from hwprune.granularities import CHANNEL
 from hwprune.plan import PlanRow
 from hwprune.plan_picture import coupling
 from hwprune.runtime.environment import local_profile

@@ -12,8 +12,8 @@ from typing import Any
 import click
 
 from hwprune.cli.common import SEED, telling_how_to_go_on
-from hwprune.compressor import SHRINKING, granularity_names
 from hwprune.device.profile import DeviceProfile
+from hwprune.granularities import SHRINKING, granularity_names
 from hwprune.penalties import penalty_names
 from hwprune.targets import Keep, LatencyUs, Speedup, Target
 from hwprune.train.distillation import Distillation

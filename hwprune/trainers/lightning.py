@@ -15,10 +15,11 @@ from operator import attrgetter
 
 from torch import nn
 
-from hwprune.compressor import Compressor, Result
+from hwprune.compressor import Compressor
 from hwprune.device.profile import DeviceProfile
 from hwprune.errors import InputError, MissingPackageError
 from hwprune.graph.record import ExampleInputs
+from hwprune.result import Result
 from hwprune.targets import Target
 from hwprune.trainers.options import Job, Options
 

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, IterableDataset
 
-from hwprune.compressor import CHANNEL, Compressor
+from hwprune.compressor import Compressor
 from hwprune.device.profile import DeviceProfile
 from hwprune.errors import InputError
+from hwprune.granularities import CHANNEL
 from hwprune.graph.record import ExampleInputs
 from hwprune.groups import MakeMasked
 from hwprune.notes import log_note

@@ -28,8 +28,8 @@ from worker import channels, parameters, trained_dense
 
 from hwprune import Compressor, HwpruneError, Keep, Speedup
 from hwprune.cli.training import RECONSTRUCTION_IMAGES
-from hwprune.compressor import Result
 from hwprune.files import write_text
+from hwprune.result import Result
 from hwprune.runtime.environment import local_profile
 from hwprune.targets import Target
 from hwprune.train.loop import Teacher
