@@ -22,11 +22,19 @@ from hwprune.runtime.processor import machine
         ("avx512", "x86-avx512-ort"),
     ],
 )
-def test_every_machine_has_a_profile_and_its_own_comes_first(
+def test_a_machine_nobody_measured_on_has_a_profile_for_its_instructions(
     isa: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(environment, "processor", lambda: ("a CPU", isa))
+    monkeypatch.setattr(environment, "same_hardware", lambda _profile: (False, "another CPU"))
     assert environment.local_profile().name == name
+
+
+def test_the_profile_measured_on_this_hardware_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = load_profile("x86-avx512-xeon-ort")
+    monkeypatch.setattr(environment, "processor", lambda: (own.hardware.model, "avx512"))
+    monkeypatch.setattr(environment, "same_hardware", lambda profile: (profile.hardware == own.hardware, ""))
+    assert environment.local_profile().name == own.name
 
 
 def test_a_template_is_not_taken_for_measured_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
