@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 import shutil
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
@@ -28,6 +30,7 @@ from hwprune.graph.trace import trace_operators
 from hwprune.profile_check import UNALIGNED, NetworkError, by_widths, compare_networks
 from hwprune.runtime import steady
 from hwprune.runtime.build import BuildRequest
+from hwprune.runtime.calibration import CALIBRATION_FILE
 from hwprune.sampled_networks import Network, at_random_widths, for_calibration
 
 
@@ -109,6 +112,7 @@ def test_a_calibration_is_fitted_again_and_the_rows_stay(
     file, table = copy / "profile.toml", (copy / "latency.csv").read_bytes()
     file.write_text(re.sub("(?m)^calibration = .*$", "calibration = 9.0", file.read_text()))
     broken = hwprune.load_profile(copy)
+    before = (copy / CALIBRATION_FILE).read_text()
     result = run("profile", "calibrate", copy, "--for", built[1])
     assert result.exit_code == 0, result.output
     mended = hwprune.load_profile(copy)
@@ -118,6 +122,17 @@ def test_a_calibration_is_fitted_again_and_the_rows_stay(
     assert mended.provenance.command.startswith(f"{broken.provenance.command} && hwprune")
     assert mended.provenance.date == broken.provenance.date
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    assert (copy / CALIBRATION_FILE).read_text() != before
+    with (copy / CALIBRATION_FILE).open(newline="") as lines:
+        fitted_to = list(csv.DictReader(lines))
+    assert len(fitted_to) == 36
+    for row in fitted_to:
+        by_fit = mended.latency.correction.latency_us(
+            np.array(float(row["sum_us"])), np.array(float(row["weights_mib"]))
+        )
+        assert float(row["predicted_us"]) == pytest.approx(float(by_fit), abs=0.03)
+    errors = [abs(float(row["predicted_us"]) / float(row["measured_us"]) - 1) for row in fitted_to]
+    assert np.median(errors) < 0.5
 
 
 def test_only_a_table_of_this_machine_is_calibrated(built: tuple[Path, str], tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ from hwprune.files import TEMPORARY_FILES, write_text
 from hwprune.profile_pictures import staircases
 from hwprune.runtime.base import REGISTRY, SKIPPING_ZEROS
 from hwprune.runtime.build import TABLE_FILE, BuildRequest, build_profile
+from hwprune.runtime.calibration import CALIBRATION_FILE
 from hwprune.runtime.environment import environment, hardware_for
 from hwprune.sampled_networks import for_calibration
 
@@ -162,9 +163,8 @@ def _check_out(out: Path) -> None:
     if not out.is_dir() or (out / PROFILE_FILE).is_file():
         return
     # A build that was killed while it wrote the profile has left the table behind.
-    strangers = [
-        item for item in out.iterdir() if item.name != TABLE_FILE and not item.match(TEMPORARY_FILES)
-    ]
+    left = (TABLE_FILE, CALIBRATION_FILE)
+    strangers = [item for item in out.iterdir() if item.name not in left and not item.match(TEMPORARY_FILES)]
     if strangers:
         raise ArtifactError(
             "the output folder exists and is no profile",

@@ -17,7 +17,7 @@ from hwprune.folder_lock import alone_in
 from hwprune.graph.trace import trace_operators
 from hwprune.operators import Operator
 from hwprune.runtime.base import check_batch, get_runtime, runtime_for
-from hwprune.runtime.calibration import Networks, as_spec, calibrate
+from hwprune.runtime.calibration import Measured, Networks, as_spec, calibrate, write_calibration
 from hwprune.runtime.environment import environment, same_hardware, versions
 from hwprune.runtime.local import for_this_machine
 from hwprune.runtime.partial import PartialBuild, partial_file
@@ -111,8 +111,9 @@ def _build_profile(
         bench = Workbench(partial, watch, progress)
         try:
             watch.begin(watch.usual_us if begun else seen_before)
+            fitted_to: list[Measured] = []
             if before is None:
-                built = _from_nothing(request, traced, bench, notify)
+                built, fitted_to = _from_nothing(request, traced, bench, notify)
             else:
                 notify(f"adding to {len(before.table or ())} rows of {before.name}; its calibration stays")
                 latency = before.latency.model_copy(update={"table": TABLE_FILE})
@@ -121,7 +122,8 @@ def _build_profile(
             watch.finish("with --anew" if before is None else f"once {partial.path.name} is removed")
         finally:
             bench.save(now=True)
-    return _written(_with_provenance(built, before, request, watch), request.out, watch, partial)
+    complete = _with_provenance(built, before, request, watch)
+    return _written(complete, fitted_to, request.out, watch, partial)
 
 
 def _check_possible(spec: RuntimeSpec, networks: Mapping[str, Sequence[Operator]]) -> None:
@@ -203,8 +205,8 @@ def _from_nothing(
     traced: Mapping[str, Sequence[Operator]],
     bench: Workbench,
     notify: Callable[[str], None],
-) -> DeviceProfile:
-    """Steps, rows and calibration of this machine."""
+) -> tuple[DeviceProfile, list[Measured]]:
+    """Steps, rows and calibration of this machine, and what that was fitted to."""
     notify("looking for the steps of the latency staircase")
     operators = [operator for network in traced.values() for operator in network]
     local = for_this_machine(request.template, [*operators, *PROBES.values()], notify, bench.steps)
@@ -212,9 +214,9 @@ def _from_nothing(
     local = local.model_copy(update={"rows": table, "name": request.out.absolute().name})
     fitted_to = request.samples(local)
     notify(f"{len(table)} rows; fitting the calibration to {len(fitted_to)} networks")
-    fitted = calibrate(local, fitted_to, bench, request.passes)
+    fitted, measured = calibrate(local, fitted_to, bench, request.passes)
     latency = LatencySpec(table=TABLE_FILE).model_copy(update=as_spec(fitted))
-    return local.model_copy(update={"latency": latency})
+    return local.model_copy(update={"latency": latency}), measured
 
 
 def _measure_in_passes(
@@ -289,8 +291,10 @@ def _with_provenance(
     return profile.model_copy(update={"provenance": provenance})
 
 
-def _written(profile: DeviceProfile, out: Path, watch: Watch, partial: PartialBuild) -> DeviceProfile:
-    """Writes table and profile, then forgets what was kept of the build."""
+def _written(
+    profile: DeviceProfile, fitted_to: Sequence[Measured], out: Path, watch: Watch, partial: PartialBuild
+) -> DeviceProfile:
+    """Writes table, calibration and profile, then forgets what was kept of the build."""
     noise = ", ".join(f"{statistics.median(part):.1f}" for part in thirds(watch.seen_us))
     header = {
         **environment(),
@@ -302,6 +306,8 @@ def _written(profile: DeviceProfile, out: Path, watch: Watch, partial: PartialBu
     assert table is not None  # it was just measured
     out.mkdir(parents=True, exist_ok=True)
     table.write(out / TABLE_FILE, header)
+    if fitted_to:
+        write_calibration(out, fitted_to)
     write_text(out / PROFILE_FILE, to_toml(profile))
     partial.remove()
     return profile

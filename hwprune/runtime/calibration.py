@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from itertools import starmap
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +26,9 @@ from hwprune.runtime.steady import Watch, reference_kernel
 from hwprune.runtime.workbench import Workbench
 
 Networks = Mapping[str, tuple[nn.Module, Tensor]]
+
+#: What the networks of a calibration took, beside the profile.
+CALIBRATION_FILE = "calibration.csv"
 
 #: Less than that of the sum of rows is no calibration, but networks that all take the same.
 _LEAST_FACTOR = 0.01
@@ -77,7 +83,7 @@ def recalibrate(
         watch.begin(profile.provenance.reference_us)
         bench = Workbench(PartialBuild(Path(kept) / "networks.json", {}), watch)
         notify(f"fitting the calibration to {len(networks)} networks")
-        fitted = calibrate(profile, networks, bench, passes)
+        fitted, measured = calibrate(profile, networks, bench, passes)
         watch.finish("with the same command")
     provenance = profile.provenance.model_copy(
         update={
@@ -87,6 +93,7 @@ def recalibrate(
     )
     latency = profile.latency.model_copy(update={**as_spec(fitted), "per_operator_us": 0.0})
     written = profile.model_copy(update={"latency": latency, "provenance": provenance})
+    write_calibration(profile.folder, measured)
     write_text(profile.folder / PROFILE_FILE, to_toml(written))
     return written
 
@@ -102,8 +109,37 @@ def as_spec(fitted: Correction) -> dict[str, float | None]:
     }
 
 
-def calibrate(profile: DeviceProfile, networks: Networks, bench: Workbench, passes: int) -> Correction:
-    """The correction that fits whole networks best; see :func:`fit_calibration`.
+class Weights(NamedTuple):
+    """The weights of a network, and the bytes that its rows were measured among (0: not noted), in MiB."""
+
+    mib: float
+    among_mib: float
+
+
+class Measured(NamedTuple):
+    """A network of a calibration, in the order of the columns of :data:`CALIBRATION_FILE`.
+
+    Attributes:
+        network: Its name.
+        sum_us: Of its rows.
+        measured_us: What it takes.
+        predicted_us: By what was fitted.
+        weights_mib: Its weights at single precision.
+        among_mib: What its rows were measured among; 0 where that was not noted.
+    """
+
+    network: str
+    sum_us: float
+    measured_us: float
+    predicted_us: float
+    weights_mib: float
+    among_mib: float
+
+
+def calibrate(
+    profile: DeviceProfile, networks: Networks, bench: Workbench, passes: int
+) -> tuple[Correction, list[Measured]]:
+    """The correction that fits whole networks best, see :func:`fit_calibration`, and what they took.
 
     Args:
         profile: Whose rows are added up.
@@ -113,16 +149,14 @@ def calibrate(profile: DeviceProfile, networks: Networks, bench: Workbench, pass
     """
     raw = profile.model_copy(update={"latency": LatencySpec(table=profile.latency.table)})
     traced = {name: trace_operators(*network) for name, network in networks.items()}
-    predicted = [predict_operators(operators, raw).total_us for operators in traced.values()]
+    sums = [predict_operators(operators, raw).total_us for operators in traced.values()]
     for number in range(passes):
         if number:
             bench.networks_again()
-        measured = [
+        took = [
             bench.network_us(model, example, traced[name], profile)
             for name, (model, example) in networks.items()
         ]
-    if profile.prices_zeros:  # kernels that skip weights keep them in a form of their own
-        return fit_calibration(predicted, measured)
     weights = [
         Weights(
             sum(map(weight_bytes, operators)) / _MIB,
@@ -130,14 +164,29 @@ def calibrate(profile: DeviceProfile, networks: Networks, bench: Workbench, pass
         )
         for operators in traced.values()
     ]
-    return fit_calibration(predicted, measured, weights)
+    # Kernels that skip weights keep them in a form of their own, which has no such price.
+    fitted = fit_calibration(sums, took, () if profile.prices_zeros else weights)
+    by_fit = profile.model_copy(
+        update={"latency": profile.latency.model_copy(update=as_spec(fitted) | {"per_operator_us": 0.0})}
+    )
+    predicted = [predict_operators(operators, by_fit).total_us for operators in traced.values()]
+    columns = zip(networks, sums, took, predicted, *zip(*weights, strict=True), strict=True)
+    return fitted, list(starmap(Measured, columns))
 
 
-class Weights(NamedTuple):
-    """The weights of a network, and the bytes that its rows were measured among (0: not noted), in MiB."""
+def write_calibration(folder: Path, measured: Sequence[Measured]) -> None:
+    """Writes what the networks of a calibration took beside the profile, as CSV.
 
-    mib: float
-    among_mib: float
+    Args:
+        folder: The profile's.
+        measured: A row each.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(Measured._fields)
+    for name, *numbers in measured:
+        writer.writerow([name, *(f"{number:.2f}" for number in numbers)])
+    write_text(folder / CALIBRATION_FILE, text.getvalue())
 
 
 def fit_calibration(
