@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-PAGE = Path(__file__).parent.parent / "docs" / "devices.md"
+PAGE = Path(__file__).parent.parent / "docs" / "predictions.md"
 
 
 def test_the_errors_that_a_page_prints_are_read(load_tool: Callable[[str], ModuleType]) -> None:

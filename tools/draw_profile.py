@@ -1,6 +1,6 @@
 """Draws the staircases of what has weights in a measured profile, and its predictions against measurements.
 
-python tools/draw_profile.py x86-avx2-ort docs/devices.md docs/staircases.svg
+python tools/draw_profile.py x86-avx2-ort docs/predictions.md docs/staircases.svg
 """
 
 from __future__ import annotations
