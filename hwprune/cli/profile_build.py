@@ -15,10 +15,10 @@ from hwprune.cli.common import telling_how_to_go_on, told
 from hwprune.cli.profile_networks import (
     DEFAULT_NETWORKS,
     check_command,
+    further_terms,
     make_networks,
     networks_option,
     passes_option,
-    priced,
 )
 from hwprune.cli.progress import observing
 from hwprune.device.library import is_name
@@ -121,7 +121,7 @@ def build(
     _draw_staircases(built, out, console)
     console.print(
         f"{out}/: {len(table_of(built))} rows, calibration {built.latency.calibration:g}, "
-        f"overhead {built.latency.overhead_us:g} us{priced(built.latency)}, "
+        f"overhead {built.latency.overhead_us:g} us{further_terms(built.latency)}, "
         f"noise {built.provenance.noise:.1%}\n"
         f"next: {check_command(str(out), networks)}",
         markup=False,

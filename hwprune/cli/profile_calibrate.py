@@ -16,10 +16,10 @@ from hwprune.cli.profile_check import check_here, covered_by
 from hwprune.cli.profile_networks import (
     DEFAULT_NETWORKS,
     check_command,
+    further_terms,
     make_networks,
     networks_option,
     passes_option,
-    priced,
 )
 from hwprune.device.library import read_profile
 from hwprune.device.predict import table_of
@@ -65,6 +65,6 @@ def calibrate(folder: Path, networks: Sequence[str], allow_busy: bool, passes: i
     before, after = profile.latency, written.latency
     notify(
         f"{written.name}: calibration {before.calibration:g} -> {after.calibration:g}, "
-        f"overhead {before.overhead_us:g} -> {after.overhead_us:g} us{priced(after)}\n"
+        f"overhead {before.overhead_us:g} -> {after.overhead_us:g} us{further_terms(after)}\n"
         f"next: {check_command(str(folder), networks)}"
     )

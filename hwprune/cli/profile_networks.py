@@ -61,11 +61,18 @@ def make_networks(specs: Sequence[str]) -> dict[str, Network]:
     return networks
 
 
-def priced(latency: LatencySpec) -> str:
-    """What weights that leave a cache cost, as the end of a line; nothing where they have no price."""
-    if latency.held_mib is None:
-        return ""
-    return f", {latency.spilled_us:g} us for each MiB of weights beyond {latency.held_mib:g}"
+def further_terms(latency: LatencySpec) -> str:
+    """What a calibration has besides factor and overhead, as the end of a line; mostly nothing.
+
+    >>> from hwprune.device.kernel_factors import KernelFactors
+    >>> further_terms(LatencySpec(kernels=KernelFactors(linear=1.75), held_mib=1.0, spilled_us=68.4))
+    ', linear rows times 1.75, 68.4 us for each MiB of weights beyond 1'
+    """
+    factors = {} if latency.kernels is None else latency.kernels.model_dump()
+    terms = [f"{name} rows times {factor:g}" for name, factor in factors.items() if factor != 1]
+    if latency.held_mib is not None:
+        terms.append(f"{latency.spilled_us:g} us for each MiB of weights beyond {latency.held_mib:g}")
+    return "".join(f", {term}" for term in terms)
 
 
 def check_command(profile: str, networks: Sequence[str], *options: str) -> str:

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from hwprune.device.commands import PLACEHOLDER
 from hwprune.device.correction import Correction
+from hwprune.device.kernel_factors import NO_FACTORS, KernelFactors
 from hwprune.device.kinds import KINDS
 from hwprune.device.runtimes import PROVIDERS, REGISTRY
 from hwprune.device.steps import Steps
@@ -154,6 +155,7 @@ class LatencySpec(_Section):
         overhead_us: Added to the sum of rows.
         per_operator_us: Added for every operator.
         calibration: Multiplies the sum of rows.
+        kernels: Multiplies rows of some kinds besides; nothing where all kinds are alike.
         held_mib: Weights that stay in a cache from one run to the next, in MiB at single precision.
         spilled_us: What each MiB beyond costs a network whose rows were measured among no more than that.
     """
@@ -162,6 +164,7 @@ class LatencySpec(_Section):
     overhead_us: float = Field(default=0.0, ge=0)
     per_operator_us: float = Field(default=0.0, ge=0)
     calibration: float = Field(default=1.0, gt=0)
+    kernels: KernelFactors | None = None
     held_mib: float | None = Field(default=None, gt=0)
     spilled_us: float | None = Field(default=None, gt=0)
 
@@ -240,17 +243,20 @@ class DeviceProfile(_Section):
 
     @property
     def table(self) -> LatencyTable | None:
-        """The latency table, ``None`` for a template.
+        """The latency table, its prices by the factors of the profile; ``None`` for a template.
 
         Raises:
             ProfileError: If the file is missing, malformed or of another batch size or precision.
         """
-        if self.rows is not None or self.latency.table is None or self.folder is None:
-            return self.rows
+        factors = self.latency.kernels or NO_FACTORS
+        if self.rows is not None:
+            return self.rows if self.rows.factors == factors else replace(self.rows, factors=factors)
+        if self.latency.table is None or self.folder is None:
+            return None
         path = self.folder / self.latency.table
         command = self.build_command()
         try:
-            table = _read_once(path, path.stat().st_mtime_ns, command)
+            table = _read_once(path, path.stat().st_mtime_ns, command, factors)
         except OSError as error:
             raise ProfileError("the latency table cannot be read", where=path, got=error) from error
         wanted, got = (self.runtime.batch, self.runtime.precision), (table.batch, table.precision)
@@ -391,6 +397,6 @@ def check_profile(profile: object, where: str) -> None:
 
 
 @lru_cache(maxsize=32)
-def _read_once(path: Path, changed: int, command: str) -> LatencyTable:
+def _read_once(path: Path, changed: int, command: str, factors: KernelFactors) -> LatencyTable:
     """A table is read when it is first needed, and again only where the file has changed since."""
-    return LatencyTable.read(path, command)
+    return replace(LatencyTable.read(path, command), factors=factors)

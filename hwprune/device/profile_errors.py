@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from hwprune.device.kernel_factors import KernelFactors
 from hwprune.device.profile import Hardware, LatencySpec, Provenance, Rule, RuntimeSpec
 from hwprune.errors import ProfileError
 
@@ -22,6 +23,8 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "latency": LatencySpec,
     "provenance": Provenance,
 }
+#: Tables in sections.
+_TABLES: dict[tuple[str, ...], type[BaseModel]] = {("latency", "kernels"): KernelFactors}
 #: The keys of a whole profile.
 TOP_LEVEL = ("schema", "name", *_SECTIONS)
 _HEADER = re.compile(r"\s*(\[\[?)\s*([\w.-]+)\s*\]")
@@ -150,5 +153,6 @@ def _known_keys(location: Location) -> list[str]:
     """The keys of the section at ``location``, as the file spells them."""
     if not location:
         return list(TOP_LEVEL)
-    section = _SECTIONS.get(str(location[0]))
+    names = [part for part in location if isinstance(part, str)]  # rules have numbers besides
+    section = _SECTIONS.get(names[0]) if len(names) == 1 else _TABLES.get(tuple(names))
     return list(section.model_fields) if section else []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -25,6 +25,10 @@ class Surface:
     rows: Bracket
     columns: Bracket
     values: FloatArray
+
+    def times(self, factor: float) -> Surface:
+        """The surface with all latencies multiplied."""
+        return self if factor == 1 else replace(self, values=factor * self.values)
 
     def latencies_us(self, in_channels: IntArray, out_channels: IntArray) -> FloatArray:
         """Latencies in microseconds, NaN where the table has none; arguments broadcast."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from hwprune.device import table_file
 from hwprune.device.commands import BUILD_COMMAND, with_placeholders_told
+from hwprune.device.kernel_factors import NO_FACTORS, KernelFactors
 from hwprune.device.kinds import configuration, describe
 from hwprune.device.rows import Row
 from hwprune.device.steps import FloatArray, IntArray, Steps
@@ -37,6 +38,7 @@ class LatencyTable:
         precision: Precision that they were measured in.
         origin: Where they come from, for messages.
         command: What measures missing rows, for messages.
+        factors: What prices are multiplied by; the rows stay as they were measured.
 
     >>> conv = Operator("conv", 8, 16, 4, 4, 3, 3, padding=1)
     >>> table = LatencyTable((Row(conv, 10.0), Row(replace(conv, out_channels=32), 14.0)))
@@ -49,6 +51,7 @@ class LatencyTable:
     precision: str = "fp32"
     origin: str = field(default="this table", compare=False)
     command: str = field(default=BUILD_COMMAND, compare=False)
+    factors: KernelFactors = NO_FACTORS
 
     @classmethod
     def read(cls, path: Path, command: str = BUILD_COMMAND) -> LatencyTable:
@@ -180,7 +183,7 @@ class LatencyTable:
         rows = self._by_configuration.get(configuration(template))
         if not rows:
             raise self._missing(template, "no row of this configuration")
-        return surface_of(tuple(rows), template.matrix, steps)
+        return surface_of(tuple(rows), template.matrix, steps).times(self.factors.of(template))
 
     def _priced_by(self, operator: Operator, steps: Steps, grouped: Steps | None = None) -> Surface | None:
         """The surface that has a price for the operator, ``None`` where there is none.
@@ -193,7 +196,7 @@ class LatencyTable:
             kinds.append((_in_groups(operator), True, grouped or steps))
         for key, matrix, staircase in kinds:
             if rows := self._by_configuration.get(key):
-                surface = surface_of(tuple(rows), matrix, staircase)
+                surface = surface_of(tuple(rows), matrix, staircase).times(self.factors.of(operator))
                 if not np.isnan(surface.latencies_us(*channels)).any():
                     return surface
         return None

@@ -178,7 +178,7 @@ def for_this_machine(
             "provenance": Provenance(source="measured", date=str(environment()["date"]), host=hardware.model),
             "latency": profile.latency.model_copy(
                 update={
-                    **dict.fromkeys(("table", "held_mib", "spilled_us")),
+                    **dict.fromkeys(("table", "kernels", "held_mib", "spilled_us")),
                     "calibration": 1.0,
                     "overhead_us": 0.0,
                     "per_operator_us": 0.0,

@@ -61,6 +61,18 @@ BROKEN = {
         24,
         ("key latency.calibration", "finite", "inf"),
     ),
+    "factor of a kernel": (
+        "[latency]",
+        "[latency]\nkernels = { linear = 0.0 }",
+        24,
+        ("key latency.kernels.linear): expected a number above 0, got 0.0",),
+    ),
+    "unknown kernel": (
+        "[latency]",
+        "[latency]\nkernels = { liner = 1.5 }",
+        24,
+        ("expected one of pointwise, depthwise, linear", "mean 'linear'"),
+    ),
     "too small": ("cores = 1", "cores = 0", 8, ("key hardware.cores): expected at least 1, got 0",)),
     "period": ("align = 8", "align = 8\nperiod = 12", 18, ("expected a multiple of align = 8, got 12",)),
     "divisor": ("align = 8", "align = 8\ndivisor = 3", 18, ("expected a divisor of align = 8, got 3",)),

@@ -13,6 +13,7 @@ import pytest
 
 import hwprune
 from hwprune.device.correction import Correction
+from hwprune.device.kernel_factors import NO_FACTORS, KernelFactors
 from hwprune.device.predict import predict_operators
 from hwprune.device.profile import RuntimeSpec
 from hwprune.device.rows import Row
@@ -22,7 +23,7 @@ from hwprune.operators import Operator
 from hwprune.runtime import rows as row_search
 from hwprune.runtime import sampling
 from hwprune.runtime.base import Effort
-from hwprune.runtime.calibration import Weights, fit_calibration
+from hwprune.runtime.calibration_fit import Weights, fit_calibration
 from hwprune.runtime.knots import Curve, bisect, curves, lattice
 from hwprune.runtime.operator_models import OperatorModel
 from hwprune.runtime.sampling import measure_operators
@@ -117,8 +118,8 @@ def test_there_is_a_curve_for_every_place_of_the_period() -> None:
 
 
 def test_a_calibration_without_overhead_is_a_ratio() -> None:
-    assert fit_calibration([10.0, 20.0, 40.0], [12.0, 24.0, 48.0]) == Correction(1.2, 0.0)
-    assert fit_calibration([10.0, 20.0, 40.0], [17.0, 27.0, 47.0]) == Correction(1.0, 7.0)
+    assert fit_calibration([10.0, 20.0, 40.0], [12.0, 24.0, 48.0]) == (Correction(1.2, 0.0), NO_FACTORS)
+    assert fit_calibration([10.0, 20.0, 40.0], [17.0, 27.0, 47.0]) == (Correction(1.0, 7.0), NO_FACTORS)
 
 
 def test_a_calibration_prices_weights_that_leave_a_cache() -> None:
@@ -128,11 +129,33 @@ def test_a_calibration_prices_weights_that_leave_a_cache() -> None:
     sums = [40.0 + 3 * (5 * number % 12) for number in range(24)]
     spilled = [*(40.0 * max(each.mib - 1.2, 0.0) for each in small), *[0.0] * 12]
     took = [1.1 * each + 5.0 + more for each, more in zip(sums, spilled, strict=True)]
-    found = fit_calibration(sums, took, [*small, *large])
+    found = fit_calibration(sums, took, [*small, *large]).correction
     assert (found.factor, found.overhead_us) == pytest.approx((1.1, 5.0), rel=0.05)
     assert (found.held_mib, found.spilled_us) == pytest.approx((1.2, 40.0), rel=0.05)
     none = fit_calibration(sums, [1.1 * each + 5.0 for each in sums], [*small, *large])
-    assert none == Correction(1.1, 5.0)
+    assert none == (Correction(1.1, 5.0), NO_FACTORS)
+
+
+def test_a_calibration_tells_kernels_apart_where_networks_do() -> None:
+    """Of sixteen networks that are linear by 0 to 60 %; in the second case hardly any of them is."""
+    sums = [40.0 + 3 * (5 * number % 16) for number in range(16)]
+    linear = [each * (number % 4) / 5 for number, each in enumerate(sums)]
+    took = [1.1 * (each + 0.8 * part) + 5.0 for each, part in zip(sums, linear, strict=True)]
+    convolved = [0.3 * each for each in sums]
+    found = fit_calibration(sums, took, kernels={"pointwise": convolved, "linear": linear})
+    assert (found.correction.factor, found.correction.overhead_us) == pytest.approx((1.1, 5.0), rel=1e-3)
+    assert found.kernels.linear == pytest.approx(1.8, rel=1e-3)
+    assert found.kernels == KernelFactors(linear=found.kernels.linear)
+    assert fit_calibration(sums, took).kernels == NO_FACTORS
+    little = {"linear": [0.1 * part for part in linear[:3]] + [0.04 * each for each in sums[3:]]}
+    assert fit_calibration(sums, took, kernels=little).kernels == NO_FACTORS
+
+
+def test_factors_of_kernels_outside_of_reason_are_none() -> None:
+    sums = [40.0 + 3 * (5 * number % 16) for number in range(16)]
+    linear = [each * (number % 4) / 5 for number, each in enumerate(sums)]
+    took = [each + 9.0 * part for each, part in zip(sums, linear, strict=True)]
+    assert fit_calibration(sums, took, kernels={"linear": linear}).kernels == NO_FACTORS
 
 
 def test_a_price_of_what_leaves_a_cache_is_paid_by_networks_with_rows_among_less() -> None:
