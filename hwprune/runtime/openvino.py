@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -21,8 +22,8 @@ _EXECUTED = "EXECUTED"
 _FUSED = "undef"
 #: Blocks of runs with a network compiled anew, and what stands for a kernel too short to be counted, in us.
 _BLOCKS, _LEAST = 4, 0.5
-#: What the name of a convolution ends with whose bias was fused into it.
-_BIAS_SUFFIX = "/WithoutBiases"
+#: What the name of a kernel ends with into which the bias was fused, and then the scale of an 8-bit product.
+_FUSED_SUFFIX = re.compile(r"/WithoutBiases(/Dequantization\w+)?$")
 
 
 class OpenVinoSession:
@@ -121,7 +122,7 @@ def _kernel_means(request: Any) -> dict[str, float]:
     takes less than one is said not to have run; one that was fused into another is left out.
     """
     return {
-        kernel.node_name.removesuffix(_BIAS_SUFFIX): round(kernel.real_time.total_seconds() * 1e6) + 1.0
+        _FUSED_SUFFIX.sub("", kernel.node_name): round(kernel.real_time.total_seconds() * 1e6) + 1.0
         if kernel.status.name == _EXECUTED
         else _LEAST
         for kernel in request.profiling_info

@@ -49,6 +49,12 @@ def test_every_operator_has_a_time_on_8_bits(spec: RuntimeSpec) -> None:
     assert all(0 < row.p10_us < 5_000 for row in rows)
 
 
+@pytest.mark.parametrize("out_features", [2, 16])
+def test_a_linear_layer_of_one_input_has_a_time_on_8_bits(spec: RuntimeSpec, out_features: int) -> None:
+    (row,) = measure_operators([Operator("linear", 1, out_features)], spec, effort=QUICK)
+    assert 0 < row.p10_us < 5_000
+
+
 def test_a_convolution_takes_less_on_8_bits(spec: RuntimeSpec) -> None:
     wide = [Operator("conv", 128, 128, 14, 14, 3, 3, padding=1)]
     single = spec.model_copy(update={"precision": "fp32"})
